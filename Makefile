@@ -1,0 +1,22 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test bench lint
+
+demo: .venv/done
+	$(BIN)/python -m zoo.demo out
+
+test: .venv/done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+bench: .venv/done
+	$(BIN)/python -m benchmarks
+
+# A full install, tests included: one environment for every target. The marker is made last, so that a broken install is tried again.
+.venv/done: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch .venv/done

@@ -1,0 +1,130 @@
+"""What holds for every arch, whatever its family."""
+
+import pytest
+import torch
+
+import zoo
+from zoo import hub, registry
+
+
+def image_batch(model, count=4):
+    return torch.rand(count, *model.image_shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("arch", zoo.list_models())
+def test_gradient_reaches_every_parameter(arch):
+    model = zoo.create(arch)
+    model(image_batch(model)).square().sum().backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+
+
+@pytest.mark.parametrize("arch", zoo.list_models())
+def test_images_of_a_batch_do_not_mix(arch):
+    model = zoo.create(arch).double().eval()
+    images = image_batch(model).double()
+    torch.testing.assert_close(model(images)[2:3], model(images[2:3]))
+
+
+@pytest.mark.parametrize("arch", zoo.list_models())
+def test_folder_round_trip_is_bit_identical(arch, tmp_path):
+    model = zoo.create(arch).eval()
+    loaded = zoo.load(str(zoo.save(model, tmp_path / "checkpoint")))
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+    assert torch.equal(model(image_batch(model)), loaded(image_batch(model)))
+    assert not loaded.training
+    assert all(p.requires_grad for p in loaded.parameters())
+
+
+@pytest.mark.parametrize("arch", zoo.list_models())
+def test_the_summary_states_the_true_size(arch):
+    count = sum(p.numel() for p in zoo.create(arch).parameters())
+    assert f"{count:,} parameters" in registry.summary(arch)
+
+
+def test_every_builder_is_registered_and_every_arch_has_a_builder():
+    import importlib
+    import inspect
+
+    for family in registry.FAMILIES:
+        module = importlib.import_module(f"zoo.{family}.model")
+        builders = {n for n, f in inspect.getmembers(module, inspect.isfunction) if n.startswith(f"{family}_")}
+        assert builders == set(registry.facts(family).ARCHS)
+
+
+@pytest.mark.parametrize("name", zoo.list_weights())
+def test_a_record_is_complete(name):
+    w = zoo.weights_info(name)
+    facts = [w.sha256, w.size, w.licence, w.data_terms, w.metrics, w.recipe, w.command, w.hardware, w.wall_time, w.commit]
+    assert all(facts)
+    assert len(w.sha256) == 64
+    assert all(m.protocol and m.data for m in w.metrics)
+    assert w.embedded or len(w.revision) == 40
+    assert w.arch in zoo.list_models(pretrained=True)
+
+
+def test_args_go_through_and_are_remembered(tmp_path):
+    model = zoo.create("bilinear_d64", num_classes=3, image_size=[8, 12], channels=3)
+    assert model(torch.rand(2, 3, 8, 12)).shape == (2, 3)
+    assert zoo.load(str(zoo.save(model, tmp_path))).image_shape == (3, 8, 12)
+
+
+def test_args_that_change_no_tensor_go_on_top_of_the_checkpoint(tmp_path):
+    zoo.save(zoo.create("bilinear_d64"), tmp_path)
+    assert zoo.load(str(tmp_path), noise=0.3).noise == 0.3
+    with pytest.raises(ValueError, match="1 misshapen .head.weight"):
+        zoo.load(str(tmp_path), num_classes=3)
+
+
+def test_half_precision_storage_loads_into_the_models_own_dtype(tmp_path):
+    half = zoo.create("bilinear_d64").half()
+    assert zoo.load(str(zoo.save(half, tmp_path))).embed.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: zoo.create("bilinear_d65"), "no arch 'bilinear_d65', did you mean bilinear_d64"),
+        (lambda: zoo.create("bilinear_d64", depht=2), "takes no 'depht', did you mean depth"),
+        (lambda: zoo.create("bilinear_d256", weights="mnits"), "has no weights 'mnits'; it has bilinear_d256.mnist"),
+        (lambda: zoo.load("bilinear_d256"), "names an arch, not weights; it has bilinear_d256.mnist"),
+        (lambda: zoo.load("bilinear_d64"), "no weights for bilinear_d64; train some with a recipe"),
+        (lambda: zoo.save(torch.nn.Linear(2, 2), "x"), "make it with zoo.create"),
+        (lambda: zoo.export("bilinear_d256.mnist", "x", to="timn"), "to='timn', did you mean timm"),
+        (lambda: zoo.export("bilinear_d256.mnist", "x", to="timm"), "timm has no twin"),
+    ],
+)
+def test_a_wrong_name_gets_the_nearest_one(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_missing_folder_is_named():
+    with pytest.raises(FileNotFoundError, match="no folder nowhere/at/all"):
+        zoo.load("nowhere/at/all")
+
+
+def test_loading_draws_no_random_numbers():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    zoo.load("bilinear_d256.mnist")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_onnx_export_gives_the_same_logits_for_any_batch(tmp_path):
+    import onnxruntime
+
+    model = zoo.load("bilinear_d256.mnist")
+    zoo.export("bilinear_d256.mnist", tmp_path, to="onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for count in (1, 5):
+        images = image_batch(model, count)
+        (out,) = session.run(None, {"image": images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(out), model(images).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_new_head_forgets_the_old_classes():
+    model = zoo.load("bilinear_d256.mnist")
+    assert model.zoo_config["classes"] == [str(c) for c in range(10)]
+    hub.reset_head(model, 3)
+    assert model(image_batch(model)).shape == (4, 3)
+    assert "classes" not in model.zoo_config

@@ -1,0 +1,1 @@
+"""Bilinear classifiers: networks that are read from their weights (Pearce, Dooms et al. 2024)."""

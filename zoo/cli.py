@@ -1,0 +1,231 @@
+"""The `zoo` command. Nothing heavy is imported before a verb needs it: `zoo ls` answers without torch."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from zoo import __version__, recipe, registry
+
+HELP = """\
+zoo ls ['mae*'] [--pretrained] [--licence permissive] [--recipes] [--json]
+                                    what there is: models, weights, recipes
+zoo info NAME [--json]              metrics and their protocol, licence, sha256, recipe, command, cost
+zoo cp RECIPE FILE                  a recipe of one's own
+zoo validate RECIPE|FILE [--…]      parse it, build it, run one batch, print the shapes
+zoo fit RECIPE|FILE [--model.lr 1e-4 …]
+zoo fit --resume RUN [--…]          pretrain, fine-tune; resume exactly
+zoo eval NAME|FOLDER|RUN [--data SOURCE]
+                                    the family's own figures; the last line is JSON
+zoo show NAME|FOLDER|RUN [IMAGE …] -o FILE.png
+                                    a picture of what the model does
+zoo export RUN|CKPT|NAME FOLDER [--to safetensors|timm|onnx]
+zoo push FOLDER|NAME ORG/NAME [--dry-run FOLDER]
+                                    publish on the Hugging Face Hub, or write what would be published
+zoo verify NAME                     hash, strict load, golden outputs
+zoo convert FILE ARCH FOLDER        somebody else's checkpoint into a folder of ours
+
+NAME is arch.tag (`zoo ls --pretrained`), a checkpoint folder, or hf://org/name@revision."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a verb; 0 when it worked, 2 with one line on stderr when what was asked cannot be done."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    verb, rest = argv[0], argv[1:]
+    if verb not in VERBS:
+        print(f"zoo: no verb {verb!r}{registry.suggest(verb, VERBS)}; zoo --help lists them", file=sys.stderr)
+        return 2
+    try:
+        return VERBS[verb](rest) or 0
+    except (ValueError, OSError) as error:
+        print(f"zoo {verb}: {error}", file=sys.stderr)
+        return 2
+
+
+def _ls(argv: list[str]) -> None:
+    parser = _parser("ls", "List models, weights and recipes.")
+    parser.add_argument("pattern", nargs="?", default="*", help="shell pattern of names, 'bilinear*'")
+    parser.add_argument("--pretrained", action="store_true", help="weights only")
+    parser.add_argument("--licence", choices=("permissive", "any"), default="any", help="of the weights")
+    parser.add_argument("--recipes", action="store_true", help="recipes only")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    matches = [
+        w
+        for w in registry.records().values()
+        if w.name in registry.list_weights(args.pattern) or w.arch in registry.list_models(args.pattern)
+    ]
+    weights = [w for w in matches if args.licence == "any" or w.permissive]
+    archs = [] if args.pretrained or args.recipes else registry.list_models(args.pattern)
+    names = recipe.list_recipes(args.pattern) if args.recipes or not (args.pretrained or args.licence != "any") else []
+    if args.recipes:
+        weights = []
+    if not (archs or weights or names):
+        known = [*registry.list_models(), *registry.list_weights(), *recipe.list_recipes()]
+        raise ValueError(f"nothing matches {args.pattern!r}{registry.suggest(args.pattern, known)}; `zoo ls` lists all")
+    if args.json:
+        rows = {"archs": archs, "weights": [asdict(w) for w in weights], "recipes": names}
+        print(json.dumps(rows, ensure_ascii=False))
+        return
+    for title, lines in (
+        ("archs", [(a, registry.summary(a)) for a in archs]),
+        ("weights", [(w.name, _figures(w)) for w in weights]),
+        ("recipes", [(n, recipe.about(n)) for n in names]),
+    ):
+        if lines:
+            print(title)
+            for name, text in lines:
+                print(f"  {name:<26} {text}")
+
+
+def _figures(w: registry.Weights) -> str:
+    best = w.metrics[0] if w.metrics else None
+    figure = f"{best.name} {best.value:g} {best.unit} on {best.data}, " if best else ""
+    return f"{figure}{w.size / 1e6:.1f} MB, {w.licence}{', in the package' if w.embedded else ''}"
+
+
+def _info(argv: list[str]) -> None:
+    parser = _parser("info", "All that is known of an arch or of weights.")
+    parser.add_argument("name", help="arch or arch.tag")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    if args.name in registry.archs():
+        row = {"arch": args.name, "family": registry.family_of(args.name), "summary": registry.summary(args.name)}
+        row["weights"] = registry.list_weights(f"{args.name}.*")
+    else:
+        row = asdict(registry.weights_info(args.name))
+    if args.json:
+        print(json.dumps(row, ensure_ascii=False))
+        return
+    metrics = row.pop("metrics", ())
+    for key, value in row.items():
+        if value not in (None, (), {}, ""):
+            print(f"{key:<11} {', '.join(map(str, value)) if isinstance(value, tuple | list) else value}")
+    for m in metrics:
+        print(f"{'metric':<11} {m['name']} {m['value']:g} {m['unit']} on {m['data']}: {m['protocol']}")
+
+
+def _cp(argv: list[str]) -> None:
+    parser = _parser("cp", "Copy a recipe to make it one's own.")
+    parser.add_argument("recipe")
+    parser.add_argument("file", type=Path)
+    args = parser.parse_args(argv)
+    print(recipe.copy_recipe(args.recipe, args.file))
+
+
+def _fit(argv: list[str]) -> int:
+    if not argv or "-h" in argv or "--help" in argv:
+        print(recipe.FIT_HELP)
+        return 0
+    from zoo import fit
+
+    return fit.fit(argv)
+
+
+def _validate(argv: list[str]) -> int:
+    if not argv or "-h" in argv or "--help" in argv:
+        print(recipe.VALIDATE_HELP)
+        return 0
+    from zoo import fit
+
+    return fit.validate(argv)
+
+
+def _eval(argv: list[str]) -> None:
+    parser = _parser("eval", "The family's own figures on a test set; the last line is JSON.")
+    parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory")
+    parser.add_argument("--data", help="as ImageData's source: folder, Hub id, torchvision:NAME (default: the shipped sample)")
+    parser.add_argument("--batch-size", type=int, default=1000)
+    args = parser.parse_args(argv)
+    from zoo import report
+
+    figures = report.evaluate(args.name, args.data, args.batch_size)
+    for key, value in figures.items():
+        print(f"{key:<26} {value:.4f}" if isinstance(value, float) else f"{key:<26} {value}")
+    print(json.dumps(figures))
+
+
+def _show(argv: list[str]) -> None:
+    parser = _parser("show", "A picture of what the model does.")
+    parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory")
+    parser.add_argument("images", nargs="*", type=Path, help="image files; without them the model's own figure is drawn")
+    parser.add_argument("-o", "--output", type=Path, default=Path("zoo.png"))
+    args = parser.parse_args(argv)
+    from zoo import report
+
+    print(report.show(args.name, args.images, args.output))
+
+
+def _export(argv: list[str]) -> None:
+    parser = _parser("export", "A run, a Lightning checkpoint or a name → a folder to give away.")
+    parser.add_argument("ckpt", help="run directory, .ckpt file, arch.tag or checkpoint folder")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--to", default="safetensors", help="safetensors (default), timm or onnx")
+    args = parser.parse_args(argv)
+    from zoo import hub
+
+    print(hub.export(args.ckpt, args.folder, args.to))
+
+
+def _push(argv: list[str]) -> None:
+    parser = _parser("push", "Publish a checkpoint folder on the Hugging Face Hub, in one commit.")
+    parser.add_argument("folder", help="checkpoint folder or arch.tag")
+    parser.add_argument("repo", help="org/name; a bare name goes under $ZOO_HUB_ORG")
+    parser.add_argument("--dry-run", metavar="FOLDER", help="write what would be pushed here instead")
+    args = parser.parse_args(argv)
+    from zoo import hub
+
+    print(hub.push(args.folder, args.repo, args.dry_run))
+
+
+def _verify(argv: list[str]) -> None:
+    parser = _parser("verify", "Hash, strict load and golden outputs.")
+    parser.add_argument("names", nargs="*", help="arch.tag, folder or hf://org/name; none: all that ship with the package")
+    args = parser.parse_args(argv)
+    from zoo import hub
+
+    for name in args.names or [w.name for w in registry.records().values() if w.embedded]:
+        print("  ".join(f"{k}: {v}" for k, v in hub.verify(name).items()))
+
+
+def _convert(argv: list[str]) -> None:
+    parser = _parser("convert", "Somebody else's checkpoint → a folder of ours.")
+    parser.add_argument("file", help="safetensors or torch file, or a folder with one")
+    parser.add_argument("arch")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--args", type=json.loads, default={}, help='keywords of the arch, \'{"image_size": 32}\'')
+    args = parser.parse_args(argv)
+    from zoo import hub
+    from zoo.convert import convert
+
+    print(hub.save(convert(args.file, args.arch, **args.args), args.folder))
+
+
+def _parser(verb: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(f"zoo {verb}", description=description)
+
+
+VERBS: dict[str, Callable[[list[str]], int | None]] = {
+    "ls": _ls,
+    "info": _info,
+    "cp": _cp,
+    "validate": _validate,
+    "fit": _fit,
+    "eval": _eval,
+    "show": _show,
+    "export": _export,
+    "push": _push,
+    "verify": _verify,
+    "convert": _convert,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,479 @@
+"""Checkpoint folders in and out: this disk, the Hugging Face Hub, torch.hub.
+
+A checkpoint is a folder of `config.json`, `model.safetensors` and `README.md`. It is loaded strictly and hashed, or
+refused with the first thing that is wrong.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import typing
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from zoo import registry
+from zoo.registry import Weights
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+EXPORTS = ("safetensors", "timm", "onnx")
+
+
+# The doors
+
+
+def create(arch: str, weights: str | None = None, **args: Any) -> nn.Module:
+    """A model by name, in train mode: random, or strictly loaded.
+
+    Args:
+        arch: name of an arch, `zoo.list_models()` lists them.
+        weights: a tag of that arch ("mnist"), a checkpoint folder, or "hf://org/name@revision"; None is random.
+        args: keywords of the arch; with weights, they go on top of those the weights were made with.
+
+    Raises:
+        ValueError: unknown arch, tag or keyword; weights that do not fit the arch to the last tensor.
+    """
+    registry.family_of(arch)
+    if weights is None:
+        return build(arch, args)
+    name = weights if _is_place(weights) else f"{arch}.{weights}"
+    return _load(name, args, arch)
+
+
+def load(name: str, **args: Any) -> nn.Module:
+    """A trained model, in eval mode.
+
+    Args:
+        name: "arch.tag", a checkpoint folder, or "hf://org/name@revision".
+        args: keywords of the arch, on top of those the weights were made with.
+
+    Raises:
+        ValueError: unknown name; a file that is damaged, of another arch or of another format.
+        FileNotFoundError: no such folder, repository or revision.
+        ConnectionError: the Hub cannot be reached and the cache does not hold the files.
+    """
+    return _load(name, args).eval()
+
+
+def load_any(name: str) -> nn.Module:
+    """As `load`, and also from a Lightning checkpoint or a run's directory (its best checkpoint, else its last)."""
+    path = Path(name)
+    if (path / "checkpoints").is_dir():
+        path = _pick_checkpoint(path)
+    return _from_lightning(path) if path.suffix == ".ckpt" else load(name)
+
+
+def build(arch: str, args: Mapping[str, Any]) -> nn.Module:
+    """A random model of an arch, with `zoo_config` saying how to make it again."""
+    module = importlib.import_module(f"zoo.{registry.family_of(arch)}.model")
+    builder = getattr(module, arch)
+    allowed = [p for p in inspect.signature(typing.get_type_hints(builder)["return"]).parameters]
+    for key in args:
+        if key not in allowed:
+            raise ValueError(f"{arch} takes no {key!r}{registry.suggest(key, allowed)}; it takes {', '.join(allowed)}")
+    model = builder(**args)
+    model.zoo_config = {"arch": arch, "args": dict(args)}
+    return model
+
+
+def reset_head(model: nn.Module, num_classes: int) -> None:
+    """A new random head, and the class names of the old one forgotten."""
+    model.reset_head(num_classes)
+    model.zoo_config["args"]["num_classes"] = num_classes
+    model.zoo_config.pop("classes", None)
+
+
+def save(model: nn.Module, folder: str | Path, metrics: tuple[registry.Metric, ...] = ()) -> Path:
+    """Write a model that `create` or `load` made as a checkpoint folder.
+
+    Each file is written aside and renamed, `config.json` last: what was there before survives a full disk.
+
+    Raises:
+        ValueError: the model did not come from the zoo.
+        OSError: the folder cannot be written; an earlier checkpoint in it is untouched.
+    """
+    from zoo.card import folder_card
+
+    if not hasattr(model, "zoo_config"):
+        raise ValueError(f"this {type(model).__name__} does not know its arch; make it with zoo.create(arch, …)")
+    folder = Path(folder)
+    state = {k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with write_aside(folder) as aside:
+            save_file(state, aside(WEIGHTS), metadata={"format": "pt"})
+            digest, size = hash_file(aside(WEIGHTS)), aside(WEIGHTS).stat().st_size
+            config = folder_config(model) | {
+                "metrics": [vars(m) for m in metrics],
+                "weights": {"file": WEIGHTS, "sha256": digest, "size": size},
+            }
+            aside(CARD).write_text(folder_card(config), encoding="utf-8")
+            aside(CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"cannot write {folder}: {error}; nothing in it was changed, save to another folder") from error
+    return folder
+
+
+def export(ckpt: str | Path, folder: str | Path, to: str = "safetensors") -> Path:
+    """Turn a training run into something to give away.
+
+    Args:
+        ckpt: a Lightning checkpoint, or a run's directory (its best checkpoint, else its last), or a checkpoint
+            folder or name for another format of it.
+        folder: where to write.
+        to: "safetensors", a checkpoint folder; "timm", a file timm loads; "onnx", `model.onnx`.
+    """
+    if to not in EXPORTS:
+        raise ValueError(f"to={to!r}{registry.suggest(to, EXPORTS)}; allowed {', '.join(EXPORTS)}")
+    model = load_any(str(ckpt))
+    if to == "safetensors":
+        return save(model, folder, _run_metrics(Path(ckpt)))
+    folder = Path(folder)
+    if to == "timm":
+        convert = importlib.import_module(f"zoo.{registry.family_of(model.zoo_config['arch'])}.convert")
+        if not hasattr(convert, "to_timm"):
+            raise ValueError(f"timm has no twin of {model.zoo_config['arch']}; allowed here: safetensors, onnx")
+        folder.mkdir(parents=True, exist_ok=True)
+        with write_aside(folder) as aside:
+            save_file(convert.to_timm(model), aside(WEIGHTS), metadata={"format": "pt"})
+        return folder
+    return _export_onnx(model.eval(), folder)
+
+
+def push(folder: str | Path, repo: str, dry_run: str | Path | None = None) -> str:
+    """Publish a checkpoint folder on the Hugging Face Hub in one commit.
+
+    Args:
+        folder: a checkpoint folder, or "arch.tag".
+        repo: "org/name"; a bare name goes under `$ZOO_HUB_ORG`, by default latentzoo.
+        dry_run: write exactly what would be pushed into this folder instead.
+
+    Returns:
+        The commit's sha, or the folder of the dry run.
+    """
+    source = Path(folder) if _is_place(str(folder)) else embedded_folder(registry.weights_info(str(folder)))
+    load(str(source))  # what does not load is not published
+    files = [source / f for f in (CONFIG, WEIGHTS, CARD)]
+    if not files[2].is_file():
+        raise FileNotFoundError(f"{source} has no {CARD}; write it again with zoo.save")
+    if dry_run is not None:
+        Path(dry_run).mkdir(parents=True, exist_ok=True)
+        with write_aside(Path(dry_run)) as aside:
+            for file in files:
+                aside(file.name).write_bytes(file.read_bytes())
+        return str(dry_run)
+    import huggingface_hub as hf
+
+    repo = repo if "/" in repo else f"{os.environ.get('ZOO_HUB_ORG', 'latentzoo')}/{repo}"
+    api = hf.HfApi()
+    api.create_repo(repo, exist_ok=True)
+    commit = api.create_commit(
+        repo,
+        [hf.CommitOperationAdd(file.name, str(file)) for file in files],
+        commit_message=f"{read_config(source)['arch']} from latentzoo",
+    )
+    return commit.oid
+
+
+def verify(name: str) -> dict[str, Any]:
+    """Hash the file, load it strictly, and compare the golden outputs of its record.
+
+    Raises:
+        ValueError: what does not hold.
+    """
+    model = load(name)
+    result: dict[str, Any] = {"name": name, "sha256": "ok", "strict": "ok"}
+    golden = registry.records()[name].golden if name in registry.records() else ()
+    if golden:
+        found = golden_output(model)
+        if not torch.allclose(found, torch.tensor(golden), rtol=1e-4, atol=1e-4):
+            raise ValueError(f"{name} gives {found.tolist()} on the golden input, its record says {list(golden)}")
+        result["golden"] = "ok"
+    return result
+
+
+@torch.no_grad()
+def golden_output(model: nn.Module) -> Tensor:
+    """The first eight outputs for a fixed picture of waves: the model's fingerprint on any machine."""
+    count = torch.Size(model.image_shape).numel()
+    image = torch.arange(count, dtype=torch.float64).mul(0.37).sin().add(1).div(2).float()
+    out = model.eval()(image.reshape(1, *model.image_shape))
+    return out.flatten()[:8]
+
+
+# Loading
+
+
+def _is_place(name: str) -> bool:
+    return name.startswith("hf://") or os.sep in name or "/" in name or Path(name).is_dir()
+
+
+def _load(name: str, args: Mapping[str, Any], arch: str | None = None) -> nn.Module:
+    if name in registry.records() or not _is_place(name):
+        record = registry.weights_info(name)
+        folder = embedded_folder(record) if record.embedded else None
+        file = folder / record.file if folder else _download(record.repo, record.file, record.revision)
+        config = {"arch": record.arch, "args": record.args, "classes": list(record.classes), "name": record.name}
+        expected = {"sha256": record.sha256, "size": record.size}
+        _say_terms(record)
+    else:
+        folder, fetch = (_hub_folder(name) if name.startswith("hf://") else (Path(name), None))
+        config = read_config(folder)
+        expected = config["weights"]
+        file = fetch(expected["file"]) if fetch else folder / expected["file"]
+    if arch is not None and config["arch"] != arch:
+        raise ValueError(f"{name} holds {config['arch']}, not {arch}; zoo.load({name!r}) takes what is there")
+    with torch.device("meta"):  # no memory, no random numbers: every tensor comes from the file
+        model = build(config["arch"], config["args"] | dict(args))
+    load_strictly(model, read_tensors(file, expected["sha256"], expected["size"]), file)
+    model.zoo_config |= {k: config[k] for k in ("classes", "name") if config.get(k)}
+    return model
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
+    """Give a model every tensor of `state`, in its own dtype, or name what does not fit."""
+    own = model.state_dict()
+    missing = [k for k in own if k not in state]
+    unexpected = [k for k in state if k not in own]
+    misshapen = [k for k in own if k in state and own[k].shape != state[k].shape]
+    if missing or unexpected or misshapen:
+        found = []
+        if missing:
+            found.append(f"{len(missing)} missing ({missing[0]} first)")
+        if unexpected:
+            found.append(f"{len(unexpected)} unexpected ({unexpected[0]} first)")
+        if misshapen:
+            k = misshapen[0]
+            found.append(f"{len(misshapen)} misshapen ({k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)})")
+        raise ValueError(
+            f"{source} does not fit {model.zoo_config['arch']} with {model.zoo_config['args']}: {', '.join(found)}; "
+            "nothing was loaded. Load it as what it is, or convert it with `zoo convert`"
+        )
+    model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=True, assign=True)
+
+
+def read_tensors(file: Path, sha256: str, size: int) -> dict[str, Tensor]:
+    """Map a safetensors file and hash it at the same time; nothing is returned unless the hash is right."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing; the checkpoint is a folder of {CONFIG}, {WEIGHTS} and {CARD}")
+    with open(file, "rb") as f:
+        head = f.read(2)
+    if head in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
+        raise ValueError(f"{file} is a pickle, not safetensors; it was not opened. `zoo convert` reads such files safely")
+    found = file.stat().st_size
+    if found != size:
+        raise ValueError(f"{file} has {found:,} bytes of {size:,}: it is cut or changed; {_again(file)}")
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(hash_file, file)
+        try:
+            with safe_open(file, "pt") as f:
+                state = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118, not a dict
+        except SafetensorError as error:
+            raise ValueError(f"{file} is not safetensors ({error}); {_again(file)}") from error
+        if digest.result() != sha256:
+            raise ValueError(f"{file} has sha256 {digest.result()[:12]}…, expected {sha256[:12]}…; {_again(file)}")
+    return state
+
+
+def _again(file: Path) -> str:
+    where = file.parent if "snapshots" not in file.parts else file.resolve()
+    return f"delete {where} and get it again"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a checkpoint folder, checked."""
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; give a checkpoint folder, hf://org/name, or a name that `zoo ls` shows")
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG}, so it is no checkpoint; `zoo export` and `zoo convert` make one")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        arch, args, weights = config["arch"], config["args"], config["weights"]
+        file, _, _ = weights["file"], weights["sha256"], weights["size"]
+        if not (isinstance(arch, str) and isinstance(args, dict) and isinstance(file, str)):
+            raise TypeError("arch, args or weights.file is of the wrong type")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        said = f"no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is not a checkpoint's config ({said}); it needs arch, args, and weights with file, sha256, size") from error
+    if file != os.path.basename(file) or file in ("", ".", "..") or "\\" in file:
+        raise ValueError(f"{path} names {file!r}, outside its folder; a checkpoint holds its own weights")
+    return config
+
+
+def folder_config(model: nn.Module) -> dict[str, Any]:
+    """What config.json says of a model: how to build it and what users get wrong."""
+    from zoo import __version__
+
+    channels, height, width = model.image_shape
+    return {
+        "library": "latentzoo",
+        "version": __version__,
+        **model.zoo_config,
+        "input": {"shape": [channels, height, width], "layout": "B C H W", "range": [0, 1], "normalised_inside": True},
+    }
+
+
+def embedded_folder(record: Weights) -> Path:
+    """Where weights that ship with the package lie."""
+    return CHECKPOINTS / record.name
+
+
+@cache
+def _say_terms(record: Weights) -> None:
+    if not record.permissive:
+        warnings.warn(f"{record.name} is under {record.licence}; data: {record.data_terms}", stacklevel=4)
+
+
+# The Hugging Face Hub
+
+
+def _hub_folder(name: str) -> tuple[Path, Callable[[str], Path]]:
+    """The folder of a repository's config.json in the cache, and how to fetch its other files at the same commit."""
+    repo, _, revision = name.removeprefix("hf://").partition("@")
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise ValueError(f"{name!r} is not hf://org/name or hf://org/name@revision")
+    config = _download(repo, CONFIG, revision or None)
+    return config.parent, lambda file: _download(repo, file, config.parent.name)
+
+
+def _download(repo: str, file: str, revision: str | None) -> Path:
+    """A file of a Hub repository, from the cache where it is; honours HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN."""
+    import huggingface_hub as hf
+    from huggingface_hub import errors
+
+    at = f"{repo}@{revision}" if revision else repo
+    try:
+        return Path(hf.hf_hub_download(repo, file, revision=revision, library_name="latentzoo"))
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(f"hf://{repo} has no revision {revision!r}; leave it out for the newest") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise ConnectionError(
+            f"hf://{at} {file} is not in the cache and the Hub cannot be reached (HF_HUB_OFFLINE="
+            f"{os.environ.get('HF_HUB_OFFLINE', '0')}, HF_ENDPOINT={hf.constants.ENDPOINT}); load it once with a network, "
+            "or take weights that ship with the package: `zoo ls --pretrained`"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise FileNotFoundError(f"hf://{at} has no {file}, so it is no checkpoint of this zoo; see `zoo convert`") from error
+    except errors.RepositoryNotFoundError as error:
+        raise FileNotFoundError(f"no repository hf://{at}, or it is private and HF_TOKEN does not open it") from error
+    except errors.HFValidationError as error:
+        raise ValueError(f"hf://{at} is not a valid repository name: {error}") from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise ConnectionError(f"could not get {file} of hf://{at}: {error}; try again, what was fetched is kept") from error
+
+
+# Lightning checkpoints, ONNX
+
+
+def read_pickle(file: Path) -> Any:
+    """A torch file, tensors and plain containers only: nothing in it can run.
+
+    Raises:
+        ValueError: it is no torch file, is cut, or asks for something to be run.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {file}") from None
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{file} is not a file of plain tensors ({reason}); it was not loaded") from error
+
+
+def _from_lightning(file: Path) -> nn.Module:
+    checkpoint = read_pickle(file)
+    if "zoo" not in checkpoint:
+        raise ValueError(f"{file} was not written by a LightningModule of this zoo; `zoo convert` reads foreign files")
+    config = checkpoint["zoo"]
+    with torch.device("meta"):
+        model = build(config["arch"], config["args"])
+    model.zoo_config |= config
+    prefix = "model."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    load_strictly(model, state, file)
+    return model.eval()
+
+
+def _pick_checkpoint(run: Path) -> Path:
+    """The best checkpoint of a run, else its last."""
+    files = sorted((run / "checkpoints").glob("best*.ckpt")) or sorted((run / "checkpoints").glob("last*.ckpt"))
+    if not files:
+        raise FileNotFoundError(f"{run}/checkpoints holds neither best*.ckpt nor last.ckpt; the run saved nothing yet")
+    return files[-1]
+
+
+def _run_metrics(run: Path) -> tuple[registry.Metric, ...]:
+    if not (run / "metrics.json").is_file():
+        return ()
+    found = json.loads((run / "metrics.json").read_text())
+    data = found.get("data", "?")
+    return tuple(
+        registry.Metric(name, value, "", data, f"`zoo fit`, {found.get('recipe', '?')}, seed {found.get('seed', '?')}")
+        for name, value in found.get("metrics", {}).items()
+        if name.startswith("test/")
+    )
+
+
+def _export_onnx(model: nn.Module, folder: Path) -> Path:
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError("ONNX needs the packages onnx and onnxscript; pip install 'latentzoo[onnx]'") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    image = torch.zeros(2, *model.image_shape)
+    with write_aside(folder) as aside:
+        torch.onnx.export(
+            model,
+            (image,),
+            aside("model.onnx"),
+            input_names=["image"],
+            output_names=["output"],
+            dynamic_shapes=[{0: torch.export.Dim("batch")}],
+            external_data=False,
+            verbose=False,
+        )
+    return folder
+
+
+# Files
+
+
+@contextlib.contextmanager
+def write_aside(folder: Path) -> Iterator[Callable[[str], Path]]:
+    """Give out temporary names in `folder`; rename them all, in that order, once everything is written and synced."""
+    names: list[str] = []
+
+    def aside(name: str) -> Path:
+        if name not in names:
+            names.append(name)
+        return folder / f".{name}.{os.getpid()}.part"
+
+    try:
+        yield aside
+        for name in names:
+            with open(aside(name), "rb") as f:
+                os.fsync(f.fileno())
+        for name in names:
+            os.replace(aside(name), folder / name)
+    finally:
+        for name in names:
+            aside(name).unlink(missing_ok=True)
+
+
+def hash_file(file: Path) -> str:
+    """sha256 of a file, in hex."""
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,0 +1,93 @@
+"""`zoo eval` and `zoo show` for any model: find it, find its data, let the family speak."""
+
+import importlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo import hub, plots, registry
+
+
+def evaluate(name: str, source: str | None = None, batch_size: int = 1000) -> dict[str, Any]:
+    """The figures of a model on a test set, with what they were measured on.
+
+    Args:
+        name: arch.tag, checkpoint folder, hf://org/name, a Lightning checkpoint or a run's directory.
+        source: as ImageData's; None takes the sample that ships with the package, where it fits the model.
+    """
+    model = hub.load_any(name)
+    source = source or sample(model)
+    start = time.perf_counter()
+    figures = family(model).evaluate(model, batches(model, source, batch_size))
+    seconds = time.perf_counter() - start
+    return {"name": name, "data": source, "split": "test"} | figures | {"images_per_second": figures["images"] / seconds}
+
+
+def show(name: str, images: list[Path], output: Path) -> Path:
+    """Draw a model's own figure, or how it sees the given image files."""
+    model = hub.load_any(name)
+    report = family(model)
+    classes = model.zoo_config.get("classes") or [str(c) for c in range(model.head.out_features)]
+    if images:
+        pixels = torch.stack([read_image(path, model) for path in images])
+        return plots.write(report.explain(model, pixels, [p.name for p in images], classes), output)
+    try:
+        data = batches(model, sample(model), 1000)
+    except ValueError:
+        data = None  # no shipped images fit this model: the figure leaves its curve out and says so by its absence
+    return plots.write(report.figure(model, classes, data), output)
+
+
+def family(model: nn.Module) -> ModuleType:
+    """The report module of a model's family."""
+    return importlib.import_module(f"zoo.{registry.family_of(model.zoo_config['arch'])}.report")
+
+
+def sample(model: nn.Module) -> str:
+    """The shipped images that fit a model.
+
+    Raises:
+        ValueError: none do.
+    """
+    samples = registry.facts(registry.family_of(model.zoo_config["arch"])).SAMPLES
+    if model.image_shape not in samples:
+        raise ValueError(f"no images that ship with the package fit {model.image_shape}; give --data FOLDER or a Hub id")
+    return samples[model.image_shape]
+
+
+def batches(model: nn.Module, source: str, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The test split of a source, sized for a model."""
+    from zoo.data.images import ImageData
+
+    channels, height, _ = model.image_shape
+    data = ImageData(source, image_size=height, channels=channels, eval_batch_size=batch_size)
+    data.prepare_data()
+    data.setup("test")
+    for batch in data.test_dataloader():
+        yield data.on_after_batch_transfer(batch, 0)
+
+
+def read_image(path: Path, model: nn.Module) -> Tensor:
+    """An image file as the model takes it, (C, H, W) in [0, 1], resized where it must be.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an image.
+    """
+    from PIL import Image, UnidentifiedImageError
+    from torchvision.transforms.v2 import functional as T
+
+    channels, height, width = model.image_shape
+    try:
+        image = Image.open(path).convert("L" if channels == 1 else "RGB")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not an image that Pillow reads; give PNG or JPEG") from error
+    pixels = T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True)  # (C, H', W')
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    return T.center_crop(T.resize(pixels, min(height, width), antialias=True), [height, width]).clamp(0, 1)
