@@ -1,0 +1,328 @@
+"""ImageData: labelled images from any source, batches (B, C, H, W) in [0, 1] with labels (B,) int64.
+
+A set that fits is decoded once into uint8, and a batch is one indexing of that array. uint8 travels to the device; it
+is cropped, flipped and scaled there. N images of a split · B of a batch · C channels · H W sides in pixels
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from zoo.data.readers import Items, decode, read
+
+CACHES = ("auto", "memory", "memmap", "none")
+IN_MEMORY, ON_DISK = 16e6, 32e9  # bytes of decoded pixels up to which "auto" takes each
+
+
+class ImageData(L.LightningDataModule):
+    """Images and labels from a folder, parquet, the Hub, torchvision, or the samples that ship with the package.
+
+    Batches are the same for the same seed, whatever the cache, and a run that stops in mid-epoch goes on with the
+    batches it has not seen.
+
+    Args:
+        source: "samples/mnist", "torchvision:MNIST", a folder (`train/CLASS/*.png`, or Hub-style parquet), or a Hub id.
+        image_size: side in px; images are resized (shorter side) and centre-cropped to it. None: as they are.
+        channels: 1 grey, 3 RGB; None: 3.
+        batch_size: images of a training batch, per process.
+        eval_batch_size: of a validation or test batch; None: `batch_size`.
+        crop: pad by so many black px and crop back at random, in training; 0 is off.
+        flip: mirror half of the training images.
+        val_fraction: share of the training images held out for validation. With 0, validation is the source's own
+            validation split, or its test split where there is none: then choose nothing by it.
+        limit: train on so many images, drawn evenly over the classes.
+        cache: "memory", "memmap" (a file in `$ZOO_CACHE`, by default ~/.cache/latentzoo), "none" (decode as we go), or
+            "auto", by size.
+        seed: of the order, the augmentation and the draws.
+        num_workers: processes that decode when nothing is cached.
+        image_column, label_column: of parquet, where there is more than one.
+    """
+
+    def __init__(
+        self,
+        source: str = "samples/mnist",
+        image_size: int | None = None,
+        channels: int | None = None,
+        batch_size: int = 256,
+        eval_batch_size: int | None = None,
+        crop: int = 0,
+        flip: bool = False,
+        val_fraction: float = 0.0,
+        limit: int | None = None,
+        cache: str = "auto",
+        seed: int = 0,
+        num_workers: int = 2,
+        image_column: str | None = None,
+        label_column: str | None = None,
+    ):
+        super().__init__()
+        if cache not in CACHES:
+            raise ValueError(f"cache={cache!r}, allowed {', '.join(CACHES)}")
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"val_fraction={val_fraction}, allowed 0 to below 1")
+        if batch_size < 1 or (limit is not None and limit < 1):
+            raise ValueError(f"batch_size={batch_size}, limit={limit}: each must be at least 1")
+        self.save_hyperparameters()
+        self.splits: dict[str, tuple[Pixels, Tensor]] = {}
+        self.classes: list[str] = []
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and decode what the stage needs: "fit" train and validation, "validate", "test"."""
+        h = self.hparams
+        needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ("train", "val", "test"))
+        if all(split in self.splits for split in needed):
+            return
+        items = read(h.source, h.image_column, h.label_column)
+        items = _hold_out(items, h.val_fraction, h.seed)
+        if h.limit is not None:
+            items["train"] = items["train"].take(_balanced(items["train"].labels, h.limit, h.seed))
+        for split in needed:
+            if split not in items:
+                raise ValueError(f"{h.source} has no {split} split, only {', '.join(items)}; set val_fraction, or add one")
+            self.classes = items[split].classes
+            self.splits[split] = self._pixels(items[split]), torch.from_numpy(items[split].labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image, after setup."""
+        return next(iter(self.splits.values()))[0].shape
+
+    def train_dataloader(self) -> "Batches":
+        return self._batches("train", self.hparams.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> "Batches":
+        return self._batches("val", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
+
+    def test_dataloader(self) -> "Batches":
+        return self._batches("test", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """uint8 (B, C, H, W) on the device → augmented if it is a training batch, float in [0, 1]."""
+        x, y, stamp = batch
+        if stamp is not None:
+            x = augment(x, self.hparams.crop, self.hparams.flip, stamp)
+        return x.to(torch.float32).div_(255), y
+
+    def _batches(self, split: str, batch_size: int, shuffle: bool) -> "Batches":
+        pixels, labels = self.splits[split]
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return Batches(pixels, labels, batch_size, shuffle, self.hparams.seed, rank, world, self.hparams.num_workers)
+
+    def _pixels(self, items: Items) -> "Pixels":
+        h = self.hparams
+        pixels = Pixels(items, h.image_size, h.channels or 3)
+        size = len(items) * int(np.prod(pixels.shape))
+        cache = h.cache
+        if cache == "auto":
+            cache = "memory" if size <= IN_MEMORY else "memmap" if size <= ON_DISK else "none"
+        if cache == "memory":
+            pixels.array = torch.from_numpy(pixels.decode_into(np.empty((len(items), *pixels.shape), np.uint8)))
+        elif cache == "memmap":
+            pixels.array = _mapped(pixels)
+        return pixels
+
+
+class Pixels:
+    """The images of a split as uint8 (C, H, W): from `array` (N, C, H, W) where it is set, else decoded one by one."""
+
+    def __init__(self, items: Items, image_size: int | None, channels: int):
+        self.items, self.image_size, self.channels = items, image_size, channels
+        self.array: Tensor | None = None
+        self.shape: tuple[int, int, int] | None = None
+        self.shape = tuple(self[0].shape)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> Tensor:
+        pixels = _fit(decode(self.items.images[i], self.channels, self.items.source), self.image_size)
+        if self.shape is not None and pixels.shape != (self.shape[1], self.shape[2], self.shape[0]):
+            (height, width), (h, w) = self.shape[1:], pixels.shape[:2]
+            raise ValueError(f"{self.items.source} mixes {height}×{width} and {h}×{w} px images; give image_size")
+        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())  # (C, H, W)
+
+    def decode_into(self, out: np.ndarray) -> np.ndarray:
+        """All images into out, (N, C, H, W)."""
+
+        def some(part: range) -> None:
+            for i in part:
+                out[i] = self[i].numpy()
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(some, [range(i, min(i + 256, len(self))) for i in range(0, len(self), 256)]))
+        return out
+
+    def fingerprint(self) -> str:
+        """Of the encoded images and the geometry: another file, size or channel count is another cache."""
+        digest = hashlib.blake2b(f"{len(self)} {self.image_size} {self.shape}".encode(), digest_size=12)
+        for item in self.items.images:
+            if isinstance(item, Path):
+                stat = item.stat()
+                item = f"{item.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()
+            digest.update(item if isinstance(item, bytes) else np.ascontiguousarray(item))
+        return digest.hexdigest()
+
+
+class Batches:
+    """Batches of one split, (uint8 (B, C, H, W), int64 (B,), stamp), in an order that seed and epoch decide.
+
+    The stamp seeds a training batch's augmentation; it is None for evaluation. `state_dict` says how far an epoch has
+    come, so that Lightning resumes it in the middle. With several processes, each takes every world-th image, and all
+    take equally many batches.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        labels: Tensor,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        num_workers: int = 2,
+    ):
+        self.pixels, self.labels, self.batch_size, self.shuffle = pixels, labels, batch_size, shuffle
+        self.seed, self.rank, self.world, self.num_workers = seed, rank, world, num_workers
+        self.epoch = self.start = self.done = 0
+        self.sampler = self  # where Lightning looks for set_epoch
+        if len(self) == 0:
+            raise ValueError(f"{len(labels)} training images make no batch of {batch_size * world}; lower batch_size")
+
+    def __len__(self) -> int:
+        each = len(self.labels) // self.world if self.shuffle else -(-len(self.labels) // self.world)
+        return each // self.batch_size if self.shuffle else -(-each // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.start = state["epoch"], state["done"]
+        if self.start >= len(self):
+            self.epoch, self.start = self.epoch + 1, 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, list[int] | None]]:
+        epoch, start = self.epoch, self.start
+        self.start, self.done = 0, start
+        index = self._order(epoch).split(self.batch_size)[start : len(self)]
+        for step, (x, i) in enumerate(zip(self._images(index), index), start):
+            self.done = step + 1
+            yield x, self.labels[i], [self.seed, epoch, step, self.rank] if self.shuffle else None
+        if self.epoch == epoch:  # nobody called set_epoch
+            self.epoch, self.done = epoch + 1, 0
+
+    def _order(self, epoch: int) -> Tensor:
+        n = len(self.labels)
+        if not self.shuffle:
+            # A process short of an image repeats early ones: collectives need equal counts.
+            return torch.arange(self.rank, -(-n // self.world) * self.world, self.world) % n
+        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        return torch.randperm(n, generator=generator)[self.rank : n // self.world * self.world : self.world]
+
+    def _images(self, index: tuple[Tensor, ...]) -> Iterator[Tensor]:
+        if self.pixels.array is not None:
+            for i in index:
+                batch = self.pixels.array[i]  # (B, C, H, W)
+                yield batch.pin_memory() if torch.cuda.is_available() else batch
+            return
+        yield from DataLoader(
+            self.pixels,
+            batch_sampler=[i.tolist() for i in index],
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # its own: the default one belongs to the model
+        )
+
+
+def augment(x: Tensor, crop: int, flip: bool, stamp: list[int]) -> Tensor:
+    """Pad-and-crop and mirror a batch (B, C, H, W) on its device, each image on its own, the same for the same stamp."""
+    generator = torch.Generator().manual_seed(_mix(*stamp))
+    b, _, h, w = x.shape
+    if crop:
+        shift = torch.randint(0, 2 * crop + 1, (2, b), generator=generator).to(x.device)
+        rows = shift[0, :, None] + torch.arange(h, device=x.device)  # (B, H)
+        columns = shift[1, :, None] + torch.arange(w, device=x.device)  # (B, W)
+        images = torch.arange(b, device=x.device)[:, None, None]
+        padded = F.pad(x, (crop,) * 4)  # (B, C, H + 2 crop, W + 2 crop)
+        x = padded[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # (B, C, H, W)
+    if flip:
+        mirrored = torch.rand(b, generator=generator).to(x.device) < 0.5
+        x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+    return x
+
+
+def _mix(*numbers: int) -> int:
+    """One well-spread seed from several small numbers."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest(), "little")
+
+
+def _fit(pixels: np.ndarray, size: int | None) -> np.ndarray:
+    """Resize the shorter side to `size` and crop the centre; (H, W, C) uint8."""
+    from PIL import Image
+
+    if size is None or pixels.shape[:2] == (size, size):
+        return pixels
+    h, w = pixels.shape[:2]
+    scale = size / min(h, w)
+    image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+    image = image.resize((max(size, round(w * scale)), max(size, round(h * scale))), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, -1)
+
+
+def _mapped(pixels: Pixels) -> Tensor:
+    """A memory map of the decoded images; written aside and renamed, so that a cache file is whole or not there."""
+    folder = Path(os.environ.get("ZOO_CACHE", Path.home() / ".cache" / "latentzoo")) / "images"
+    path = folder / f"{pixels.fingerprint()}.npy"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            out = np.lib.format.open_memmap(aside, "w+", np.uint8, (len(pixels), *pixels.shape))
+            pixels.decode_into(out)
+            out.flush()
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write: torch wants a writable array
+
+
+def _hold_out(items: dict[str, Items], fraction: float, seed: int) -> dict[str, Items]:
+    if fraction:
+        order = np.random.default_rng(seed).permutation(len(items["train"]))
+        held = max(1, round(fraction * len(order)))
+        items = items | {"train": items["train"].take(order[held:]), "val": items["train"].take(order[:held])}
+    if "val" not in items and "test" in items:
+        items = items | {"val": items["test"]}
+    if "test" not in items and "val" in items:
+        items = items | {"test": items["val"]}
+    return items
+
+
+def _balanced(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """`limit` indices, evenly over the classes as far as they go."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    turn = np.empty(len(labels), dtype=np.int64)  # how many of its class come before it
+    for c in np.unique(labels):
+        mine = order[labels[order] == c]
+        turn[mine] = np.arange(len(mine))
+    return order[np.argsort(turn[order], kind="stable")][:limit]

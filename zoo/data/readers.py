@@ -1,0 +1,177 @@
+"""Where images come from: torchvision's sets, image folders, Hub-style parquet, and the samples that ship here.
+
+Each reader gives one split as undecoded items, labels and class names; `decode` turns an item into pixels. Libraries
+are imported by the reader that needs them.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.registry import suggest
+
+SAMPLES = Path(__file__).parent / "samples"
+SPLITS = {"train": ("train",), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
+
+
+@dataclass
+class Items:
+    """One split: arrays, encoded bytes or paths; labels (N,) int64; the class names; where it was read."""
+
+    images: Sequence[Any]
+    labels: np.ndarray
+    classes: list[str]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: np.ndarray) -> "Items":
+        return Items([self.images[i] for i in index], self.labels[index], self.classes, self.source)
+
+
+def read(source: str, image_column: str | None = None, label_column: str | None = None) -> dict[str, Items]:
+    """The splits of a source by role, `train`, `val`, `test`, as far as it has them.
+
+    Args:
+        source: "samples/NAME", "torchvision:NAME" or "torchvision:NAME:ROOT", a folder, or a Hub id "org/name".
+
+    Raises:
+        ValueError: unknown set or column, an empty folder.
+        FileNotFoundError: no such folder.
+        ConnectionError: a download without a network.
+    """
+    if source.startswith("torchvision:"):
+        return _torchvision(source)
+    if source.startswith("samples/"):
+        names = sorted(p.name for p in SAMPLES.iterdir() if p.is_dir())
+        if source.removeprefix("samples/") not in names:
+            raise ValueError(f"no shipped images {source!r}; there are {', '.join(f'samples/{n}' for n in names)}")
+        return _parquet(str(SAMPLES / source.removeprefix("samples/")), image_column, label_column)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if any(path.rglob("*.parquet")):
+            return _parquet(str(path), image_column, label_column)
+        return _folder(path)
+    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+        raise FileNotFoundError(
+            f"no folder {source}; give a folder of class folders or of parquet files, a Hub id org/name, "
+            "torchvision:NAME or samples/mnist"
+        )
+    return _parquet(source, image_column, label_column)
+
+
+def decode(item: Any, channels: int, source: str) -> np.ndarray:
+    """An item as uint8 pixels (H, W, C).
+
+    Raises:
+        ValueError: the file is damaged or no image; it is named.
+    """
+    from PIL import Image
+
+    try:
+        if isinstance(item, np.ndarray):
+            image = Image.fromarray(item)
+        else:
+            image = Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
+        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        what = item if isinstance(item, str | Path) else f"an image of {source}"
+        raise ValueError(f"{what} cannot be decoded ({error}); remove it or get it again") from error
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _torchvision(source: str) -> dict[str, Items]:
+    import torchvision
+
+    name, _, root = source.removeprefix("torchvision:").partition(":")
+    sets = {"MNIST", "FashionMNIST", "KMNIST", "QMNIST", "CIFAR10", "CIFAR100", "SVHN", "STL10"}
+    if name not in sets:
+        raise ValueError(f"no torchvision set {name!r}{suggest(name, sets)}; allowed {', '.join(sorted(sets))}")
+    root = root or str(Path.home() / ".cache" / "latentzoo" / "torchvision")
+    made = getattr(torchvision.datasets, name)
+    by_split = name in ("SVHN", "STL10")
+    out = {}
+    for role in ("train", "test"):
+        try:
+            data = made(root, **({"split": role} if by_split else {"train": role == "train"}), download=True)
+        except (OSError, RuntimeError) as error:
+            raise ConnectionError(
+                f"{source} is not in {root} and could not be downloaded ({error}); connect once, or give a folder"
+            ) from error
+        images = np.asarray(data.data)
+        if by_split:
+            images = images.transpose(0, 2, 3, 1)  # these two come as (N, C, H, W)
+        labels = getattr(data, "targets", getattr(data, "labels", None))
+        classes = getattr(data, "classes", None) or [str(c) for c in range(int(np.max(labels)) + 1)]
+        out[role] = Items(images, np.asarray(labels, dtype=np.int64), list(classes), source)
+    return out
+
+
+def _folder(root: Path) -> dict[str, Items]:
+    found = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}
+    roles = {role: found[n] for role, names in SPLITS.items() for n in names if n in found}
+    roots = roles if "train" in roles else {"train": root}
+    classes = sorted(p.name for p in roots["train"].iterdir() if p.is_dir())
+    out = {}
+    for role, folder in roots.items():
+        paths, labels = [], []
+        for label, name in enumerate(classes):
+            files = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in SUFFIXES)
+            paths += files
+            labels += [label] * len(files)
+        if not paths:
+            raise ValueError(f"{folder} holds no images; expected {folder}/CLASS/*.png, or parquet files")
+        out[role] = Items(paths, np.asarray(labels, dtype=np.int64), classes, str(root))
+    return out
+
+
+def _parquet(source: str, image_column: str | None, label_column: str | None) -> dict[str, Items]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(f"{source} is parquet, which needs the package datasets; pip install datasets") from error
+    try:
+        sets = datasets.load_dataset(source)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise FileNotFoundError(f"no folder and no Hub data set {source!r}; is the name right, is it private?") from error
+    except (OSError, ConnectionError) as error:
+        raise ConnectionError(
+            f"{source} is not cached and the Hub cannot be reached ({error}); load it once with a network, or give a folder"
+        ) from error
+    out = {}
+    for role, names in SPLITS.items():
+        name = next((n for n in names if n in sets), None)
+        if name is not None:
+            out[role] = _columns(sets[name], source, image_column, label_column)
+    if not out:
+        raise ValueError(f"{source} has the splits {', '.join(sets)}; expected some of train, validation, test")
+    return out
+
+
+def _columns(data: Any, source: str, image_column: str | None, label_column: str | None) -> Items:
+    import datasets
+
+    features = data.features
+    image = _pick(image_column, [n for n, f in features.items() if isinstance(f, datasets.Image)], features, "image", source)
+    label = _pick(
+        label_column, [n for n, f in features.items() if isinstance(f, datasets.ClassLabel)], features, "label", source
+    )
+    table = data.cast_column(image, datasets.Image(decode=False)).with_format("arrow")[:]
+    encoded = table.column(image).combine_chunks().field("bytes").to_pylist()
+    labels = table.column(label).to_numpy().astype(np.int64)
+    names = getattr(features[label], "names", None) or [str(c) for c in range(int(labels.max()) + 1)]
+    return Items(encoded, labels, list(names), source)
+
+
+def _pick(given: str | None, found: list[str], features: Any, what: str, source: str) -> str:
+    if given is not None and given not in features:
+        raise ValueError(f"{source} has no column {given!r}{suggest(given, features)}; it has {', '.join(features)}")
+    if given is None and not found:
+        raise ValueError(f"{source} has no {what} column among {', '.join(features)}; name it with {what}_column")
+    return given or found[0]

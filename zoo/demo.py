@@ -1,0 +1,106 @@
+"""`make demo`: the zoo's main job, from a name to a published folder, on real digits that ship with the package."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import zoo
+from zoo import hub, report
+
+NAME, RECIPE = "bilinear_d256.mnist", "bilinear/finetune"
+
+
+def main(out: Path, repository: Path) -> int:
+    """List, load, evaluate, fine-tune, export, load through every door, draw, and say what was measured."""
+    table: list[tuple[str, str]] = []
+
+    _say("What there is: zoo ls")
+    _zoo("ls")
+
+    _say(f"Load {NAME} and evaluate it on the shipped digits")
+    start = time.perf_counter()
+    zoo.load(NAME)
+    table.append(("load an embedded checkpoint", f"{1000 * (time.perf_counter() - start):.0f} ms"))
+    before = report.evaluate(NAME)
+    _row(table, "accuracy, 1,000 real digits it never saw", before)
+    _row(table, f"  the same digits under noise {NOISE}", _noisy(NAME))
+
+    _say(f"Fine-tune it: zoo fit {RECIPE}")
+    start = time.perf_counter()
+    run = _fit(out / "runs")
+    table.append(("fine-tuning", f"{time.perf_counter() - start:.0f} s"))
+
+    _say("Export the run and load it through every door")
+    folder = zoo.export(run, out / "finetuned")
+    _row(table, "accuracy after fine-tuning", report.evaluate(str(folder)))
+    _row(table, f"  the same digits under noise {NOISE}", _noisy(str(folder)))
+    table.append(("doors that agree bit for bit", ", ".join(_doors(folder, repository, out))))
+
+    _say("Draw it")
+    picture = report.show(str(folder), [], out / "demo.png")
+
+    print("\n" + "-" * 88)
+    for what, measured in table:
+        print(f"{what:<44} {measured}")
+    print(f"{'picture':<44} {picture}")
+    print(f"{'checkpoint folder, ready for zoo push':<44} {folder}")
+    return 0
+
+
+NOISE = 0.5
+
+
+@torch.no_grad()
+def _noisy(name: str) -> dict[str, float]:
+    """Accuracy under Gaussian noise, seeded; the pixels stay in [0, 1]."""
+    model = hub.load_any(name)
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy():
+        for x, y in report.batches(model, report.sample(model), 1000):
+            yield (x + NOISE * torch.randn(x.shape, generator=generator)).clamp(0, 1), y
+
+    return report.family(model).evaluate(model, noisy())
+
+
+def _row(table: list[tuple[str, str]], what: str, figures: dict) -> None:
+    table.append((what, f"{100 * figures['accuracy']:.1f} %"))
+
+
+def _fit(root: Path) -> Path:
+    """Run the recipe as a user would and return its directory, the last line it prints."""
+    _zoo("fit", RECIPE, "--runs", str(root))
+    return max((p for p in root.glob("*/*") if (p / "checkpoints").is_dir()), key=lambda p: p.stat().st_mtime)
+
+
+def _doors(folder: Path, repository: Path, out: Path) -> list[str]:
+    """The checkpoint as a folder, through torch.hub, and as the Hub would hold it; refused unless all tensors agree."""
+    arch = zoo.load(str(folder)).zoo_config["arch"]
+    published = Path(zoo.push(folder, "latentzoo/demo", dry_run=out / "hub"))
+    doors = {
+        "zoo.load": zoo.load(str(folder)),
+        "zoo.create": zoo.create(arch, str(folder)),
+        "torch.hub": torch.hub.load(str(repository), arch, source="local", weights=str(folder)),
+        "Hub folder": zoo.load(str(published)),
+    }
+    first = doors["zoo.load"].state_dict()
+    for name, model in doors.items():
+        for key, value in model.state_dict().items():
+            if not torch.equal(value, first[key]):
+                raise SystemExit(f"{name} gives another {key} than zoo.load")
+    return list(doors)
+
+
+def _zoo(*argv: str) -> None:
+    subprocess.run([sys.executable, "-m", "zoo.cli", *argv], check=True)
+
+
+def _say(what: str) -> None:
+    print(f"\n\033[1m{what}\033[0m", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "out"), Path.cwd()))
