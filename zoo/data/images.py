@@ -200,7 +200,7 @@ class Batches:
         self.pixels, self.labels, self.batch_size, self.shuffle = pixels, labels, batch_size, shuffle
         self.seed, self.rank, self.world, self.num_workers = seed, rank, world, num_workers
         self.epoch = self.start = self.done = 0
-        self.sampler = self  # where Lightning looks for set_epoch
+        self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
         if len(self) == 0:
             raise ValueError(f"{len(labels)} training images make no batch of {batch_size * world}; lower batch_size")
 

@@ -76,7 +76,7 @@ def decode(item: Any, channels: int, source: str) -> np.ndarray:
 
     try:
         if isinstance(item, np.ndarray):
-            image = Image.fromarray(item)
+            image = Image.fromarray(item[:, :, 0] if item.shape[2:] == (1,) else item)
         else:
             image = Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
         pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))

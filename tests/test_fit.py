@@ -1,0 +1,206 @@
+"""`zoo fit` on real runs: resume, run directories, provenance, typos, signals, full disks."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from zoo import cli, fit, hub
+
+ROOT = Path(__file__).parents[1]
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+# Noise in the model draws from torch's random state at every step: a resume that does not restore it is seen.
+NOISY = ["--model.arch_args", '{"image_size": 16, "num_classes": 4, "noise": 0.3}', "--trainer.log_every_n_steps", "1"]
+
+
+def train(tmp_path, *argv):
+    """Run in this process; returns the run's directory."""
+    before = set(tmp_path.glob("*/*"))
+    assert fit.fit([*argv, "--runs", str(tmp_path), *QUIET]) == 0
+    (run,) = set(tmp_path.glob("*/*")) - before
+    return run
+
+
+def losses(run):
+    found = {}
+    for file in sorted((run / "logs").glob("version_*/metrics.csv")):
+        for row in csv.DictReader(open(file)):
+            if row.get("train/loss"):
+                found[int(row["step"])] = row["train/loss"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("undisturbed"), "bilinear/smoke", *NOISY)
+
+
+def test_a_run_writes_down_what_ran(undisturbed):
+    recipe = yaml.safe_load((undisturbed / "recipe.yaml").read_text())
+    assert recipe["model"]["init_args"]["arch_args"]["noise"] == 0.3
+    environment = json.loads((undisturbed / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__
+    assert environment["recipe"] == "bilinear/smoke"
+    if (ROOT / ".git").exists():
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        assert environment["commit"].removesuffix("-dirty") == head
+    metrics = json.loads((undisturbed / "metrics.json").read_text())
+    assert {"test/acc", "val/acc", "train/loss"} <= metrics["metrics"].keys()
+    assert metrics["metrics"]["test/acc"] > 0.9
+    assert list((undisturbed / "logs" / "tensorboard").glob("events*"))
+    assert (undisturbed / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_the_same_recipe_gives_the_same_losses_in_a_directory_of_its_own(tmp_path, undisturbed):
+    first = train(tmp_path, "bilinear/smoke", *NOISY)
+    second = train(tmp_path, "bilinear/smoke", *NOISY)
+    assert first != second
+    assert losses(first) == losses(second) == losses(undisturbed)
+
+
+def test_a_resolved_recipe_is_a_recipe(tmp_path, undisturbed):
+    again = train(tmp_path, str(undisturbed / "recipe.yaml"))
+    assert losses(again) == losses(undisturbed)
+
+
+def test_resume_goes_on_to_the_last_bit(tmp_path, undisturbed):
+    run = train(tmp_path, "bilinear/smoke", *NOISY, "--trainer.max_epochs", "2", "--trainer.max_steps", "10")
+    assert len(losses(run)) == 10
+    # The schedule must be that of the whole run for the losses to be comparable: both end after two epochs.
+    assert fit.fit(["--resume", str(run), "--trainer.max_steps", "-1"]) == 0
+    whole, parts = losses(undisturbed), losses(run)
+    assert parts.keys() == whole.keys()
+
+
+def test_the_command_line_wins_on_resume(tmp_path):
+    run = train(tmp_path, "bilinear/smoke")
+    argv = ["--resume", str(run), "--trainer.max_epochs", "4", "--model.lr", "0.002", "--model.weight_decay", "0.3"]
+    assert fit.fit([*argv, *QUIET]) == 0
+    checkpoint = hub.read_pickle(run / fit.LAST)
+    (group,) = checkpoint["optimizer_states"][0]["param_groups"]
+    assert group["weight_decay"] == 0.3
+    assert group["initial_lr"] == 0.002
+    assert checkpoint["hyper_parameters"]["lr"] == 0.002
+    assert checkpoint["epoch"] == 3
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["model"]["init_args"]["lr"] == 0.002
+    assert len(json.loads((run / "environment.json").read_text())["commands"]) == 2
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_checkpoint_that_resumes_exactly(tmp_path, signum):
+    argv = ["bilinear/smoke", *NOISY, *QUIET, "--data.num_images", "19200", "--trainer.max_epochs", "2"]
+    command = [sys.executable, "-m", "zoo.cli", "fit", *argv, "--runs", str(tmp_path / "stopped")]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("stopped/*/*/logs/version_0/metrics.csv")):  # written first after 100 steps
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signum)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum, out
+    (run,) = tmp_path.glob("stopped/*/*")
+    assert f"go on with: zoo fit --resume {run}" in out
+    stopped_at = hub.read_pickle(run / fit.LAST)["global_step"]
+    assert 0 < stopped_at < 600
+    assert stopped_at != 300  # in mid-epoch
+    assert fit.fit(["--resume", str(run)]) == 0
+    whole = losses(train(tmp_path / "whole", *argv))
+    resumed = losses(run)
+    assert len(whole) == 600
+    assert resumed == whole
+
+
+def test_a_checkpoint_loads_as_plain_tensors_and_plain_arguments(undisturbed):
+    checkpoint = hub.read_pickle(undisturbed / fit.LAST)
+    assert checkpoint["hyper_parameters"]["arch"] == "bilinear_d64"
+    assert not [k for k in checkpoint["hyper_parameters"] if k.startswith("_")]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["bilinear/smok"], "no recipe 'bilinear/smok', did you mean bilinear/smoke"),
+        (["bilinear/smoke", "--model.lrr", "1"], "lrr.*did you mean lr"),
+        (["bilinear/smoke", "--trainer.max_epoch", "1"], "max_epoch.*did you mean max_epochs"),
+        (["bilinear/smoke", "--data.batchsize", "1"], "batchsize.*did you mean batch_size"),
+        (["bilinear/smoke", "--model.lr", "fast"], "fast"),
+        (["--resume", "nowhere"], "nowhere is no run to resume"),
+    ],
+)
+def test_a_typo_is_refused_in_one_line_with_the_nearest_name(argv, message, capsys, tmp_path):
+    import re
+
+    assert cli.main(["fit", *argv, *([] if "--resume" in argv else ["--runs", str(tmp_path)])]) == 2
+    err = capsys.readouterr().err.strip().splitlines()[-1]
+    assert err.startswith("zoo fit: ")
+    assert len(err) < 600
+    assert re.search(message, err), err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_typo_in_a_recipe_file_is_refused(tmp_path, capsys):
+    text = (ROOT / "recipes" / "bilinear" / "smoke.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("weight_decay", "weigth_decay"))
+    assert cli.main(["fit", str(tmp_path / "mine.yaml"), "--runs", str(tmp_path)]) == 2
+    assert "did you mean weight_decay" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, undisturbed):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes((undisturbed / fit.LAST).read_bytes())
+    script = f"""
+import resource, signal, torch
+from zoo.fit import WriteAside
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    WriteAside().save_checkpoint({{"state_dict": {{"w": torch.zeros(1_000_000)}}}}, {str(path)!r})
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert "the checkpoint before it is untouched" in done.stdout, done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+    assert hub.read_pickle(path)["global_step"] == 20
+
+
+def test_validate_builds_and_runs_one_batch_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["validate", "bilinear/smoke"]) == 0
+    out = capsys.readouterr().out
+    assert "(64, 1, 16, 16) torch.float32" in out
+    assert "bilinear/smoke is valid" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_cp_gives_a_recipe_of_ones_own_and_never_overwrites(tmp_path, capsys):
+    assert cli.main(["cp", "bilinear/smoke", str(tmp_path / "mine.yaml")]) == 0
+    assert cli.main(["cp", "bilinear/smoke", str(tmp_path / "mine.yaml")]) == 2
+    assert "exists; give another name" in capsys.readouterr().err
+
+
+def test_a_model_handed_over_in_eval_mode_trains_in_train_mode():
+    import lightning as L
+
+    from zoo.classify import LitClassifier
+    from zoo.data.synthetic import RandomImages
+
+    lit = LitClassifier("bilinear_d64", arch_args={"image_size": 16, "num_classes": 4})
+    lit.model.eval()
+    seen = []
+    lit.model.register_forward_hook(lambda module, *_: seen.append(module.training))
+    trainer = L.Trainer(max_steps=1, limit_val_batches=0, logger=False, enable_checkpointing=False)
+    trainer.fit(lit, RandomImages((1, 16, 16), 64, 64))
+    assert seen == [True]

@@ -1,0 +1,43 @@
+"""Every recipe that ships: it parses against the real classes; the smoke recipes train, resume, export and load."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo
+from zoo import fit, recipe, registry
+
+ROOT = Path(__file__).parents[1]
+ALL = recipe.list_recipes()
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+
+
+def test_the_list_is_what_lies_there():
+    files = [p for p in (ROOT / "recipes").rglob("*") if p.is_file()]
+    assert len(ALL) == len(files) >= 6
+    assert all(p.suffix == ".yaml" for p in files)
+    for family in registry.FAMILIES:
+        assert f"{family}/smoke" in ALL
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_it_parses_and_builds_and_says_what_it_is(name, tmp_path):
+    built = fit.parse(recipe.recipe_path(name), ["--trainer.default_root_dir", str(tmp_path)])
+    assert built.config["expect"]["metric"].startswith("test/")
+    assert len(recipe.about(name)) > 20
+    channels, height, width = built.model.model.image_shape
+    assert built.model(torch.rand(2, channels, height, width)).shape[0] == 2
+    size = built.datamodule.hparams
+    assert (size.get("channels", channels), size.get("image_size", height)) == (channels, height)
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n.endswith("/smoke")])
+def test_smoke_trains_resumes_exports_and_loads(name, tmp_path):
+    assert fit.fit([name, "--runs", str(tmp_path / "runs"), *QUIET]) == 0
+    (run,) = (tmp_path / "runs").glob("*/*")
+    assert fit.fit(["--resume", str(run), "--trainer.max_epochs", "3", *QUIET]) == 0
+    model = zoo.load(str(zoo.export(run, tmp_path / "folder")))
+    images = torch.rand(3, *model.image_shape)
+    assert torch.equal(model(images), zoo.load(str(zoo.export(run, tmp_path / "again")))(images))
+    assert "test/acc" in (tmp_path / "folder" / "README.md").read_text()

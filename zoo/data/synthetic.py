@@ -1,0 +1,62 @@
+"""Seeded random images with a class that can be learned; for tests and smoke recipes."""
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.data.images import Batches, Pixels
+from zoo.data.readers import Items
+
+
+class RandomImages(L.LightningDataModule):
+    """Noise images whose class is their brightest quadrant, 0 to 3 row by row; batches as ImageData's.
+
+    Args:
+        shape: (C, H, W) of an image.
+        num_images: in each of train, val and test, which differ.
+        batch_size: images of a batch.
+        seed: of the images and their order.
+    """
+
+    def __init__(self, shape: tuple[int, int, int] = (1, 28, 28), num_images: int = 1024, batch_size: int = 128, seed: int = 0):
+        super().__init__()
+        if num_images < batch_size:
+            raise ValueError(f"num_images={num_images} make no batch of {batch_size}; lower batch_size")
+        self.save_hyperparameters()
+        self.classes = ["top left", "top right", "bottom left", "bottom right"]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return tuple(self.hparams.shape)
+
+    def train_dataloader(self) -> Batches:
+        return self._batches(0, shuffle=True)
+
+    def val_dataloader(self) -> Batches:
+        return self._batches(1, shuffle=False)
+
+    def test_dataloader(self) -> Batches:
+        return self._batches(2, shuffle=False)
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor, object], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """uint8 (B, C, H, W) → float in [0, 1]."""
+        x, y, _ = batch
+        return x.to(torch.float32).div_(255), y
+
+    def _batches(self, split: int, shuffle: bool) -> Batches:
+        h = self.hparams
+        c, height, width = h.shape
+        rng = np.random.default_rng((h.seed, split))
+        labels = rng.integers(0, 4, h.num_images)
+        images = rng.integers(0, 128, (h.num_images, height, width, c), dtype=np.uint8)
+        for image, label in zip(images, labels):
+            top, left = label // 2 * (height // 2), label % 2 * (width // 2)
+            image[top : top + height // 2, left : left + width // 2] += 64
+        pixels = Pixels(Items(images, labels, self.classes, "random images"), None, c)
+        pixels.array = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())  # (N, C, H, W)
+        return Batches(pixels, torch.from_numpy(labels), h.batch_size, shuffle, h.seed)

@@ -1,0 +1,350 @@
+"""`zoo fit` and `zoo validate`: LightningCLI with exact resume, one directory per run, and what ran written down."""
+
+import inspect
+import json
+import os
+import platform
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.optim.lr_scheduler import LambdaLR
+
+from zoo import __version__, recipe
+from zoo.registry import suggest
+
+LAST = Path("checkpoints") / "last.ckpt"
+
+
+def fit(argv: list[str]) -> int:
+    """Train by a recipe, or go on with a run; returns the exit status, 128 + signal when one stopped it."""
+    argv, root = _take(list(argv), "--runs", "runs")
+    argv, run = _take(argv, "--resume", None)
+    if run is None:
+        name, overrides = argv[0], argv[1:]
+        file = recipe.recipe_path(name)
+        cli = parse(file, overrides)
+        run = _new_run(Path(root), name)
+        _write_down(run, cli, name)
+    else:
+        run, overrides = Path(run), argv
+        if not (run / LAST).is_file() or not (run / "recipe.yaml").is_file():
+            raise ValueError(f"{run} is no run to resume: it needs recipe.yaml and {LAST}; runs lie under runs/RECIPE/")
+        cli = parse(run / "recipe.yaml", overrides)
+        name = json.loads((run / "environment.json").read_text())["recipe"]
+        _write_down(run, cli, name)
+    print(f"run {run}", flush=True)
+    return _run(cli, run, name, resume=run / LAST if (run / LAST).is_file() else None, overridden=bool(overrides))
+
+
+def validate(argv: list[str]) -> int:
+    """Build a recipe, run one batch of each loop, print what goes in; no files are left."""
+    overrides = [*argv[1:], "--trainer.fast_dev_run", "1", "--trainer.enable_progress_bar", "false"]
+    cli = parse(recipe.recipe_path(argv[0]), overrides)
+    data, model = cli.datamodule, cli.model
+    data.prepare_data()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    images, labels = data.on_after_batch_transfer(batch, 0)
+    cli.trainer.fit(model, data)
+    print(f"images      {tuple(images.shape)} {images.dtype} in [{images.min():.3g}, {images.max():.3g}]")
+    print(f"labels      {tuple(labels.shape)} {labels.dtype}, {data.num_classes} classes")
+    print(f"parameters  {sum(p.numel() for p in model.model.parameters()):,}")
+    steps = cli.config["trainer"]["accumulate_grad_batches"] * cli.trainer.world_size
+    print(f"batch       {len(images) * steps} images an optimiser step, learning rate {model.hparams.lr:g}")
+    print(f"{argv[0]} is valid")
+    return 0
+
+
+def parse(file: Path, overrides: list[str]) -> LightningCLI:
+    """Build model, data and Trainer from a recipe and the command line.
+
+    Raises:
+        ValueError: what the parser refuses, in one line, with the nearest names for an unknown key.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+        try:
+            return _CLI(
+                args=["--config", str(file), *overrides],
+                run=False,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+            )
+        except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+            raise ValueError(_short(str(error), file)) from error
+
+
+class _CLI(LightningCLI):
+    def add_arguments_to_parser(self, parser: jsonargparse.ArgumentParser) -> None:
+        parser.add_argument("--expect", type=dict | None, default=None, help="the figure the recipe should reach")
+
+
+def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridden: bool) -> int:
+    trainer, stop = cli.trainer, Stop(run)
+    trainer.strategy.checkpoint_io = WriteAside()
+    trainer.callbacks[:0] = [RunState(overridden)]
+    bars = trainer.progress_bar_callback is not None
+    if bars and sys.stdout.isatty():
+        trainer.callbacks.remove(trainer.progress_bar_callback)
+        trainer.callbacks.append(RichProgressBar())
+    elif bars and isinstance(trainer.progress_bar_callback, TQDMProgressBar):
+        trainer.progress_bar_callback._refresh_rate = 50  # a log file wants few lines
+    trainer.callbacks = [c for c in trainer.callbacks if not (isinstance(c, ModelCheckpoint) and c.dirpath is None)]
+    trainer.callbacks += [
+        stop,
+        ModelCheckpoint(run / LAST.parent, "last", save_on_train_epoch_end=True, enable_version_counter=False),
+    ]
+    if cli.config["trainer"]["logger"] in (None, True):
+        trainer.loggers = [CSVLogger(run, "logs"), TensorBoardLogger(str(run), "logs/tensorboard", version="")]
+    start = time.perf_counter()
+    try:
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=resume and str(resume), weights_only=True)
+    except Stopped as stopped:
+        print(f"stopped by {signal.Signals(stopped.signum).name}; go on with: zoo fit --resume {run}")
+        return 128 + stopped.signum
+    seconds = time.perf_counter() - start
+    validated = dict(trainer.callback_metrics)
+    (figures,) = trainer.test(cli.model, cli.datamodule, verbose=False)
+    found = {
+        "recipe": name,
+        "seed": cli.config["seed_everything"],
+        "data": cli.datamodule.hparams.get("source", type(cli.datamodule).__name__),
+        "metrics": {k: float(v) for k, v in (validated | figures).items()},
+        "expect": cli.config["expect"],
+        "seconds": round(seconds, 2),
+        "images_per_second": round(stop.images / seconds),
+    }
+    _write_json(run / "metrics.json", found)
+    for key, value in figures.items():
+        print(f"{key:<12} {value:.4f}")
+    expect = found["expect"] or {}
+    if expect.get("value") is not None:
+        print(f"{'expected':<12} {expect['metric']} {expect['value']} ({expect.get('about', 'see the recipe')})")
+    print(f"{seconds:.1f} s, {found['images_per_second']:,} images/s")
+    print(run)
+    return 0
+
+
+class Stopped(Exception):
+    """A signal asked for the end, and a checkpoint was written."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
+class Stop(Callback):
+    """SIGTERM and Ctrl-C finish the step, write a checkpoint and leave; a second Ctrl-C leaves at once."""
+
+    def __init__(self, run: Path):
+        self.run, self.signum, self.saved, self.images = run, 0, False, 0
+        self.before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        # Now and not earlier: Lightning puts its own handlers in place just before.
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            self.before[signum] = signal.signal(signum, self._note)
+
+    def _note(self, signum: int, frame: object) -> None:
+        if self.signum == signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = signum
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, index: int) -> None:
+        self.images += len(batch[0])
+        # Not on the last batch: between it and the next epoch there is no place to go on from. The next one will do.
+        if self.signum and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.run / LAST)
+            self.saved = True
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, index: int) -> None:
+        if self.saved:  # only now has the step that was saved been logged
+            raise Stopped(self.signum)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for signum, handler in self.before.items():
+            signal.signal(signum, handler)
+
+
+class RunState(Callback):
+    """Exact resume: random states and the place in the epoch travel in the checkpoint.
+
+    On resume, what the recipe and the command line say of the optimiser wins over the checkpoint, where `overridden`.
+    """
+
+    def __init__(self, overridden: bool):
+        self.overridden, self.fresh, self.states, self.batches = overridden, [], None, None
+
+    def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict) -> None:
+        kind, keys, *rest = np.random.get_state()
+        checkpoint["random"] = {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "python": random.getstate(),
+            "numpy": (kind, keys.tolist(), *rest),
+        }
+        # Lightning keeps this too, but forgets to give it back once anything has asked for estimated_stepping_batches.
+        checkpoint["batches"] = trainer.train_dataloader.state_dict()
+
+    def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict) -> None:
+        self.states, self.batches = checkpoint.get("random"), checkpoint.get("batches")
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        # Before the checkpoint's optimiser state comes in: these are the values of the recipe and the command line.
+        self.fresh = [[{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in trainer.optimizers]
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.batches is not None:
+            trainer.train_dataloader.load_state_dict(self.batches)
+        if self.states is None or not self.overridden:
+            return
+        for optimizer, groups in zip(trainer.optimizers, self.fresh):
+            for group, values in zip(optimizer.param_groups, groups):
+                group.update(values)
+        for config in trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            if isinstance(schedule, LambdaLR):
+                schedule.base_lrs = [g["initial_lr"] for g in schedule.optimizer.param_groups]
+                for group, lr in zip(schedule.optimizer.param_groups, schedule.base_lrs):
+                    group["lr"] = lr * schedule.lr_lambdas[0](schedule.last_epoch)
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, index: int) -> None:
+        if self.states is None:
+            return
+        states, self.states = self.states, None
+        torch.set_rng_state(states["torch"])
+        if torch.cuda.is_available() and states["cuda"]:
+            torch.cuda.set_rng_state_all(states["cuda"])
+        version, internal, gauss = states["python"]
+        random.setstate((version, tuple(internal), gauss))
+        kind, keys, *rest = states["numpy"]
+        np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))
+
+
+class WriteAside(TorchCheckpointIO):
+    """A checkpoint is written beside its place, synced and renamed: a full disk leaves the last good one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        # jsonargparse notes how it made the module; export and weights_only loading want plain arguments only.
+        for key in [k for k in checkpoint.get("hyper_parameters", {}) if k.startswith("_")]:
+            del checkpoint["hyper_parameters"][key]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(aside, "wb") as f:
+                torch.save(checkpoint, f)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(aside, path)
+        except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+            raise OSError(f"cannot write {path}: {error}; the checkpoint before it is untouched, free some space") from error
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def _new_run(root: Path, name: str) -> Path:
+    stem = Path(name).stem if Path(name).suffix else name.replace("/", "-")
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for n in range(1000):
+        run = root / stem / (f"{stamp}-{n}" if n else stamp)
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:
+            if not run.is_dir():
+                raise
+        else:
+            return run
+    raise OSError(f"no free directory under {root / stem}; give another --runs")
+
+
+def _write_down(run: Path, cli: LightningCLI, name: str) -> None:
+    """The resolved recipe, the environment and the commit, beside the checkpoints."""
+    resolved = cli.parser.dump(cli.config, skip_none=False)
+    (run / "recipe.yaml").write_text(re.sub(r"^config:.*\n(- .*\n)*", "", resolved, flags=re.MULTILINE))
+    earlier = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
+    _write_json(
+        run / "environment.json",
+        {
+            "recipe": name,
+            "commands": [*earlier.get("commands", ()), " ".join(["zoo", *sys.argv[1:]])],
+            "zoo": __version__,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "torch": torch.__version__,
+            "lightning": L.__version__,
+        },
+    )
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, with -dirty where files differ; None in an installed package."""
+    here = Path(__file__).resolve().parents[1]
+    if not (here / ".git").exists():
+        return None
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=here, capture_output=True, text=True
+    )
+    return described.stdout.strip() or None
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(json.dumps(values, indent=2, default=str) + "\n")
+    os.replace(aside, path)
+
+
+def _take(argv: list[str], flag: str, default: str | None) -> tuple[list[str], str | None]:
+    """Remove `flag VALUE` or `flag=VALUE` from argv."""
+    for i, arg in enumerate(argv):
+        if arg == flag and i + 1 < len(argv):
+            return argv[:i] + argv[i + 2 :], argv[i + 1]
+        if arg.startswith(f"{flag}="):
+            return argv[:i] + argv[i + 1 :], arg.partition("=")[2]
+    return argv, default
+
+
+def _short(error: str, file: Path) -> str:
+    """A parser's complaint in one line, with the nearest of the keys there are."""
+    unknown = re.search(r"(?:[Oo]ption|[Kk]ey|unrecognized arguments:) '?(?:--)?([\w.]+)'?(?: is not| \d|$)", error)
+    if unknown is not None:
+        key = unknown[1]
+        wrong = next((k for k in key.split(".") if k not in _keys()), key)
+        return f"{file}: no key {key!r}{suggest(wrong, _keys())}; `zoo fit --help` says where keys come from"
+    reason = re.sub(r"^.*?Errors:\s*-|- Expected a <class 'NoneType'>.*|Problem with given class_path [^:]*:", "", error, flags=re.DOTALL)
+    return f"{file}: {' '.join(reason.split())[:400]}"
+
+
+def _keys() -> list[str]:
+    from zoo.classify import LitClassifier
+    from zoo.data.images import ImageData
+
+    places = (LitClassifier, ImageData, L.Trainer)
+    return ["model", "data", "trainer", "seed_everything", "expect", *(k for c in places for k in inspect.signature(c).parameters)]

@@ -1,0 +1,61 @@
+"""Finding and copying recipes, and the help of the verbs that run them; no Lightning, no YAML parsing."""
+
+import fnmatch
+from pathlib import Path
+
+from zoo.registry import suggest
+
+_HERE = Path(__file__).parent
+ROOT = _HERE / "recipes" if (_HERE / "recipes").is_dir() else _HERE.parent / "recipes"  # wheel, or checkout
+
+FIT_HELP = """\
+zoo fit RECIPE|FILE [--runs FOLDER] [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE] [--seed_everything N]
+zoo fit --resume RUN [--model.KEY VALUE …]
+
+RECIPE is a name that `zoo ls --recipes` shows, FILE a recipe of one's own (`zoo cp RECIPE FILE`).
+KEY is an argument of the recipe's LightningModule, its DataModule, or Lightning's Trainer.
+
+Each run gets a directory of its own under runs/RECIPE/: the resolved recipe, the environment, checkpoints/, logs/
+(CSV and TensorBoard) and metrics.json. Ctrl-C and SIGTERM leave a checkpoint after the step in progress; --resume goes
+on from it exactly, and what is given on the command line then wins over what the run began with.
+
+zoo fit bilinear/mnist --data.source PATH_OR_HUB_ID --trainer.max_epochs 3"""
+
+VALIDATE_HELP = """\
+zoo validate RECIPE|FILE [--model.KEY VALUE …]
+
+Parses the recipe, builds everything, runs one batch of training and validation, prints shapes; leaves no files."""
+
+
+def list_recipes(pattern: str = "*") -> list[str]:
+    """Names `family/name` of the recipes that ship with the package and match a shell pattern."""
+    names = sorted(str(p.relative_to(ROOT).with_suffix("")) for p in ROOT.rglob("*.yaml"))
+    return [n for n in names if fnmatch.fnmatchcase(n, pattern)]
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe, by name or path.
+
+    Raises:
+        ValueError: neither a file nor a recipe; the message names the nearest ones.
+    """
+    for path in (Path(name), ROOT / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise ValueError(f"no recipe {name!r}{suggest(name, list_recipes())}; `zoo ls --recipes` lists them, or give a file")
+
+
+def about(name: str) -> str:
+    """A recipe's first comment line."""
+    with open(recipe_path(name), encoding="utf-8") as f:
+        return f.readline().lstrip("# ").strip()
+
+
+def copy_recipe(name: str, to: Path) -> Path:
+    """Copy a recipe; never over a file that is there."""
+    text = recipe_path(name).read_text(encoding="utf-8")
+    if to.exists():
+        raise ValueError(f"{to} exists; give another name")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text(text, encoding="utf-8")
+    return to
