@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.card import model_card
+from zoo.card import refresh
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -40,5 +40,6 @@ def test_the_make_targets_exist():
         assert f"\n{target}:" in makefile
 
 
-def test_model_card_is_what_the_registry_says():
-    assert (ROOT / "MODEL_CARD.md").read_text(encoding="utf-8") == model_card(), "run python -m zoo.card"
+def test_every_generated_file_is_what_the_registry_says():
+    for path, text in refresh().items():
+        assert (ROOT / path).read_text(encoding="utf-8") == text, f"{path} is stale: run python -m zoo.card"

@@ -1,8 +1,9 @@
 """The words that travel with weights: the README of a checkpoint folder, and MODEL_CARD.md.
 
-`python -m zoo.card` writes MODEL_CARD.md again; a test compares.
+`python -m zoo.card` writes MODEL_CARD.md and the cards of the embedded checkpoints again; a test compares.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -121,5 +122,21 @@ def _table(head: tuple[str, ...], rows: Any) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def refresh() -> dict[Path, str]:
+    """What MODEL_CARD.md and the cards of the embedded checkpoints should say, by file."""
+    from zoo import hub
+
+    texts = {Path("MODEL_CARD.md"): model_card()}
+    for record in registry.records().values():
+        if record.embedded:
+            folder = hub.embedded_folder(record)
+            config = hub.read_config(folder) | {"name": record.name, "classes": list(record.classes)}
+            config["metrics"] = [vars(m) for m in record.metrics]
+            texts[folder / hub.CONFIG] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+            texts[folder / hub.CARD] = folder_card(config)
+    return texts
+
+
 if __name__ == "__main__":
-    Path("MODEL_CARD.md").write_text(model_card(), encoding="utf-8")
+    for path, text in refresh().items():
+        path.write_text(text, encoding="utf-8")

@@ -90,7 +90,10 @@ class LitClassifier(L.LightningModule):
         self.train()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["zoo"] = self.model.zoo_config  # all that export needs to build the model again
+        # All that export needs to build the model again; the class names are the data's.
+        classes = getattr(self.trainer.datamodule, "classes", ())
+        known = {"classes": list(classes)} if len(classes) == self.model.head.out_features else {}
+        checkpoint["zoo"] = self.model.zoo_config | known
 
     def configure_optimizers(self) -> dict:
         h = self.hparams

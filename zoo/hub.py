@@ -227,7 +227,7 @@ def _load(name: str, args: Mapping[str, Any], arch: str | None = None) -> nn.Mod
         file = folder / record.file if folder else _download(record.repo, record.file, record.revision)
         config = {"arch": record.arch, "args": record.args, "classes": list(record.classes), "name": record.name}
         expected = {"sha256": record.sha256, "size": record.size}
-        _say_terms(record)
+        _say_terms(record.name)
     else:
         folder, fetch = (_hub_folder(name) if name.startswith("hf://") else (Path(name), None))
         config = read_config(folder)
@@ -332,7 +332,9 @@ def embedded_folder(record: Weights) -> Path:
 
 
 @cache
-def _say_terms(record: Weights) -> None:
+def _say_terms(name: str) -> None:
+    """Once per process, for weights that are not free to use."""
+    record = registry.weights_info(name)
     if not record.permissive:
         warnings.warn(f"{record.name} is under {record.licence}; data: {record.data_terms}", stacklevel=4)
 

@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -48,9 +48,7 @@ class Weights:
     classes: tuple[str, ...] = ()
     golden: tuple[float, ...] = ()  # first outputs on the golden input, see zoo.hub.golden_output
     notes: str = ""
-    paper: str = ""
     data: str | None = None  # Hub id of the training data
-    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def arch(self) -> str:

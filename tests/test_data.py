@@ -1,0 +1,276 @@
+"""Images from every kind of source: what comes out, the same for the same seed, and what is refused."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zoo.data import images as images_module
+from zoo.data.images import ImageData, augment
+from zoo.data.readers import read
+from zoo.data.synthetic import RandomImages
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+
+
+def ready(source="samples/mnist", stage="fit", **args):
+    data = ImageData(source, **({"channels": 1, "batch_size": 100} | args))
+    data.setup(stage)
+    return data
+
+
+def epoch(data):
+    return [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+
+
+def same(a, b):
+    return len(a) == len(b) and all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(a, b))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """20 images of two classes, each of one colour that tells which it is."""
+    for split, count in (("train", 8), ("val", 2)):
+        for label, name in enumerate(("cat", "dog")):
+            place = tmp_path / "pets" / split / name
+            place.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (12, 10), (200 * label, 10 * i, 7)).save(place / f"{i}.png")
+    return tmp_path / "pets"
+
+
+def test_a_batch_is_float_in_0_1_and_int64():
+    x, y = epoch(ready())[0]
+    assert x.shape == (100, 1, 28, 28)
+    assert x.dtype == torch.float32
+    assert (x.min(), x.max()) == (0, 1)
+    assert y.dtype == torch.int64
+
+
+def test_uint8_travels_to_the_device():
+    x, _, _ = next(iter(ready().train_dataloader()))
+    assert x.dtype == torch.uint8
+
+
+def test_the_shipped_digits_are_real_and_balanced():
+    for split, items in read("samples/mnist").items():
+        assert np.bincount(items.labels).tolist() == [100] * 10, split
+        assert items.classes == [str(c) for c in range(10)]
+    data = ready(stage="test")
+    pixels, labels = data.splits["test"]
+    ink = [pixels.array[labels == c].double().mean().item() for c in (0, 1)]
+    assert ink[0] > 1.8 * ink[1]  # a zero takes more ink than a one
+
+
+def test_pixels_are_those_of_the_file():
+    data, items = ready(stage="test"), read("samples/mnist")["test"]
+    for i in (0, 499, 999):
+        expected = np.asarray(Image.open(io.BytesIO(items.images[i])))
+        assert (data.splits["test"][0].array[i, 0].numpy() == expected).all()
+
+
+def test_same_seed_same_batches_another_seed_others():
+    args = {"crop": 2, "flip": True}
+    assert same(epoch(ready(seed=3, **args)), epoch(ready(seed=3, **args)))
+    assert not same(epoch(ready(seed=3, **args)), epoch(ready(seed=4, **args)))
+
+
+def test_epochs_differ_and_each_shows_every_image_once():
+    loader = ready().train_dataloader()
+    first, second = ([y for _, y, _ in loader] for _ in range(2))
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+    assert torch.equal(torch.cat(first).bincount(), torch.cat(second).bincount())
+
+
+@pytest.mark.parametrize("stop", [1, 4, 9])
+def test_an_epoch_goes_on_where_it_stopped(stop):
+    data = ready(crop=2)
+    loader, whole = data.train_dataloader(), epoch(data)
+    iterator = iter(loader)
+    for _ in range(stop):
+        next(iterator)
+    again = data.train_dataloader()
+    again.load_state_dict(loader.state_dict())
+    assert same([data.on_after_batch_transfer(b, 0) for b in again], whole[stop:])
+
+
+def test_after_a_whole_epoch_the_next_one_begins():
+    loader = ready().train_dataloader()
+    first = torch.cat([y for _, y, _ in loader])
+    again = ready().train_dataloader()
+    again.load_state_dict({"epoch": 0, "done": len(again)})
+    second = torch.cat([y for _, y, _ in again])
+    assert torch.equal(second, torch.cat([y for _, y, _ in loader]))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("cache", ["memory", "memmap"])
+def test_every_cache_gives_the_same_batches(cache):
+    args = {"crop": 2, "flip": True, "limit": 300}
+    assert same(epoch(ready(cache=cache, **args)), epoch(ready(cache="none", num_workers=2, **args)))
+
+
+def test_the_memory_map_is_made_once_and_only_whole(tmp_path, monkeypatch):
+    ready(cache="memmap", stage="test")
+    (file,) = (tmp_path / "cache" / "images").iterdir()
+    before = file.stat().st_mtime_ns
+    ready(cache="memmap", stage="test")
+    assert file.stat().st_mtime_ns == before
+    file.unlink()
+
+    def broken(self, out):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(images_module.Pixels, "decode_into", broken)
+    with pytest.raises(OSError, match="disk full"):
+        ready(cache="memmap", stage="test")
+    assert not list((tmp_path / "cache" / "images").iterdir())
+
+
+def test_writing_into_a_batch_leaves_the_cache_alone():
+    data = ready(cache="memmap")
+    next(iter(data.train_dataloader()))[0].zero_()
+    assert same(epoch(data), epoch(ready(cache="memory")))
+
+
+def test_crop_and_flip_equal_one_image_at_a_time():
+    x = torch.randint(0, 256, (40, 3, 9, 7), dtype=torch.uint8)
+    found = augment(x, 2, True, [0, 0, 0, 0])
+    assert torch.equal(found, augment(x, 2, True, [0, 0, 0, 0]))
+    assert not torch.equal(found, augment(x, 2, True, [0, 0, 1, 0]))
+    seen = set()
+    for image, out in zip(x, found):
+        padded = torch.nn.functional.pad(image, (2, 2, 2, 2))
+        matches = [
+            (top, left, flip)
+            for top in range(5)
+            for left in range(5)
+            for flip in (False, True)
+            for crop in [padded[:, top : top + 9, left : left + 7]]
+            if torch.equal(out, crop.flip(-1) if flip else crop)
+        ]
+        assert len(matches) == 1
+        seen.add(matches[0])
+    assert len({m[0] for m in seen}) == len({m[1] for m in seen}) == 5
+    assert {m[2] for m in seen} == {True, False}
+
+
+def test_evaluation_is_neither_augmented_nor_shuffled_nor_cut():
+    data = ready(stage="test", crop=4, flip=True, eval_batch_size=300)
+    batches = [data.on_after_batch_transfer(b, 0) for b in data.test_dataloader()]
+    assert [len(y) for _, y in batches] == [300, 300, 300, 100]
+    pixels, labels = data.splits["test"]
+    assert torch.equal(torch.cat([x for x, _ in batches]), pixels.array.float() / 255)
+    assert torch.equal(torch.cat([y for _, y in batches]), labels)
+
+
+def test_processes_share_an_epoch_evenly_and_without_overlap():
+    pixels, labels = ready(limit=103, batch_size=10).splits["train"]
+    loaders = [images_module.Batches(pixels, labels, 10, True, rank=r, world=2) for r in range(2)]
+    orders = [loader._order(0) for loader in loaders]
+    assert len(orders[0]) == len(orders[1]) == 51
+    assert not set(orders[0].tolist()) & set(orders[1].tolist())
+    even = [images_module.Batches(pixels, labels, 10, False, rank=r, world=2) for r in range(2)]
+    assert len(list(even[0])) == len(list(even[1])) == len(even[0])
+
+
+def test_limit_draws_evenly_over_the_classes():
+    _, labels = ready(limit=50, batch_size=50).splits["train"]
+    assert labels.bincount().tolist() == [5] * 10
+
+
+def test_validation_can_be_held_out_of_training():
+    data = ready(val_fraction=0.2)
+    assert (len(data.splits["train"][1]), len(data.splits["val"][1])) == (800, 200)
+    whole = torch.cat([data.splits[s][0].array for s in ("train", "val")]).flatten(1).double().sum(1).sort().values
+    assert torch.equal(whole, ready().splits["train"][0].array.flatten(1).double().sum(1).sort().values)
+
+
+def test_an_image_folder(folder):
+    data = ready(str(folder), channels=3, batch_size=4, image_size=8)
+    assert data.classes == ["cat", "dog"]
+    assert data.image_shape == (3, 8, 8)
+    for x, y in epoch(data):
+        assert torch.equal((x[:, 0].mean((1, 2)) > 0.5).long(), y)
+    assert len(data.splits["val"][1]) == 4
+
+
+def test_a_folder_of_classes_alone_is_all_training(folder):
+    data = ready(str(folder / "train"), channels=3, batch_size=4, image_size=8, val_fraction=0.25)
+    assert (len(data.splits["train"][1]), len(data.splits["val"][1])) == (12, 4)
+
+
+def test_images_are_resized_by_the_shorter_side_and_cropped_in_the_centre(tmp_path):
+    (tmp_path / "one" / "train" / "a").mkdir(parents=True)
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[:, 20:40] = 255  # the centre third is white
+    Image.fromarray(image).save(tmp_path / "one" / "train" / "a" / "wide.png")
+    pixels = images_module.Pixels(read(str(tmp_path / "one"))["train"], 10, 3)
+    assert pixels.shape == (3, 10, 10)
+    assert pixels[0].float().mean() > 240
+
+
+def test_random_images_have_a_class_that_can_be_seen():
+    data = RandomImages((1, 8, 8), num_images=64, batch_size=32, seed=1)
+    for batch in data.train_dataloader():
+        x, y = data.on_after_batch_transfer(batch, 0)
+        quadrants = x.unfold(2, 4, 4).unfold(3, 4, 4).mean((1, 4, 5)).flatten(1)
+        assert torch.equal(quadrants.argmax(1), y)
+
+
+@pytest.mark.parametrize(
+    ("source", "args", "error", "message"),
+    [
+        ("./nowhere", {}, FileNotFoundError, "no folder ./nowhere; give a folder of class folders or of parquet"),
+        ("samples/minst", {}, ValueError, "there are samples/mnist"),
+        ("torchvision:MINST", {}, ValueError, "no torchvision set 'MINST', did you mean"),
+        ("samples/mnist", {"image_column": "img"}, ValueError, "no column 'img'.*it has image, label"),
+        ("samples/mnist", {"label_column": "labels"}, ValueError, "did you mean label"),
+        ("samples/mnist", {"cache": "disk"}, ValueError, "cache='disk', allowed auto"),
+        ("samples/mnist", {"val_fraction": 1.0}, ValueError, "allowed 0 to below 1"),
+        ("samples/mnist", {"batch_size": 0}, ValueError, "at least 1"),
+    ],
+)
+def test_a_wrong_source_is_named_with_what_there_is(source, args, error, message):
+    with pytest.raises(error, match=message):
+        ready(source, **args)
+
+
+def test_a_batch_larger_than_the_set_is_refused():
+    with pytest.raises(ValueError, match="1000 training images make no batch of 2048; lower batch_size"):
+        ready(batch_size=2048).train_dataloader()
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no images; expected"):
+        ready(str(tmp_path / "empty"))
+
+
+def test_mixed_sizes_need_an_image_size(folder):
+    Image.new("RGB", (30, 30)).save(folder / "train" / "cat" / "big.png")
+    with pytest.raises(ValueError, match="mixes 10×12 and 30×30 px images; give image_size"):
+        ready(str(folder), channels=3, batch_size=4)
+
+
+def test_a_damaged_file_is_named(folder):
+    bad = folder / "train" / "dog" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"dog/3\.png cannot be decoded"):
+        ready(str(folder), channels=3, batch_size=4)
+
+
+def test_a_hub_id_without_a_network_says_so(tmp_path):
+    import subprocess
+    import sys
+
+    script = "from zoo.data.readers import read\ntry: read('latentzoo/nothing')\nexcept OSError as e: print(type(e).__name__, e)"
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    out = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert "latentzoo/nothing is not cached and the Hub cannot be reached" in out.stdout, out.stderr[-2000:]
