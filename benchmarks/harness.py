@@ -1,8 +1,9 @@
-"""Ours and theirs by turns in one run, medians, their ratio, the machine: speeds are comparable in no other way here."""
+"""Ours and theirs by turns in one run, medians, their ratio, the machine: speeds compare in no other way."""
 
 import json
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 
-def compare(name: str, ours: Callable[[], int], theirs: Callable[[], int], repeats: int = 5, **facts: Any) -> dict[str, Any]:
+def compare(
+    name: str, ours: Callable[[], int], theirs: Callable[[], int], repeats: int = 5, **facts: Any
+) -> dict[str, Any]:
     """Run both by turns; each returns how many items it did. One round of each comes first, uncounted.
 
     Returns:
@@ -43,7 +46,9 @@ def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     import torch
 
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), platform.processor())
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.is_file() else []
+    cpu = names[0] if names else platform.processor()
     return {
         "cpu": cpu,
         "cpus": os.cpu_count(),
@@ -65,9 +70,16 @@ def table(results: list[dict[str, Any]]) -> str:
     """One line a result."""
 
     def show(value: Any) -> str:
-        return f"{value:,.0f}" if isinstance(value, float) and value > 100 else f"{value:.3g}" if isinstance(value, float) else str(value)
+        return (
+            f"{value:,.0f}"
+            if isinstance(value, float) and value > 100
+            else f"{value:.3g}"
+            if isinstance(value, float)
+            else str(value)
+        )
 
     return "\n".join(
-        f"{r['name']:<58} " + "  ".join(f"{k} {show(v)}" for k, v in r.items() if k not in ("name", "ratio_range", "unit"))
+        f"{r['name']:<58} "
+        + "  ".join(f"{k} {show(v)}" for k, v in r.items() if k not in ("name", "ratio_range", "unit"))
         for r in results
     )

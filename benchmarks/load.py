@@ -2,7 +2,6 @@
 
 import argparse
 import json
-
 import subprocess
 import sys
 import tempfile
@@ -65,12 +64,17 @@ def main(argv: list[str] | None = None) -> list[dict]:
         zoo_s.append(process_seconds(LOAD_EMBEDDED))
     a, b = harness.median(torch_s), harness.median(zoo_s)
     results.append({"name": "import torch", "seconds": a})
-    results.append({"name": "zoo.load of an embedded checkpoint", "seconds": b, "over_import_torch": b - a, "target": 0.3})
+    results.append(
+        {"name": "zoo.load of an embedded checkpoint", "seconds": b, "over_import_torch": b - a, "target": 0.3}
+    )
 
     with tempfile.TemporaryDirectory() as folder:
         size = make_large(Path(folder), args.layers)
         file = str(Path(folder) / "model.safetensors")
-        read_body = f"b = bytearray({size}); f = open({file!r}, 'rb', buffering=0); n = 0\nwhile n < {size}: n += f.readinto(memoryview(b)[n:])"
+        read_body = (
+            f"b, f, n = bytearray({size}), open({file!r}, 'rb', buffering=0), 0\n"
+            f"while n < {size}: n += f.readinto(memoryview(b)[n:])"
+        )
         load_body = f"model = zoo.load({folder!r})"
         use_body = load_body + "\nfor p in model.parameters(): p.sum()"
         runs = {"read": [], "load": [], "load and touch": []}

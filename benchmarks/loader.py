@@ -37,11 +37,18 @@ def main(argv: list[str] | None = None) -> list[dict]:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         count = unpack(args.data, Path(folder), args.limit)
-        data = ImageData(folder, channels=3, batch_size=args.batch_size, crop=2, flip=True, cache="memory", val_fraction=0.01)
+        data = ImageData(
+            folder, channels=3, batch_size=args.batch_size, crop=2, flip=True, cache="memory", val_fraction=0.01
+        )
         data.setup("fit")
         size = data.image_shape[1]
         transform = v2.Compose(
-            [v2.ToImage(), v2.RandomCrop(size, padding=2), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)]
+            [
+                v2.ToImage(),
+                v2.RandomCrop(size, padding=2),
+                v2.RandomHorizontalFlip(),
+                v2.ToDtype(torch.float32, scale=True),
+            ]
         )
         plain = DataLoader(
             datasets.ImageFolder(str(Path(folder) / "train"), transform),

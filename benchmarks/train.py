@@ -60,7 +60,9 @@ def main(argv: list[str] | None = None) -> list[dict]:
         return sum(len(y) for _, y in collated)
 
     results = [
-        harness.compare(f"bilinear epoch, {args.images:,} images", ours, theirs, args.repeats, target=5, data=args.data),
+        harness.compare(
+            f"bilinear epoch, {args.images:,} images", ours, theirs, args.repeats, target=5, data=args.data
+        ),
         harness.compare("  its loading alone", ours_loading, theirs_loading, args.repeats, data=args.data),
     ]
     harness.write(results, args.out)

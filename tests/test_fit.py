@@ -32,7 +32,7 @@ def train(tmp_path, *argv):
 def losses(run):
     found = {}
     for file in sorted((run / "logs").glob("version_*/metrics.csv")):
-        for row in csv.DictReader(open(file)):
+        for row in csv.DictReader(file.read_text().splitlines()):
             if row.get("train/loss"):
                 found[int(row["step"])] = row["train/loss"]
     return found

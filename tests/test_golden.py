@@ -19,7 +19,9 @@ ARCHS = {
 
 def fill(model: torch.nn.Module) -> torch.nn.Module:
     for n, p in enumerate(model.parameters(), start=1):
-        noise = torch.arange(p.numel(), dtype=torch.float64).add(n).mul(12.9898).sin().mul(43758.5453).frac()  # in (-1, 1)
+        noise = (
+            torch.arange(p.numel(), dtype=torch.float64).add(n).mul(12.9898).sin().mul(43758.5453).frac()
+        )  # in (-1, 1)
         p.data = (noise * (3 / p.shape[-1]) ** 0.5).reshape(p.shape).float()
     return model
 

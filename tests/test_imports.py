@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("lightning", "torchvision", "timm", "torchmetrics", "datasets", "matplotlib", "jsonargparse", "huggingface_hub")
+HEAVY = (
+    "lightning",
+    "torchvision",
+    "timm",
+    "torchmetrics",
+    "datasets",
+    "matplotlib",
+    "jsonargparse",
+    "huggingface_hub",
+)
 
 
 def modules_after(code: str) -> set[str]:
@@ -32,15 +41,16 @@ def test_loading_an_embedded_checkpoint_loads_only_torch():
 
 def test_the_public_names_are_there_and_stay_functions():
     import zoo
-    import zoo.convert  # noqa: F401, binds the module under the function's name
+    import zoo.convert
 
     for name in zoo.__all__:
         assert callable(getattr(zoo, name)) or name == "convert"
-    code = "import zoo; zoo.load('bilinear_d256.mnist'); zoo.convert; import zoo.hub; assert callable(zoo.convert), zoo.convert"
-    modules_after(code)
+    modules_after("import zoo, zoo.hub; zoo.load('bilinear_d256.mnist'); assert callable(zoo.convert)")
 
 
-@pytest.mark.parametrize("argv", [["ls"], ["info", "bilinear_d256.mnist"], ["--help"], ["fit", "--help"], ["ls", "--json"]])
+@pytest.mark.parametrize(
+    "argv", [["ls"], ["info", "bilinear_d256.mnist"], ["--help"], ["fit", "--help"], ["ls", "--json"]]
+)
 def test_the_command_line_answers_without_torch_and_in_no_time(argv):
     best = float("inf")
     for _ in range(5):  # the best of five: a shared machine is noisy, and only ever slower
@@ -74,13 +84,17 @@ def test_who_may_import_whom():
         inside = {n for n in imports_of(ROOT / "zoo" / family / "model.py") if n.startswith("zoo.")}
         assert all(n.startswith("zoo.layers") for n in inside)
     for light in ("registry.py", "cli.py", "__init__.py"):
-        top = [n for n in ast.parse((ROOT / "zoo" / light).read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)]
+        top = [
+            n for n in ast.parse((ROOT / "zoo" / light).read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)
+        ]
         names = {a.name.split(".")[0] for n in top if isinstance(n, ast.Import) for a in n.names}
         assert not names & {"torch", *HEAVY}
 
 
 def test_only_hub_and_card_know_the_hub_client():
-    knows = {p.name for p in (ROOT / "zoo").rglob("*.py") if any(n.startswith("huggingface_hub") for n in imports_of(p))}
+    knows = {
+        p.name for p in (ROOT / "zoo").rglob("*.py") if any(n.startswith("huggingface_hub") for n in imports_of(p))
+    }
     assert knows == {"hub.py", "card.py"}
 
 

@@ -51,7 +51,7 @@ def folder_card(config: dict[str, Any]) -> str:
         f"---\n{front.to_yaml()}\n---",
         f"# {title}",
         f"{registry.summary(arch)}. {facts.PAPER}.",
-        "```python\nimport zoo\n\nmodel = zoo.load(\"hf://ORG/NAME\")  # or this folder; hashed and loaded strictly\n"
+        '```python\nimport zoo\n\nmodel = zoo.load("hf://ORG/NAME")  # or this folder; hashed and loaded strictly\n'
         f"logits = model(images)  # {_input(config)}\n```",
         (ROOT / family / "card.md").read_text(encoding="utf-8").strip(),
     ]
@@ -81,7 +81,12 @@ def model_card() -> str:
             _table(("arch", "what goes in and comes out"), archs),
         ]
         if facts.WEIGHTS:
-            parts.append(_table(("weights", "measured", "kind", "size", "licence", "data", "recipe", "cost"), map(_row, facts.WEIGHTS)))
+            parts.append(
+                _table(
+                    ("weights", "measured", "kind", "size", "licence", "data", "recipe", "cost"),
+                    map(_row, facts.WEIGHTS),
+                )
+            )
     return "\n\n".join(parts) + "\n"
 
 
@@ -89,7 +94,16 @@ def _row(w: Weights) -> tuple[str, ...]:
     measured = "; ".join(f"{m.name} {m.value:g} {m.unit}".strip() + f" ({m.data})" for m in w.metrics)
     where = "in the package" if w.embedded else f"{w.repo}@{w.revision}"
     cost = f"{w.wall_time or '?'}, hardware: {w.hardware or '?'}"
-    return (f"`{w.name}`", measured, w.kind, f"{w.size / 1e6:.2f} MB, {where}", w.licence, w.data_terms, f"`{w.recipe}`", cost)
+    return (
+        f"`{w.name}`",
+        measured,
+        w.kind,
+        f"{w.size / 1e6:.2f} MB, {where}",
+        w.licence,
+        w.data_terms,
+        f"`{w.recipe}`",
+        cost,
+    )
 
 
 def _facts(w: Weights) -> list[tuple[str, str]]:

@@ -100,7 +100,9 @@ class LitClassifier(L.LightningModule):
         matrices = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.requires_grad and p.ndim < 2]
         groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], h.lr, tuple(h.betas), weight_decay=h.weight_decay)
+        optimizer = torch.optim.AdamW(
+            [g for g in groups if g["params"]], h.lr, tuple(h.betas), weight_decay=h.weight_decay
+        )
         steps = self.trainer.estimated_stepping_batches
         warmup = h.warmup_epochs * steps / self.trainer.max_epochs if h.warmup_epochs else 0
 

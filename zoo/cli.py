@@ -142,7 +142,9 @@ def _validate(argv: list[str]) -> int:
 def _eval(argv: list[str]) -> None:
     parser = _parser("eval", "The family's own figures on a test set; the last line is JSON.")
     parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory")
-    parser.add_argument("--data", help="as ImageData's source: folder, Hub id, torchvision:NAME (default: the shipped sample)")
+    parser.add_argument(
+        "--data", help="as ImageData's source: folder, Hub id, torchvision:NAME (default: the shipped sample)"
+    )
     parser.add_argument("--batch-size", type=int, default=1000)
     args = parser.parse_args(argv)
     from zoo import report
@@ -156,7 +158,9 @@ def _eval(argv: list[str]) -> None:
 def _show(argv: list[str]) -> None:
     parser = _parser("show", "A picture of what the model does.")
     parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory")
-    parser.add_argument("images", nargs="*", type=Path, help="image files; without them the model's own figure is drawn")
+    parser.add_argument(
+        "images", nargs="*", type=Path, help="image files; without them the model's own figure is drawn"
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("zoo.png"))
     args = parser.parse_args(argv)
     from zoo import report
@@ -188,7 +192,9 @@ def _push(argv: list[str]) -> None:
 
 def _verify(argv: list[str]) -> None:
     parser = _parser("verify", "Hash, strict load and golden outputs.")
-    parser.add_argument("names", nargs="*", help="arch.tag, folder or hf://org/name; none: all that ship with the package")
+    parser.add_argument(
+        "names", nargs="*", help="arch.tag, folder or hf://org/name; none: all that ship with the package"
+    )
     args = parser.parse_args(argv)
     from zoo import hub
 
@@ -201,7 +207,7 @@ def _convert(argv: list[str]) -> None:
     parser.add_argument("file", help="safetensors or torch file, or a folder with one")
     parser.add_argument("arch")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--args", type=json.loads, default={}, help='keywords of the arch, \'{"image_size": 32}\'')
+    parser.add_argument("--args", type=json.loads, default={}, help="keywords of the arch, '{\"image_size\": 32}'")
     args = parser.parse_args(argv)
     from zoo import hub
     from zoo.convert import convert

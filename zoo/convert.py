@@ -62,7 +62,9 @@ def _unwrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
             state = state[key]
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     if not tensors:
-        raise ValueError(f"no tensors among {list(state)[:5]}; give a state dict, or a dict that holds one under {WRAPPERS}")
+        raise ValueError(
+            f"no tensors among {list(state)[:5]}; give a state dict, or a dict that holds one under {WRAPPERS}"
+        )
     for prefix in PREFIXES:
         if all(k.startswith(prefix) for k in tensors):
             tensors = {k.removeprefix(prefix): v for k, v in tensors.items()}

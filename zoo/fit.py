@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import os
 import platform
 import random
@@ -29,6 +30,10 @@ from zoo import __version__, recipe
 from zoo.registry import suggest
 
 LAST = Path("checkpoints") / "last.ckpt"
+
+# Lightning advertises packages at every start; whoever reads a run's output is looking for something else.
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
+warnings.filterwarnings("ignore", message=".*treespec.*")
 
 
 def fit(argv: list[str]) -> int:
@@ -168,7 +173,9 @@ class Stop(Callback):
             raise KeyboardInterrupt
         self.signum = signum
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, index: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, index: int
+    ) -> None:
         self.images += len(batch[0])
         # Not on the last batch: between it and the next epoch there is no place to go on from. The next one will do.
         if self.signum and not trainer.is_last_batch:
@@ -215,7 +222,9 @@ class RunState(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # Before the checkpoint's optimiser state comes in: these are the values of the recipe and the command line.
-        self.fresh = [[{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in trainer.optimizers]
+        self.fresh = [
+            [{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in trainer.optimizers
+        ]
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.batches is not None:
@@ -262,7 +271,9 @@ class WriteAside(TorchCheckpointIO):
                 os.fsync(f.fileno())
             os.replace(aside, path)
         except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-            raise OSError(f"cannot write {path}: {error}; the checkpoint before it is untouched, free some space") from error
+            raise OSError(
+                f"cannot write {path}: {error}; the checkpoint before it is untouched, free some space"
+            ) from error
         finally:
             aside.unlink(missing_ok=True)
 
@@ -310,7 +321,10 @@ def _commit() -> str | None:
     if not (here / ".git").exists():
         return None
     described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=here, capture_output=True, text=True
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        cwd=here,
+        capture_output=True,
+        text=True,
     )
     return described.stdout.strip() or None
 
@@ -338,7 +352,12 @@ def _short(error: str, file: Path) -> str:
         key = unknown[1]
         wrong = next((k for k in key.split(".") if k not in _keys()), key)
         return f"{file}: no key {key!r}{suggest(wrong, _keys())}; `zoo fit --help` says where keys come from"
-    reason = re.sub(r"^.*?Errors:\s*-|- Expected a <class 'NoneType'>.*|Problem with given class_path [^:]*:", "", error, flags=re.DOTALL)
+    reason = re.sub(
+        r"^.*?Errors:\s*-|- Expected a <class 'NoneType'>.*|Problem with given class_path [^:]*:",
+        "",
+        error,
+        flags=re.DOTALL,
+    )
     return f"{file}: {' '.join(reason.split())[:400]}"
 
 
@@ -347,4 +366,11 @@ def _keys() -> list[str]:
     from zoo.data.images import ImageData
 
     places = (LitClassifier, ImageData, L.Trainer)
-    return ["model", "data", "trainer", "seed_everything", "expect", *(k for c in places for k in inspect.signature(c).parameters)]
+    return [
+        "model",
+        "data",
+        "trainer",
+        "seed_everything",
+        "expect",
+        *(k for c in places for k in inspect.signature(c).parameters),
+    ]

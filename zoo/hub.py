@@ -79,7 +79,7 @@ def build(arch: str, args: Mapping[str, Any]) -> nn.Module:
     """A random model of an arch, with `zoo_config` saying how to make it again."""
     module = importlib.import_module(f"zoo.{registry.family_of(arch)}.model")
     builder = getattr(module, arch)
-    allowed = [p for p in inspect.signature(typing.get_type_hints(builder)["return"]).parameters]
+    allowed = list(inspect.signature(typing.get_type_hints(builder)["return"]).parameters)
     for key in args:
         if key not in allowed:
             raise ValueError(f"{arch} takes no {key!r}{registry.suggest(key, allowed)}; it takes {', '.join(allowed)}")
@@ -229,7 +229,7 @@ def _load(name: str, args: Mapping[str, Any], arch: str | None = None) -> nn.Mod
         expected = {"sha256": record.sha256, "size": record.size}
         _say_terms(record.name)
     else:
-        folder, fetch = (_hub_folder(name) if name.startswith("hf://") else (Path(name), None))
+        folder, fetch = _hub_folder(name) if name.startswith("hf://") else (Path(name), None)
         config = read_config(folder)
         expected = config["weights"]
         file = fetch(expected["file"]) if fetch else folder / expected["file"]
@@ -271,7 +271,9 @@ def read_tensors(file: Path, sha256: str, size: int) -> dict[str, Tensor]:
     with open(file, "rb") as f:
         head = f.read(2)
     if head in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
-        raise ValueError(f"{file} is a pickle, not safetensors; it was not opened. `zoo convert` reads such files safely")
+        raise ValueError(
+            f"{file} is a pickle, not safetensors; it was not opened. `zoo convert` reads such files safely"
+        )
     found = file.stat().st_size
     if found != size:
         raise ValueError(f"{file} has {found:,} bytes of {size:,}: it is cut or changed; {_again(file)}")
@@ -296,9 +298,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a checkpoint folder, checked."""
     path = folder / CONFIG
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}; give a checkpoint folder, hf://org/name, or a name that `zoo ls` shows")
+        raise FileNotFoundError(
+            f"no folder {folder}; give a checkpoint folder, hf://org/name, or a name that `zoo ls` shows"
+        )
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}, so it is no checkpoint; `zoo export` and `zoo convert` make one")
+        raise FileNotFoundError(
+            f"{folder} has no {CONFIG}, so it is no checkpoint; `zoo export` and `zoo convert` make one"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         arch, args, weights = config["arch"], config["args"], config["weights"]
@@ -307,7 +313,9 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise TypeError("arch, args or weights.file is of the wrong type")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         said = f"no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path} is not a checkpoint's config ({said}); it needs arch, args, and weights with file, sha256, size") from error
+        raise ValueError(
+            f"{path} is not a checkpoint's config ({said}); it needs arch, args, and weights with file, sha256, size"
+        ) from error
     if file != os.path.basename(file) or file in ("", ".", "..") or "\\" in file:
         raise ValueError(f"{path} names {file!r}, outside its folder; a checkpoint holds its own weights")
     return config
@@ -352,7 +360,7 @@ def _hub_folder(name: str) -> tuple[Path, Callable[[str], Path]]:
 
 
 def _download(repo: str, file: str, revision: str | None) -> Path:
-    """A file of a Hub repository, from the cache where it is; honours HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN."""
+    """A file of a Hub repository, cached; honours HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and HF_TOKEN."""
     import huggingface_hub as hf
     from huggingface_hub import errors
 
@@ -364,17 +372,23 @@ def _download(repo: str, file: str, revision: str | None) -> Path:
     except errors.LocalEntryNotFoundError as error:
         raise ConnectionError(
             f"hf://{at} {file} is not in the cache and the Hub cannot be reached (HF_HUB_OFFLINE="
-            f"{os.environ.get('HF_HUB_OFFLINE', '0')}, HF_ENDPOINT={hf.constants.ENDPOINT}); load it once with a network, "
+            f"{os.environ.get('HF_HUB_OFFLINE', '0')}, HF_ENDPOINT={hf.constants.ENDPOINT}); load it once online, "
             "or take weights that ship with the package: `zoo ls --pretrained`"
         ) from error
     except errors.EntryNotFoundError as error:
-        raise FileNotFoundError(f"hf://{at} has no {file}, so it is no checkpoint of this zoo; see `zoo convert`") from error
+        raise FileNotFoundError(
+            f"hf://{at} has no {file}, so it is no checkpoint of this zoo; see `zoo convert`"
+        ) from error
     except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(f"no repository hf://{at}, or it is private and HF_TOKEN does not open it") from error
+        raise FileNotFoundError(
+            f"no repository or revision hf://{at}, or it is private and HF_TOKEN does not open it"
+        ) from error
     except errors.HFValidationError as error:
         raise ValueError(f"hf://{at} is not a valid repository name: {error}") from error
     except (errors.HfHubHTTPError, OSError) as error:
-        raise ConnectionError(f"could not get {file} of hf://{at}: {error}; try again, what was fetched is kept") from error
+        raise ConnectionError(
+            f"could not get {file} of hf://{at}: {error}; try again, what was fetched is kept"
+        ) from error
 
 
 # Lightning checkpoints, ONNX

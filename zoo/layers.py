@@ -25,7 +25,11 @@ def check_images(x: Tensor, channels: int, height: int, width: int, values: bool
     if x.shape[1] != channels:
         raise ValueError(
             f"images have {x.shape[1]} channels, this model takes {channels}; "
-            + ("convert to grey, x.mean(1, keepdim=True)" if channels == 1 else "repeat grey ones, x.expand(-1, 3, -1, -1)")
+            + (
+                "convert to grey, x.mean(1, keepdim=True)"
+                if channels == 1
+                else "repeat grey ones, x.expand(-1, 3, -1, -1)"
+            )
         )
     if x.shape[2:] != (height, width):
         raise ValueError(

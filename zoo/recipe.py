@@ -42,7 +42,9 @@ def recipe_path(name: str) -> Path:
     for path in (Path(name), ROOT / f"{name}.yaml"):
         if path.is_file():
             return path
-    raise ValueError(f"no recipe {name!r}{suggest(name, list_recipes())}; `zoo ls --recipes` lists them, or give a file")
+    raise ValueError(
+        f"no recipe {name!r}{suggest(name, list_recipes())}; `zoo ls --recipes` lists them, or give a file"
+    )
 
 
 def about(name: str) -> str:

@@ -1,7 +1,6 @@
 """`zoo eval` and `zoo show` for any model: find it, find its data, let the family speak."""
 
 import importlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -22,10 +21,8 @@ def evaluate(name: str, source: str | None = None, batch_size: int = 1000) -> di
     """
     model = hub.load_any(name)
     source = source or sample(model)
-    start = time.perf_counter()
     figures = family(model).evaluate(model, batches(model, source, batch_size))
-    seconds = time.perf_counter() - start
-    return {"name": name, "data": source, "split": "test"} | figures | {"images_per_second": figures["images"] / seconds}
+    return {"name": name, "data": source, "split": "test"} | figures
 
 
 def show(name: str, images: list[Path], output: Path) -> Path:
@@ -56,7 +53,9 @@ def sample(model: nn.Module) -> str:
     """
     samples = registry.facts(registry.family_of(model.zoo_config["arch"])).SAMPLES
     if model.image_shape not in samples:
-        raise ValueError(f"no images that ship with the package fit {model.image_shape}; give --data FOLDER or a Hub id")
+        raise ValueError(
+            f"no images that ship with the package fit {model.image_shape}; give --data FOLDER or a Hub id"
+        )
     return samples[model.image_shape]
 
 

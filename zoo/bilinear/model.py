@@ -222,7 +222,9 @@ def adversarial_masks(vectors: Tensor, embed: Tensor) -> Tensor:
         ValueError: more eigenvectors than the embedding can tell apart.
     """
     if len(vectors) > min(embed.shape):
-        raise ValueError(f"{len(vectors)} eigenvectors, allowed at most {min(embed.shape)}; pass the first few per class")
+        raise ValueError(
+            f"{len(vectors)} eigenvectors, allowed at most {min(embed.shape)}; pass the first few per class"
+        )
     masks = torch.linalg.pinv(to_pixels(vectors, embed)).mT  # (M, I)
     return masks / masks.square().mean(-1, keepdim=True).sqrt()
 
@@ -239,7 +241,9 @@ def tensor_similarity(a: BilinearClassifier, b: BilinearClassifier) -> Tensor:
     """
     for model in (a, b):
         if len(model.blocks) != 1 or model.gate is not None:
-            raise ValueError(f"depth={len(model.blocks)}, gate={model.gate!r}: only one bilinear layer is a pixel tensor")
+            raise ValueError(
+                f"depth={len(model.blocks)}, gate={model.gate!r}: only one bilinear layer is a pixel tensor"
+            )
     if a.image_shape != b.image_shape or a.head.out_features != b.head.out_features:
         raise ValueError(
             f"images {a.image_shape} with {a.head.out_features} classes against {b.image_shape} with "

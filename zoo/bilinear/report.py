@@ -63,7 +63,10 @@ def figure(model: BilinearClassifier, classes: list[str], batches: Iterable[tupl
     shown, side = min(len(classes), 10), 3
     fig = plt.figure(figsize=(9.5, 1.02 * shown + 3.6))
     grid = fig.add_gridspec(
-        shown + 1, 2 * side + 2, height_ratios=[1] * shown + [2.6], width_ratios=[1] * side + [0.12] + [1] * side + [2.6]
+        shown + 1,
+        2 * side + 2,
+        height_ratios=[1] * shown + [2.6],
+        width_ratios=[1] * side + [0.12] + [1] * side + [2.6],
     )
     for row in range(shown):
         values, vectors = eigen.values[row], eigen.vectors[row]
@@ -72,7 +75,9 @@ def figure(model: BilinearClassifier, classes: list[str], batches: Iterable[tupl
             for column, k in enumerate(best):
                 ax = fig.add_subplot(grid[row, first + column])
                 plots.signed(ax, _pixels(model, vectors[k]))
-                ax.set_xlabel(f"λ {values[k]:+.2f}", fontsize=6.5, labelpad=1, color=plots.UP if sign > 0 else plots.DOWN)
+                ax.set_xlabel(
+                    f"λ {values[k]:+.2f}", fontsize=6.5, labelpad=1, color=plots.UP if sign > 0 else plots.DOWN
+                )
                 if row == 0 and column == side // 2:
                     ax.set_title("speak for the class" if sign > 0 else "speak against it", fontsize=9, pad=6)
                 if first + column == 0:
@@ -107,7 +112,11 @@ def explain(model: BilinearClassifier, images: Tensor, names: list[str], classes
     eigen, logits = decompose(model.interactions()), model(images)
     shown = 5
     fig, axes = plt.subplots(
-        len(images), shown + 2, figsize=(11, 1.75 * len(images) + 0.6), squeeze=False, width_ratios=[1, 1.7] + [1] * shown
+        len(images),
+        shown + 2,
+        figsize=(11, 1.75 * len(images) + 0.6),
+        squeeze=False,
+        width_ratios=[1, 1.7] + [1] * shown,
     )
     for row, (image, name) in enumerate(zip(images, names)):
         winner = logits[row].argmax().item()
@@ -116,7 +125,11 @@ def explain(model: BilinearClassifier, images: Tensor, names: list[str], classes
         plots.picture(axes[row, 0], image)
         axes[row, 0].set_title(name, fontsize=8)
         bars = axes[row, 1]
-        bars.barh(range(len(classes)), logits[row], color=[plots.UP if c == winner else "#cccccc" for c in range(len(classes))])
+        bars.barh(
+            range(len(classes)),
+            logits[row],
+            color=[plots.UP if c == winner else "#cccccc" for c in range(len(classes))],
+        )
         bars.set_yticks(range(len(classes)), classes, fontsize=6)
         bars.invert_yaxis()
         bars.tick_params(axis="x", labelsize=6)
@@ -144,7 +157,9 @@ def _spectrum(ax: Axes, values: Tensor) -> None:
     ax.bar(range(len(top)), top, color=[plots.UP if v > 0 else plots.DOWN for v in top], width=0.8)
     ax.axhline(0, color=plots.QUIET, linewidth=0.6)
     ax.set_xticks([])
-    ax.tick_params(labelsize=6)
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
 
 
 @torch.no_grad()
@@ -166,6 +181,8 @@ def _curve(ax: Axes, model: BilinearClassifier, eigen: Eigen, batches: Iterable[
         textcoords="offset points",
         fontsize=9,
     )
-    ax.set_xlabel(f"eigenvectors kept per class, of {len(accuracy)}   (effective rank {effective_rank(eigen.values).mean():.0f})")
+    ax.set_xlabel(
+        f"eigenvectors kept per class, of {len(accuracy)}   (effective rank {effective_rank(eigen.values).mean():.0f})"
+    )
     ax.set_ylabel(f"accuracy on {len(y):,} images, %")
     ax.grid(axis="y", color="#eeeeee")

@@ -88,7 +88,9 @@ class ImageData(L.LightningDataModule):
             items["train"] = items["train"].take(_balanced(items["train"].labels, h.limit, h.seed))
         for split in needed:
             if split not in items:
-                raise ValueError(f"{h.source} has no {split} split, only {', '.join(items)}; set val_fraction, or add one")
+                raise ValueError(
+                    f"{h.source} has no {split} split, only {', '.join(items)}; set val_fraction, or add one"
+                )
             self.classes = items[split].classes
             self.splits[split] = self._pixels(items[split]), torch.from_numpy(items[split].labels)
 
@@ -254,7 +256,7 @@ class Batches:
 
 
 def augment(x: Tensor, crop: int, flip: bool, stamp: list[int]) -> Tensor:
-    """Pad-and-crop and mirror a batch (B, C, H, W) on its device, each image on its own, the same for the same stamp."""
+    """Pad-and-crop and mirror a batch (B, C, H, W) on its device, image by image; the same for the same stamp."""
     generator = torch.Generator().manual_seed(_mix(*stamp))
     b, _, h, w = x.shape
     if crop:

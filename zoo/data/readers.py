@@ -136,14 +136,22 @@ def _parquet(source: str, image_column: str | None, label_column: str | None) ->
         import datasets
     except ImportError as error:
         raise ValueError(f"{source} is parquet, which needs the package datasets; pip install datasets") from error
+    local = Path(source).is_dir()
+    if local:
+        datasets.disable_progress_bars()  # reading what lies here takes a moment, a download may take long
     try:
         sets = datasets.load_dataset(source)
     except datasets.exceptions.DatasetNotFoundError as error:
-        raise FileNotFoundError(f"no folder and no Hub data set {source!r}; is the name right, is it private?") from error
+        raise FileNotFoundError(
+            f"no folder and no Hub data set {source!r}; is the name right, is it private?"
+        ) from error
     except (OSError, ConnectionError) as error:
         raise ConnectionError(
-            f"{source} is not cached and the Hub cannot be reached ({error}); load it once with a network, or give a folder"
+            f"{source} is not cached and the Hub cannot be reached ({error}); load it once online, or give a folder"
         ) from error
+    finally:
+        if local:
+            datasets.enable_progress_bars()
     out = {}
     for role, names in SPLITS.items():
         name = next((n for n in names if n in sets), None)
@@ -158,7 +166,9 @@ def _columns(data: Any, source: str, image_column: str | None, label_column: str
     import datasets
 
     features = data.features
-    image = _pick(image_column, [n for n, f in features.items() if isinstance(f, datasets.Image)], features, "image", source)
+    image = _pick(
+        image_column, [n for n, f in features.items() if isinstance(f, datasets.Image)], features, "image", source
+    )
     label = _pick(
         label_column, [n for n, f in features.items() if isinstance(f, datasets.ClassLabel)], features, "label", source
     )

@@ -19,7 +19,9 @@ class RandomImages(L.LightningDataModule):
         seed: of the images and their order.
     """
 
-    def __init__(self, shape: tuple[int, int, int] = (1, 28, 28), num_images: int = 1024, batch_size: int = 128, seed: int = 0):
+    def __init__(
+        self, shape: tuple[int, int, int] = (1, 28, 28), num_images: int = 1024, batch_size: int = 128, seed: int = 0
+    ):
         super().__init__()
         if num_images < batch_size:
             raise ValueError(f"num_images={num_images} make no batch of {batch_size}; lower batch_size")
@@ -43,7 +45,9 @@ class RandomImages(L.LightningDataModule):
     def test_dataloader(self) -> Batches:
         return self._batches(2, shuffle=False)
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor, object], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(
+        self, batch: tuple[Tensor, Tensor, object], dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
         """uint8 (B, C, H, W) → float in [0, 1]."""
         x, y, _ = batch
         return x.to(torch.float32).div_(255), y
