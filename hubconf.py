@@ -3,7 +3,7 @@
 import sys as _sys
 from pathlib import Path as _Path
 
-dependencies = ["torch", "safetensors", "huggingface_hub"]
+dependencies = ["torch", "safetensors"]
 
 _root = _Path(__file__).resolve().parent
 _loaded = getattr(_sys.modules.get("zoo"), "__file__", None)

@@ -22,6 +22,7 @@ class LitClassifier(L.LightningModule):
         arch_args: keywords of the arch (`{"image_size": 32, "channels": 3}`).
         num_classes: with weights, another number than theirs gives the model a new random head; without, it goes to
             the arch.
+        probe: train the head alone, on frozen features.
         lr: peak learning rate.
         weight_decay: decoupled, on every parameter of two or more axes; scaled by the learning rate, as in AdamW.
         betas: of AdamW.
@@ -36,6 +37,7 @@ class LitClassifier(L.LightningModule):
         weights: str | None = None,
         arch_args: dict | None = None,
         num_classes: int | None = None,
+        probe: bool = False,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -53,6 +55,9 @@ class LitClassifier(L.LightningModule):
         if weights is not None and num_classes not in (None, outputs):
             hub.reset_head(self.model, num_classes)
             outputs = num_classes
+        if probe:
+            self.model.requires_grad_(False)
+            self.model.head.requires_grad_(True)
         self.val_accuracy = MulticlassAccuracy(outputs, average="micro")
         self.test_accuracy = MulticlassAccuracy(outputs, average="micro")
 

@@ -1,0 +1,80 @@
+"""LitClassifier beyond the recipes, and the nearest-neighbour metric."""
+
+import lightning as L
+import pytest
+import torch
+
+import zoo
+from zoo.classify import LitClassifier
+from zoo.data.images import ImageData
+from zoo.metrics import knn_accuracy
+
+
+def trainer(**args):
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return L.Trainer(**quiet | args)
+
+
+def test_from_weights_goes_on_where_the_checkpoint_stands():
+    lit = LitClassifier.from_weights("bilinear_d256.mnist", lr=1e-4)
+    (found,) = trainer().test(lit, ImageData("samples/mnist", channels=1, batch_size=500), verbose=False)
+    assert found["test/acc"] == pytest.approx(0.973, abs=1e-6)
+
+
+def test_another_number_of_classes_gets_a_new_head_and_keeps_the_rest():
+    lit = LitClassifier("bilinear_d256", weights="mnist", num_classes=3)
+    assert lit(torch.rand(2, 1, 28, 28)).shape == (2, 3)
+    assert torch.equal(lit.model.embed.weight, zoo.load("bilinear_d256.mnist").embed.weight)
+    assert LitClassifier("bilinear_d64", num_classes=5)(torch.rand(2, 1, 28, 28)).shape == (2, 5)
+
+
+def test_a_probe_trains_the_head_and_nothing_else():
+    lit = LitClassifier("bilinear_d256", weights="mnist", probe=True, lr=1e-2)
+    before = {k: v.clone() for k, v in lit.model.state_dict().items()}
+    trainer(max_epochs=1, limit_val_batches=0).fit(lit, ImageData("samples/mnist", channels=1, batch_size=250))
+    moved = {k for k, v in lit.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {"head.weight"}
+
+
+def test_the_schedule_warms_up_linearly_and_ends_at_min_lr():
+    lit = LitClassifier("bilinear_d64", lr=1.0, min_lr=0.1, warmup_epochs=1)
+    seen = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, index):
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    data = ImageData("samples/mnist", channels=1, batch_size=250)
+    run = trainer(max_epochs=3, limit_val_batches=0, callbacks=[Watch()])
+    run.fit(lit, data)
+    assert seen[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert seen[4:] == sorted(seen[4:], reverse=True)
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+def test_knn_equals_counting_by_hand():
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = (torch.randn(n, 6, generator=generator) for n in (50, 20))
+    bank_labels, labels = (torch.randint(0, 3, (n,), generator=generator) for n in (50, 20))
+    correct = 0
+    for q, y in zip(queries, labels):
+        cosine = torch.cosine_similarity(q[None], bank)
+        votes = [0.0, 0.0, 0.0]
+        for i in cosine.argsort(descending=True)[:7].tolist():
+            votes[bank_labels[i]] += float((cosine[i] / 0.07).exp())
+        correct += votes.index(max(votes)) == y
+    assert knn_accuracy(bank, bank_labels, queries, labels, k=7) == pytest.approx(correct / 20)
+    with pytest.raises(ValueError, match="k=51, allowed 1 to 50"):
+        knn_accuracy(bank, bank_labels, queries, labels, k=51)
+
+
+def test_knn_on_real_digits_finds_their_classes():
+    data = ImageData("samples/mnist", channels=1)
+    data.setup()
+    (train, y), (test, z) = ((p.array.flatten(1).float(), t) for p, t in (data.splits["train"], data.splits["test"]))
+    assert knn_accuracy(train, y, test, z, k=5) > 0.85

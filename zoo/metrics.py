@@ -1,0 +1,31 @@
+"""Figures that torchmetrics lacks. N bank images · M queries · D features · O classes."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@torch.no_grad()
+def knn_accuracy(
+    bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, k: int = 20, temperature: float = 0.07
+) -> float:
+    """Top-1 accuracy, in [0, 1], of a weighted nearest-neighbour vote (Wu et al. 2018, §3.4).
+
+    Each of a query's k nearest bank features by cosine votes for its class with weight `exp(cosine / temperature)`.
+
+    Args:
+        bank, queries: features, (N, D) and (M, D).
+        bank_labels, labels: their classes, (N,) and (M,) int64.
+
+    Raises:
+        ValueError: k larger than the bank.
+    """
+    if not 1 <= k <= len(bank):
+        raise ValueError(f"k={k}, allowed 1 to {len(bank)}, the size of the bank")
+    bank, classes, correct = F.normalize(bank, dim=-1), int(bank_labels.max()) + 1, 0
+    for q, y in zip(queries.split(1000), labels.split(1000)):
+        cosine, nearest = (F.normalize(q, dim=-1) @ bank.T).topk(k)  # (1000, k) twice
+        votes = q.new_zeros(len(q), classes)  # (1000, O)
+        votes.scatter_add_(1, bank_labels[nearest], (cosine / temperature).exp())
+        correct += (votes.argmax(-1) == y).sum().item()
+    return correct / len(labels)
