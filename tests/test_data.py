@@ -216,6 +216,16 @@ def test_images_are_resized_by_the_shorter_side_and_cropped_in_the_centre(tmp_pa
     assert pixels[0].float().mean() > 240
 
 
+def test_grey_sets_stay_grey_and_one_colour_picture_makes_them_rgb(tmp_path):
+    for i in range(5):
+        (tmp_path / "train" / "a").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), i).save(tmp_path / "train" / "a" / f"{i}.png")
+    args = {"channels": None, "batch_size": 2, "val_fraction": 0.2}
+    assert ready(str(tmp_path), **args).image_shape == (1, 4, 4)
+    Image.new("RGB", (4, 4)).save(tmp_path / "train" / "a" / "colour.png")
+    assert ready(str(tmp_path), **args).image_shape == (3, 4, 4)
+
+
 def test_random_images_have_a_class_that_can_be_seen():
     data = RandomImages((1, 8, 8), num_images=64, batch_size=32, seed=1)
     for batch in data.train_dataloader():

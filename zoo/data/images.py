@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from zoo.data.readers import Items, decode, read
+from zoo.data.readers import Items, decode, natural_channels, read
 
 CACHES = ("auto", "memory", "memmap", "none")
 IN_MEMORY, ON_DISK = 16e6, 32e9  # bytes of decoded pixels up to which "auto" takes each
@@ -33,7 +33,7 @@ class ImageData(L.LightningDataModule):
     Args:
         source: "samples/mnist", "torchvision:MNIST", a folder (`train/CLASS/*.png`, or Hub-style parquet), or a Hub id.
         image_size: side in px; images are resized (shorter side) and centre-cropped to it. None: as they are.
-        channels: 1 grey, 3 RGB; None: 3.
+        channels: 1 grey, 3 RGB; None: grey where all images are (64 of them are looked at), else RGB.
         batch_size: images of a training batch, per process.
         eval_batch_size: of a validation or test batch; None: `batch_size`.
         crop: pad by so many black px and crop back at random, in training; 0 is off.
@@ -127,7 +127,7 @@ class ImageData(L.LightningDataModule):
 
     def _pixels(self, items: Items) -> "Pixels":
         h = self.hparams
-        pixels = Pixels(items, h.image_size, h.channels or 3)
+        pixels = Pixels(items, h.image_size, h.channels or natural_channels(items))
         size = len(items) * int(np.prod(pixels.shape))
         cache = h.cache
         if cache == "auto":

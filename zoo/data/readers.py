@@ -66,24 +66,39 @@ def read(source: str, image_column: str | None = None, label_column: str | None 
     return _parquet(source, image_column, label_column)
 
 
+def natural_channels(items: Items) -> int:
+    """1 if all of 64 images, taken evenly, are grey; one colour picture among grey ones must not lose its colour."""
+    some = range(0, len(items), -(-len(items) // 64))
+    return 1 if all(_open(items.images[i], items.source).mode in ("1", "L", "I;16") for i in some) else 3
+
+
 def decode(item: Any, channels: int, source: str) -> np.ndarray:
     """An item as uint8 pixels (H, W, C).
 
     Raises:
         ValueError: the file is damaged or no image; it is named.
     """
+    try:
+        pixels = np.asarray(_open(item, source).convert("L" if channels == 1 else "RGB"))
+    except (OSError, SyntaxError) as error:  # Pillow reads the pixels only now
+        raise _damaged(item, source, error) from error
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _open(item: Any, source: str) -> Any:
     from PIL import Image
 
+    if isinstance(item, np.ndarray):
+        return Image.fromarray(item[:, :, 0] if item.shape[2:] == (1,) else item)
     try:
-        if isinstance(item, np.ndarray):
-            image = Image.fromarray(item[:, :, 0] if item.shape[2:] == (1,) else item)
-        else:
-            image = Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        what = item if isinstance(item, str | Path) else f"an image of {source}"
-        raise ValueError(f"{what} cannot be decoded ({error}); remove it or get it again") from error
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+        return Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
+    except (OSError, SyntaxError) as error:
+        raise _damaged(item, source, error) from error
+
+
+def _damaged(item: Any, source: str, error: Exception) -> ValueError:
+    what = item if isinstance(item, str | Path) else f"an image of {source}"
+    return ValueError(f"{what} cannot be decoded ({error}); remove it or get it again")
 
 
 def _torchvision(source: str) -> dict[str, Items]:
