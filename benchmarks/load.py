@@ -36,12 +36,13 @@ def make_large(folder: Path, depth: int) -> int:
 
 # Each in its own process: peak memory is a process's, and an allocator that has grown once is faster the next time.
 CHILD = """
-import json, os, resource, time
+import json, re, time
 import torch, safetensors, zoo, zoo.hub, zoo.bilinear.model
-def rss(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before, t = rss(), time.perf_counter()
+# The high-water mark of this program alone; getrusage would count the parent's from before the exec.
+def peak(): return 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
+before, t = peak(), time.perf_counter()
 {body}
-print(json.dumps({{"seconds": time.perf_counter() - t, "bytes": rss() - before}}))
+print(json.dumps({{"seconds": time.perf_counter() - t, "bytes": peak() - before}}))
 """
 
 
