@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import zoo
+from zoo import hub, report
 from zoo.classify import LitClassifier
 from zoo.data.images import ImageData
 from zoo.metrics import knn_accuracy
@@ -20,8 +21,9 @@ def trainer(**args):
     return L.Trainer(**quiet | args)
 
 
-def test_from_weights_goes_on_where_the_checkpoint_stands():
-    lit = LitClassifier.from_weights("bilinear_d256.mnist", lr=1e-4)
+@pytest.mark.parametrize("name", ["bilinear_d256.mnist", str(hub.CHECKPOINTS / "bilinear_d256.mnist")])
+def test_from_weights_goes_on_where_the_checkpoint_stands(name):
+    lit = LitClassifier.from_weights(name, lr=1e-4)
     (found,) = trainer().test(lit, ImageData("samples/mnist", channels=1, batch_size=500), verbose=False)
     assert found["test/acc"] == pytest.approx(0.973, abs=1e-6)
 
@@ -55,6 +57,14 @@ def test_the_schedule_warms_up_linearly_and_ends_at_min_lr():
     assert seen[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert seen[4:] == sorted(seen[4:], reverse=True)
     assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+def test_more_classes_than_outputs_are_refused_before_the_first_step():
+    lit = LitClassifier("bilinear_d64", num_classes=5)
+    with pytest.raises(ValueError, match=r"the data has 10 classes, the model 5; set model.num_classes to 10"):
+        trainer(max_epochs=1).fit(lit, ImageData("samples/mnist", channels=1))
+    with pytest.raises(ValueError, match="labels go up to 9, this model has 5 classes"):
+        report.family(lit.model).evaluate(lit.model, report.batches(lit.model, "samples/mnist", 500))
 
 
 def test_knn_equals_counting_by_hand():

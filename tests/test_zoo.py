@@ -139,3 +139,9 @@ def test_a_new_head_forgets_the_old_classes():
     hub.reset_head(model, 3)
     assert model(image_batch(model)).shape == (4, 3)
     assert "classes" not in model.zoo_config
+
+
+def test_a_tag_wins_over_a_folder_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist").mkdir()
+    zoo.create("bilinear_d256", weights="mnist")

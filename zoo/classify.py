@@ -63,9 +63,9 @@ class LitClassifier(L.LightningModule):
 
     @classmethod
     def from_weights(cls, name: str, **args) -> "LitClassifier":
-        """Ready to go on training from `arch.tag`; keywords as in the constructor."""
-        arch, _, tag = name.partition(".")
-        return cls(arch, tag, **args)
+        """Ready to go on training from `arch.tag`, a checkpoint folder or hf://org/name; keywords as above."""
+        arch = hub.load(name).zoo_config["arch"]
+        return cls(arch, name.removeprefix(f"{arch}."), **args)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] → logits (B, O)."""
@@ -93,6 +93,9 @@ class LitClassifier(L.LightningModule):
     def on_fit_start(self) -> None:
         # Lightning keeps the mode a submodule is handed over in, and a model from zoo.load may be in eval mode.
         self.train()
+        given, outputs = getattr(self.trainer.datamodule, "num_classes", 0), self.model.head.out_features
+        if given > outputs:
+            raise ValueError(f"the data has {given} classes, the model {outputs}; set model.num_classes to {given}")
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         # All that export needs to build the model again; the class names are the data's.

@@ -48,8 +48,8 @@ def create(arch: str, weights: str | None = None, **args: Any) -> nn.Module:
     registry.family_of(arch)
     if weights is None:
         return build(arch, args)
-    name = weights if _is_place(weights) else f"{arch}.{weights}"
-    return _load(name, args, arch)
+    name = f"{arch}.{weights}"  # a tag wins over a folder of the same name beside the user
+    return _load(weights if name not in registry.records() and _is_place(weights) else name, args, arch)
 
 
 def load(name: str, **args: Any) -> nn.Module:

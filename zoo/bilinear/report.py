@@ -35,6 +35,8 @@ def evaluate(model: BilinearClassifier, batches: Iterable[tuple[Tensor, Tensor]]
         logits.append(model(x))  # (B, O)
         labels.append(y)
     out, y = torch.cat(logits), torch.cat(labels)
+    if y.max() >= out.shape[1]:
+        raise ValueError(f"labels go up to {y.max()}, this model has {out.shape[1]} classes; give data of its classes")
     figures = {
         "accuracy": (out.argmax(-1) == y).double().mean().item(),
         "cross_entropy": torch.nn.functional.cross_entropy(out, y).item(),
