@@ -31,7 +31,7 @@ plt.rcParams.update(
 def picture(ax: Axes, image: Tensor) -> None:
     """An image (C, H, W) in [0, 1], grey or RGB."""
     image = image.detach().cpu().float().clamp(0, 1)
-    ax.imshow(image[0] if len(image) == 1 else image.permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+    ax.imshow((image[0] if len(image) == 1 else image.permute(1, 2, 0)).numpy(), cmap="gray", vmin=0, vmax=1)
     _bare(ax)
 
 
@@ -39,7 +39,7 @@ def signed(ax: Axes, image: Tensor) -> None:
     """A filter (C, H, W) of either sign: red is positive, blue negative, white zero. Channels are averaged."""
     image = image.detach().cpu().float().mean(0)
     limit = image.abs().max().item() or 1.0
-    ax.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    ax.imshow(image.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
     _bare(ax)
 
 

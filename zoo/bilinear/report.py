@@ -129,7 +129,7 @@ def explain(model: BilinearClassifier, images: Tensor, names: list[str], classes
         bars = axes[row, 1]
         bars.barh(
             range(len(classes)),
-            logits[row],
+            logits[row].tolist(),
             color=[plots.UP if c == winner else "#cccccc" for c in range(len(classes))],
         )
         bars.set_yticks(range(len(classes)), classes, fontsize=6)
@@ -168,7 +168,7 @@ def _spectrum(ax: Axes, values: Tensor) -> None:
 def _curve(ax: Axes, model: BilinearClassifier, eigen: Eigen, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     pairs = [(model.embed(x.flatten(1)), y) for x, y in batches]
     h, y = (torch.cat(parts) for parts in zip(*pairs))
-    accuracy = 100 * truncation_curve(h, y, eigen)
+    accuracy = (100 * truncation_curve(h, y, eigen)).tolist()
     ax.plot(range(1, len(accuracy) + 1), accuracy, color=plots.INK, linewidth=1.5)
     ax.set_xscale("log")
     ticks = [k for k in (1, 2, 5, 10, 15, 30, 100, len(accuracy)) if k <= len(accuracy)]
