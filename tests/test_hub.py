@@ -183,7 +183,9 @@ def server(tmp_path_factory):
     )
     olah = Path(sys.executable).parent / "olah-cli"
     with open(root / "out", "w") as out:
-        process = subprocess.Popen([olah, "-c", root / "olah.toml"], stdout=out, stderr=out)
+        process = subprocess.Popen(
+            [olah, "-c", root / "olah.toml"], cwd=root, stdout=out, stderr=out
+        )  # logs into its cwd
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with socket.socket() as s:
