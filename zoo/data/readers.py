@@ -49,7 +49,7 @@ def read(source: str, image_column: str | None = None, label_column: str | None 
     if source.startswith("torchvision:"):
         return _torchvision(source)
     if source.startswith("samples/"):
-        names = sorted(p.name for p in SAMPLES.iterdir() if p.is_dir())
+        names = sorted(p.parent.name for p in SAMPLES.glob("*/data"))
         if source.removeprefix("samples/") not in names:
             raise ValueError(f"no shipped images {source!r}; there are {', '.join(f'samples/{n}' for n in names)}")
         return _parquet(str(SAMPLES / source.removeprefix("samples/")), image_column, label_column)
