@@ -133,7 +133,7 @@ def test_a_checkpoint_loads_as_plain_tensors_and_plain_arguments(undisturbed):
         (["bilinear/smoke", "--model.lrr", "1"], "lrr.*did you mean lr"),
         (["bilinear/smoke", "--trainer.max_epoch", "1"], "max_epoch.*did you mean max_epochs"),
         (["bilinear/smoke", "--data.batchsize", "1"], "batchsize.*did you mean batch_size"),
-        (["bilinear/smoke", "--model.lr", "fast"], "fast"),
+        (["bilinear/smoke", "--model.lr", "fast"], "lr is 'fast', expected float$"),
         (["--resume", "nowhere"], "nowhere is no run to resume"),
     ],
 )

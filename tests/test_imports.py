@@ -41,11 +41,9 @@ def test_loading_an_embedded_checkpoint_loads_only_torch():
 
 def test_the_public_names_are_there_and_stay_functions():
     import zoo
-    import zoo.convert
+    import zoo.foreign
 
-    for name in zoo.__all__:
-        assert callable(getattr(zoo, name)) or name == "convert"
-    modules_after("import zoo, zoo.hub; zoo.load('bilinear_d256.mnist'); assert callable(zoo.convert)")
+    assert all(callable(getattr(zoo, name)) for name in zoo.__all__)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +119,11 @@ def test_the_wheel_holds_zoo_and_nothing_else_at_top_level(tmp_path):
         "zoo/bilinear/card.md",
         "zoo/recipes/bilinear/mnist.yaml",
         "zoo/checkpoints/bilinear_d256.mnist/model.safetensors",
+        "zoo/mae/card.md",
+        "zoo/recipes/mae/smoke.yaml",
         "zoo/data/samples/mnist/README.md",
+        "zoo/data/samples/sprites/README.md",
+        "zoo/data/samples/photos/cat.jpg",
     ):
         assert needed in names
     assert len([n for n in names if n.startswith("zoo/recipes/") and n.endswith(".yaml")]) == len(

@@ -2,42 +2,46 @@
 
 import pytest
 import torch
+from conftest import image_batch, small
 
 import zoo
 from zoo import hub, registry
 
 
-def image_batch(model, count=4):
-    return torch.rand(count, *model.image_shape, generator=torch.Generator().manual_seed(0))
+def outputs(model, images):
+    """What images give when nothing is masked or drawn: logits, or features."""
+    return model(images) if hasattr(model, "head") else model.forward_features(images)
 
 
 @pytest.mark.parametrize("arch", zoo.list_models())
 def test_gradient_reaches_every_parameter(arch):
-    model = zoo.create(arch)
-    model(image_batch(model)).square().sum().backward()
+    model = small(arch)
+    out = model(image_batch(model))
+    (out.square().sum() if isinstance(out, torch.Tensor) else out.loss).backward()
     assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 
 @pytest.mark.parametrize("arch", zoo.list_models())
 def test_images_of_a_batch_do_not_mix(arch):
-    model = zoo.create(arch).double().eval()
+    model = small(arch).double().eval()
     images = image_batch(model).double()
-    torch.testing.assert_close(model(images)[2:3], model(images[2:3]))
+    torch.testing.assert_close(outputs(model, images)[2:3], outputs(model, images[2:3]))
 
 
 @pytest.mark.parametrize("arch", zoo.list_models())
 def test_folder_round_trip_is_bit_identical(arch, tmp_path):
-    model = zoo.create(arch).eval()
+    model = small(arch).eval()
     loaded = zoo.load(str(zoo.save(model, tmp_path / "checkpoint")))
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
-    assert torch.equal(model(image_batch(model)), loaded(image_batch(model)))
+    assert torch.equal(outputs(model, image_batch(model)), outputs(loaded, image_batch(model)))
     assert not loaded.training
     assert all(p.requires_grad for p in loaded.parameters())
 
 
 @pytest.mark.parametrize("arch", zoo.list_models())
 def test_the_summary_states_the_true_size(arch):
-    count = sum(p.numel() for p in zoo.create(arch).parameters())
+    with torch.device("meta"):
+        count = sum(p.numel() for p in zoo.create(arch).parameters())
     assert f"{count:,} parameters" in registry.summary(arch)
 
 
@@ -54,23 +58,17 @@ def test_every_builder_is_registered_and_every_arch_has_a_builder():
 @pytest.mark.parametrize("name", zoo.list_weights())
 def test_a_record_is_complete(name):
     w = zoo.weights_info(name)
-    facts = [
-        w.sha256,
-        w.size,
-        w.licence,
-        w.data_terms,
-        w.metrics,
-        w.recipe,
-        w.command,
-        w.hardware,
-        w.wall_time,
-        w.commit,
-    ]
-    assert all(facts)
-    assert len(w.sha256) == 64
+    assert w.licence
+    assert w.data_terms
     assert all(m.protocol and m.data for m in w.metrics)
-    assert w.embedded or len(w.revision) == 40
     assert w.arch in zoo.list_models(pretrained=True)
+    if w.foreign:  # what publishers do not state cannot be stated: such files say so when they are loaded
+        assert w.repo or w.url
+        assert w.notes
+    else:
+        assert all([w.size, w.metrics, w.recipe, w.command, w.hardware, w.wall_time, w.commit])
+        assert len(w.sha256) == 64
+        assert w.embedded or len(w.revision) == 40
 
 
 def test_args_go_through_and_are_remembered(tmp_path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from zoo.registry import Weights, list_models, list_weights, weights_info
 
 if TYPE_CHECKING:
-    from zoo.convert import convert as convert
+    from zoo.foreign import convert as convert
     from zoo.hub import create as create
     from zoo.hub import export as export
     from zoo.hub import load as load
@@ -30,14 +30,14 @@ __all__ = [
     "weights_info",
 ]
 
-_HOMES = dict.fromkeys(("create", "load", "save", "export", "push"), "zoo.hub") | {"convert": "zoo.convert"}
+_HOMES = dict.fromkeys(("create", "load", "save", "export", "push"), "zoo.hub") | {"convert": "zoo.foreign"}
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
     function = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = function  # importing zoo.convert bound the module under this name: the function wins
+    globals()[name] = function
     return function
 
 

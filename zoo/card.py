@@ -10,6 +10,7 @@ from typing import Any
 from zoo import registry
 from zoo.registry import Metric, Weights
 
+USES = {"image-classification": "logits = model(images)", "image-feature-extraction": "model.forward_features(images)"}
 ROOT = Path(__file__).parent
 
 
@@ -30,13 +31,13 @@ def folder_card(config: dict[str, Any]) -> str:
     front = ModelCardData(
         model_name=title,
         library_name="latentzoo",
-        pipeline_tag=facts.TASK,
+        pipeline_tag=facts.task(arch),
         license=record.licence.lower() if record else None,
         datasets=[record.data] if record and record.data else None,
         tags=[family, "pytorch", "lightning"],
         eval_results=[
             EvalResult(
-                task_type=facts.TASK,
+                task_type=facts.task(arch),
                 dataset_type=(record.data if record else None) or m.data,
                 dataset_name=m.data,
                 metric_type=m.name.split("/")[-1],
@@ -52,7 +53,7 @@ def folder_card(config: dict[str, Any]) -> str:
         f"# {title}",
         f"{registry.summary(arch)}. {facts.PAPER}.",
         '```python\nimport zoo\n\nmodel = zoo.load("hf://ORG/NAME")  # or this folder; hashed and loaded strictly\n'
-        f"logits = model(images)  # {_input(config)}\n```",
+        f"{USES[facts.task(arch)]}  # {_input(config)}\n```",
         (ROOT / family / "card.md").read_text(encoding="utf-8").strip(),
     ]
     if metrics:
@@ -92,16 +93,17 @@ def model_card() -> str:
 
 def _row(w: Weights) -> tuple[str, ...]:
     measured = "; ".join(f"{m.name} {m.value:g} {m.unit}".strip() + f" ({m.data})" for m in w.metrics)
-    where = "in the package" if w.embedded else f"{w.repo}@{w.revision}"
-    cost = f"{w.wall_time or '?'}, hardware: {w.hardware or '?'}"
+    where = "in the package" if w.embedded else w.url or f"`{w.repo}`" + (f"@{w.revision}" if w.revision else "")
+    size = f"{w.size / 1e6:.2f} MB, " if w.size else ""
+    cost = f"{w.wall_time or '?'}, hardware: {w.hardware or '?'}" if not w.foreign else "its publisher's"
     return (
         f"`{w.name}`",
         measured,
         w.kind,
-        f"{w.size / 1e6:.2f} MB, {where}",
+        size + where,
         w.licence,
         w.data_terms,
-        f"`{w.recipe}`",
+        f"`{w.recipe}`" if w.recipe else "",
         cost,
     )
 

@@ -1,6 +1,6 @@
 """LitClassifier: trains any model of the zoo that turns images into logits."""
 
-import math
+from typing import Any
 
 import lightning as L
 import torch
@@ -8,42 +8,59 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from zoo import hub
+from zoo import hub, optim
 
 
 class LitClassifier(L.LightningModule):
-    """Cross-entropy, AdamW, linear warm-up and half a cosine (Loshchilov and Hutter 2017, 2019).
+    """Fine-tuning and probing: cross-entropy, AdamW, linear warm-up, half a cosine (Loshchilov and Hutter 2017, 2019).
 
     A batch is (images (B, C, H, W) in [0, 1], labels (B,) int64). The model is `self.model`, a plain nn.Module.
 
     Args:
         arch: name of an arch, `zoo ls` lists them.
-        weights: tag of that arch to start from, a checkpoint folder or `hf://org/name`; None starts at random.
+        weights: tag of that arch to start from, a checkpoint folder, a run or `hf://org/name`, or the name of an
+            autoencoder whose encoder it takes ("mae_vit_tiny.cifar10"); None starts at random.
         arch_args: keywords of the arch (`{"image_size": 32, "channels": 3}`).
         num_classes: with weights, another number than theirs gives the model a new random head; without, it goes to
             the arch.
         probe: train the head alone, on frozen features.
-        lr: peak learning rate.
+        lr: peak learning rate, 1e-3 where neither it nor the next is given.
+        base_lr: peak learning rate per 256 images of an optimiser step, instead.
         weight_decay: decoupled, on every parameter of two or more axes; scaled by the learning rate, as in AdamW.
+        layer_decay: each block learns so much slower than the next one (Clark et al. 2020; Bao et al. 2022).
+        optimizer: "adamw" or "lars" (You et al. 2017), momentum 0.9 and trust 0.001, as the published linear probe.
         betas: of AdamW.
         warmup_epochs: length of the linear warm-up, in epochs, may be a fraction.
         min_lr: where the cosine ends.
         label_smoothing: in [0, 1).
+        mixup, cutmix: the α of each (Zhang et al. 2018; Yun et al. 2019); with both, a batch gets either by chance.
+        grad_checkpointing: keep no activations inside blocks; less memory, a third more time.
+        compile: let torch compile the model.
+
+    Raises:
+        ValueError: the arch gives no logits; weights, optimiser or learning rates that do not go together.
     """
 
     def __init__(
         self,
         arch: str,
         weights: str | None = None,
-        arch_args: dict | None = None,
+        arch_args: dict[str, Any] | None = None,
         num_classes: int | None = None,
         probe: bool = False,
-        lr: float = 1e-3,
+        lr: float | None = None,
+        base_lr: float | None = None,
         weight_decay: float = 0.0,
+        layer_decay: float | None = None,
+        optimizer: str = "adamw",
         betas: tuple[float, float] = (0.9, 0.999),
         warmup_epochs: float = 0.0,
         min_lr: float = 0.0,
         label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        grad_checkpointing: bool = False,
+        compile: bool = False,
     ):
         super().__init__()
         self.save_hyperparameters()
@@ -51,6 +68,12 @@ class LitClassifier(L.LightningModule):
         if weights is None and num_classes is not None:
             args["num_classes"] = num_classes
         self.model = hub.create(arch, weights, **args)
+        if not hasattr(self.model, "head"):
+            raise ValueError(f"{arch} gives no logits; train {arch}_classifier, with weights={weights or arch!r}")
+        if optimizer not in ("adamw", "lars"):
+            raise ValueError(f"optimizer={optimizer!r}, allowed adamw and lars")
+        if layer_decay is not None and not hasattr(self.model, "group_matcher"):
+            raise ValueError(f"{arch} has no layers to decay; leave layer_decay out")
         outputs = self.model.head.out_features
         if weights is not None and num_classes not in (None, outputs):
             hub.reset_head(self.model, num_classes)
@@ -58,6 +81,15 @@ class LitClassifier(L.LightningModule):
         if probe:
             self.model.requires_grad_(False)
             self.model.head.requires_grad_(True)
+        if grad_checkpointing:
+            self.model.grad_checkpointing = True
+        self.mix = None
+        if mixup or cutmix:
+            from timm.data import Mixup
+
+            self.mix = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=outputs)
+        if compile:
+            self.model.compile()
         self.val_accuracy = MulticlassAccuracy(outputs, average="micro")
         self.test_accuracy = MulticlassAccuracy(outputs, average="micro")
 
@@ -73,7 +105,10 @@ class LitClassifier(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
-        loss = F.cross_entropy(self(x), y, label_smoothing=self.hparams.label_smoothing)
+        if self.mix is not None:
+            x, y = self.mix(x, y)  # (B, O), smoothed
+        smoothing = 0.0 if self.mix is not None else self.hparams.label_smoothing
+        loss = F.cross_entropy(self(x), y, label_smoothing=smoothing)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -105,20 +140,21 @@ class LitClassifier(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         h = self.hparams
-        matrices = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
-        vectors = [p for p in self.model.parameters() if p.requires_grad and p.ndim < 2]
-        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(
-            [g for g in groups if g["params"]], h.lr, tuple(h.betas), weight_decay=h.weight_decay
-        )
-        steps = self.trainer.estimated_stepping_batches
-        warmup = h.warmup_epochs * steps / self.trainer.max_epochs if h.warmup_epochs else 0
+        lr = optim.learning_rate(self.trainer, 1e-3 if h.lr is h.base_lr is None else h.lr, h.base_lr)
+        if h.layer_decay is None:
+            groups = optim.decay_groups(self.model, h.weight_decay)
+        else:
+            from timm.optim import param_groups_layer_decay
 
-        def scale(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            done = (step - warmup) / max(1, steps - warmup)
-            return (h.min_lr + (h.lr - h.min_lr) * (1 + math.cos(math.pi * min(1, done))) / 2) / h.lr
+            no_decay = getattr(self.model, "no_decay", ())
+            groups = param_groups_layer_decay(self.model, h.weight_decay, no_decay, layer_decay=h.layer_decay)
+            groups = [{**g, "lr": lr * g["lr_scale"]} for g in groups]
+        if h.optimizer == "lars":
+            from timm.optim import Lars
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+            # As published: matrices are scaled by their trust ratio though nothing decays, biases never.
+            groups = [{**g, "always_adapt": g["params"][0].ndim > 1} for g in groups]
+            optimizer = Lars(groups, lr, momentum=0.9, trust_coeff=0.001)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr, tuple(h.betas), weight_decay=h.weight_decay, fused=True)
+        return optim.warmup_cosine(optimizer, self.trainer, lr, h.min_lr, h.warmup_epochs)

@@ -21,7 +21,7 @@ zoo eval NAME|FOLDER|RUN [--data SOURCE]
                                     the family's own figures; the last line is JSON
 zoo show NAME|FOLDER|RUN [IMAGE …] -o FILE.png
                                     a picture of what the model does
-zoo export RUN|CKPT|NAME FOLDER [--to safetensors|timm|onnx]
+zoo export RUN|CKPT|NAME FOLDER [--to safetensors|timm|onnx] [--half]
 zoo push FOLDER|NAME ORG/NAME [--dry-run FOLDER]
                                     publish on the Hugging Face Hub, or write what would be published
 zoo verify NAME                     hash, strict load, golden outputs
@@ -81,15 +81,18 @@ def _ls(argv: list[str]) -> None:
         ("recipes", [(n, recipe.about(n)) for n in names]),
     ):
         if lines:
+            width = max(len(name) for name, _ in lines)
             print(title)
             for name, text in lines:
-                print(f"  {name:<26} {text}")
+                print(f"  {name:<{width}} {text}")
 
 
 def _figures(w: registry.Weights) -> str:
     best = w.metrics[0] if w.metrics else None
     figure = f"{best.name} {best.value:g} {best.unit} on {best.data}, " if best else ""
-    return f"{figure}{w.size / 1e6:.1f} MB, {w.licence}{', in the package' if w.embedded else ''}"
+    size = f"{w.size / 1e6:.1f} MB, " if w.size else ""
+    encoder = "encoder only, " if w.kind == "encoder" and not w.arch.endswith("_classifier") else ""
+    return f"{figure}{encoder}{size}{w.licence}{', in the package' if w.embedded else ''}"
 
 
 def _info(argv: list[str]) -> None:
@@ -173,10 +176,11 @@ def _export(argv: list[str]) -> None:
     parser.add_argument("ckpt", help="run directory, .ckpt file, arch.tag or checkpoint folder")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--to", default="safetensors", help="safetensors (default), timm or onnx")
+    parser.add_argument("--half", action="store_true", help="store float16, half the size")
     args = parser.parse_args(argv)
     from zoo import hub
 
-    print(hub.export(args.ckpt, args.folder, args.to))
+    print(hub.export(args.ckpt, args.folder, args.to, args.half))
 
 
 def _push(argv: list[str]) -> None:
@@ -210,7 +214,7 @@ def _convert(argv: list[str]) -> None:
     parser.add_argument("--args", type=json.loads, default={}, help="keywords of the arch, '{\"image_size\": 32}'")
     args = parser.parse_args(argv)
     from zoo import hub
-    from zoo.convert import convert
+    from zoo.foreign import convert
 
     print(hub.save(convert(args.file, args.arch, **args.args), args.folder))
 

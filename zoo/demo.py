@@ -56,7 +56,7 @@ NOISE = 0.5
 @torch.no_grad()
 def _noisy(name: str) -> dict[str, float]:
     """Accuracy under Gaussian noise, seeded; the pixels stay in [0, 1]."""
-    model = hub.load_any(name)
+    model = hub.load(name)
     generator = torch.Generator().manual_seed(0)
 
     def noisy():

@@ -71,7 +71,8 @@ def validate(argv: list[str]) -> int:
     print(f"labels      {tuple(labels.shape)} {labels.dtype}, {data.num_classes} classes")
     print(f"parameters  {sum(p.numel() for p in model.model.parameters()):,}")
     steps = cli.config["trainer"]["accumulate_grad_batches"] * cli.trainer.world_size
-    print(f"batch       {len(images) * steps} images an optimiser step, learning rate {model.hparams.lr:g}")
+    lr = max(group["initial_lr"] for group in cli.trainer.optimizers[0].param_groups)
+    print(f"batch       {len(images) * steps} images an optimiser step, learning rate {lr:g}")
     print(f"{argv[0]} is valid")
     return 0
 
@@ -352,6 +353,10 @@ def _short(error: str, file: Path) -> str:
         key = unknown[1]
         wrong = next((k for k in key.split(".") if k not in _keys()), key)
         return f"{file}: no key {key!r}{suggest(wrong, _keys())}; `zoo fit --help` says where keys come from"
+    keys, given = re.findall(r'Parser key "([\w.]+)"', error), re.search(r"G(?:iven|ot) value: (.*)", error)
+    types = [t for t in re.findall(r"Expected an? <class '(\w+)'>", error) if t != "NoneType"]
+    if keys and given and types:
+        return f"{file}: {keys[-1]} is {given[1]!r}, expected {' or '.join(types)}"
     reason = re.sub(
         r"^.*?Errors:\s*-|- Expected a <class 'NoneType'>.*|Problem with given class_path [^:]*:",
         "",
@@ -364,8 +369,9 @@ def _short(error: str, file: Path) -> str:
 def _keys() -> list[str]:
     from zoo.classify import LitClassifier
     from zoo.data.images import ImageData
+    from zoo.mae.lit import LitMAE
 
-    places = (LitClassifier, ImageData, L.Trainer)
+    places = (LitClassifier, LitMAE, ImageData, L.Trainer)
     return [
         "model",
         "data",

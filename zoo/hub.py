@@ -4,19 +4,21 @@ A checkpoint is a folder of `config.json`, `model.safetensors` and `README.md`. 
 refused with the first thing that is wrong.
 """
 
+import argparse
 import contextlib
 import hashlib
 import importlib
 import inspect
 import json
 import os
+import sys
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,24 +41,37 @@ def create(arch: str, weights: str | None = None, **args: Any) -> nn.Module:
 
     Args:
         arch: name of an arch, `zoo.list_models()` lists them.
-        weights: a tag of that arch ("mnist"), a checkpoint folder, or "hf://org/name@revision"; None is random.
+        weights: a tag of that arch ("mnist"), a checkpoint folder, a run, or "hf://org/name@revision"; None is random.
+            A classifier also starts from its autoencoder ("mae_vit_tiny.cifar10"): the encoder is taken, all of it,
+            and the head is new.
         args: keywords of the arch; with weights, they go on top of those the weights were made with.
 
     Raises:
         ValueError: unknown arch, tag or keyword; weights that do not fit the arch to the last tensor.
     """
-    registry.family_of(arch)
+    family = registry.family_of(arch)
     if weights is None:
         return build(arch, args)
-    name = f"{arch}.{weights}"  # a tag wins over a folder of the same name beside the user
-    return _load(weights if name not in registry.records() and _is_place(weights) else name, args, arch)
+    source = _open(_full_name(arch, weights))
+    given = source.config["arch"]
+    if given == arch:
+        return _fill(source, args)
+    if given not in registry.facts(family).STARTS.get(arch, ()):
+        raise ValueError(f"{weights} holds {given}, not {arch}; zoo.load({weights!r}) takes what is there")
+    shared = {k: v for k, v in source.config["args"].items() if k in keywords(arch)}
+    _refuse_other_baked(source, args, arch)
+    model = build(arch, shared | args)
+    model.start_from(source.state)
+    model.zoo_config["parent"] = source.config.get("name", weights)
+    return model
 
 
 def load(name: str, **args: Any) -> nn.Module:
     """A trained model, in eval mode.
 
     Args:
-        name: "arch.tag", a checkpoint folder, or "hf://org/name@revision".
+        name: "arch.tag", a checkpoint folder, "hf://org/name@revision", a Lightning checkpoint, or a run's directory
+            (its best checkpoint, else its last).
         args: keywords of the arch, on top of those the weights were made with.
 
     Raises:
@@ -64,26 +79,16 @@ def load(name: str, **args: Any) -> nn.Module:
         FileNotFoundError: no such folder, repository or revision.
         ConnectionError: the Hub cannot be reached and the cache does not hold the files.
     """
-    return _load(name, args).eval()
-
-
-def load_any(name: str) -> nn.Module:
-    """As `load`, and also from a Lightning checkpoint or a run's directory (its best checkpoint, else its last)."""
-    path = Path(name)
-    if (path / "checkpoints").is_dir():
-        path = _pick_checkpoint(path)
-    return _from_lightning(path) if path.suffix == ".ckpt" else load(name)
+    return _fill(_open(name), args).eval()
 
 
 def build(arch: str, args: Mapping[str, Any]) -> nn.Module:
     """A random model of an arch, with `zoo_config` saying how to make it again."""
-    module = importlib.import_module(f"zoo.{registry.family_of(arch)}.model")
-    builder = getattr(module, arch)
-    allowed = list(inspect.signature(typing.get_type_hints(builder)["return"]).parameters)
+    allowed = keywords(arch)
     for key in args:
         if key not in allowed:
             raise ValueError(f"{arch} takes no {key!r}{registry.suggest(key, allowed)}; it takes {', '.join(allowed)}")
-    model = builder(**args)
+    model = _builder(arch)(**args)
     model.zoo_config = {"arch": arch, "args": dict(args)}
     return model
 
@@ -126,7 +131,7 @@ def save(model: nn.Module, folder: str | Path, metrics: tuple[registry.Metric, .
     return folder
 
 
-def export(ckpt: str | Path, folder: str | Path, to: str = "safetensors") -> Path:
+def export(ckpt: str | Path, folder: str | Path, to: str = "safetensors", half: bool = False) -> Path:
     """Turn a training run into something to give away.
 
     Args:
@@ -134,10 +139,12 @@ def export(ckpt: str | Path, folder: str | Path, to: str = "safetensors") -> Pat
             folder or name for another format of it.
         folder: where to write.
         to: "safetensors", a checkpoint folder; "timm", a file timm loads; "onnx", `model.onnx`.
+        half: store float16, half the size; the model still computes in float32 once loaded.
     """
     if to not in EXPORTS:
         raise ValueError(f"to={to!r}{registry.suggest(to, EXPORTS)}; allowed {', '.join(EXPORTS)}")
-    model = load_any(str(ckpt))
+    model = load(str(ckpt))
+    model = model.half() if half else model
     if to == "safetensors":
         return save(model, folder, _run_metrics(Path(ckpt)))
     folder = Path(folder)
@@ -206,45 +213,131 @@ def verify(name: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def golden_output(model: nn.Module) -> Tensor:
-    """The first eight outputs for a fixed picture of waves: the model's fingerprint on any machine."""
+    """The first eight outputs for a fixed picture of waves: the model's fingerprint on any machine.
+
+    Of a model with several outputs, the floating-point ones in a row; what it draws at random is seeded.
+    """
     count = torch.Size(model.image_shape).numel()
     image = torch.arange(count, dtype=torch.float64).mul(0.37).sin().add(1).div(2).float()
-    out = model.eval()(image.reshape(1, *model.image_shape))
-    return out.flatten()[:8]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        out = model.eval()(image.reshape(1, *model.image_shape))
+    outputs = [out] if isinstance(out, Tensor) else [o for o in out if o.is_floating_point()]
+    return torch.cat([o.flatten()[:8] for o in outputs])[:8]
 
 
 # Loading
 
 
 def _is_place(name: str) -> bool:
-    return name.startswith("hf://") or os.sep in name or "/" in name or Path(name).is_dir()
+    return name.startswith("hf://") or os.sep in name or "/" in name or name.endswith(".ckpt") or Path(name).is_dir()
 
 
-def _load(name: str, args: Mapping[str, Any], arch: str | None = None) -> nn.Module:
+class Source(NamedTuple):
+    """A checkpoint that was found, checked and mapped, not yet in a model."""
+
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+    place: Path
+
+
+def _full_name(arch: str, weights: str) -> str:
+    """What `weights` means beside an arch; a tag wins over a folder of the same name beside the user."""
+    if f"{arch}.{weights}" in registry.records():
+        return f"{arch}.{weights}"
+    named = weights.partition(".")[0] in registry.archs()
+    return weights if _is_place(weights) or named else f"{arch}.{weights}"
+
+
+def _open(name: str) -> Source:
+    path = Path(name)
     if name in registry.records() or not _is_place(name):
-        record = registry.weights_info(name)
-        folder = embedded_folder(record) if record.embedded else None
-        file = folder / record.file if folder else _download(record.repo, record.file, record.revision)
-        config = {"arch": record.arch, "args": record.args, "classes": list(record.classes), "name": record.name}
-        expected = {"sha256": record.sha256, "size": record.size}
-        _say_terms(record.name)
+        return _open_record(registry.weights_info(name))
+    if path.suffix == ".ckpt" or (path / "checkpoints").is_dir():
+        return _open_lightning(path if path.suffix == ".ckpt" else _pick_checkpoint(path))
+    folder, fetch = _hub_folder(name) if name.startswith("hf://") else (path, None)
+    config = read_config(folder)
+    expected = config["weights"]
+    file = fetch(expected["file"]) if fetch else folder / expected["file"]
+    return Source(config, read_tensors(file, expected["sha256"], expected["size"]), file)
+
+
+def _open_record(record: Weights) -> Source:
+    _say_terms(record.name)
+    config = {"arch": record.arch, "args": record.args, "classes": list(record.classes), "name": record.name}
+    if record.embedded:
+        file = embedded_folder(record) / record.file
+    elif record.url:
+        file = _download_url(record.url)
     else:
-        folder, fetch = _hub_folder(name) if name.startswith("hf://") else (Path(name), None)
-        config = read_config(folder)
-        expected = config["weights"]
-        file = fetch(expected["file"]) if fetch else folder / expected["file"]
-    if arch is not None and config["arch"] != arch:
-        raise ValueError(f"{name} holds {config['arch']}, not {arch}; zoo.load({name!r}) takes what is there")
+        file = _download(record.repo, record.file, record.revision)
+    if not record.foreign:
+        return Source(config, read_tensors(file, record.sha256, record.size), file)
+    from zoo.foreign import read_state, translate
+
+    _check_foreign(file, record)
+    state, _ = translate(read_state(file), record.arch)
+    return Source(config, state, file)
+
+
+def _open_lightning(file: Path) -> Source:
+    checkpoint = read_pickle(file)
+    if "zoo" not in checkpoint:
+        raise ValueError(f"{file} was not written by a LightningModule of this zoo; `zoo convert` reads foreign files")
+    prefix = "model."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    return Source(checkpoint["zoo"], state, file)
+
+
+def _fill(source: Source, args: Mapping[str, Any]) -> nn.Module:
+    """A model with every tensor of a source."""
+    config = source.config
+    _refuse_other_baked(source, args, config["arch"])
     with torch.device("meta"):  # no memory, no random numbers: every tensor comes from the file
         model = build(config["arch"], config["args"] | dict(args))
-    load_strictly(model, read_tensors(file, expected["sha256"], expected["size"]), file)
-    model.zoo_config |= {k: config[k] for k in ("classes", "name") if config.get(k)}
+    load_strictly(model, source.state, source.place)
+    model.zoo_config |= {k: config[k] for k in ("classes", "name", "parent") if config.get(k)}
     return model
 
 
+def _refuse_other_baked(source: Source, args: Mapping[str, Any], arch: str) -> None:
+    """What training has fixed is not to be had otherwise by asking for it."""
+    made = inspect.signature(_model_class(source.config["arch"])).parameters
+    for key in getattr(_model_class(arch), "baked", ()):
+        if key not in args or key not in made:
+            continue
+        trained = source.config["args"].get(key, made[key].default)
+        if _plain(trained) != _plain(args[key]):
+            raise ValueError(
+                f"{source.place} was trained with {key}={trained!r}, not {args[key]!r}; leave {key} out to take it as "
+                "it was trained, or choose other weights with `zoo ls --pretrained`"
+            )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _builder(arch: str) -> Callable[..., nn.Module]:
+    return getattr(importlib.import_module(f"zoo.{registry.family_of(arch)}.model"), arch)
+
+
+def _model_class(arch: str) -> type[nn.Module]:
+    return typing.get_type_hints(_builder(arch))["return"]
+
+
+def keywords(arch: str) -> list[str]:
+    """What the builder of an arch takes."""
+    return list(inspect.signature(_model_class(arch)).parameters)
+
+
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
-    """Give a model every tensor of `state`, in its own dtype, or name what does not fit."""
+    """Give a model every tensor of `state`, in its own dtype, or name what does not fit.
+
+    A model with a method `adapt` first makes over what follows from its arguments alone, such as a position table.
+    """
     own = model.state_dict()
+    state = model.adapt(dict(state)) if hasattr(model, "adapt") else state
     missing = [k for k in own if k not in state]
     unexpected = [k for k in state if k not in own]
     misshapen = [k for k in own if k in state and own[k].shape != state[k].shape]
@@ -326,10 +419,13 @@ def folder_config(model: nn.Module) -> dict[str, Any]:
     from zoo import __version__
 
     channels, height, width = model.image_shape
+    named = {"mean": "mean", "std": "std", "target": "target_kind", "pool": "pool"}
+    known = {key: getattr(model, name) for key, name in named.items() if hasattr(model, name)}
     return {
         "library": "latentzoo",
         "version": __version__,
         **model.zoo_config,
+        **{k: v.float().flatten().tolist() if isinstance(v, Tensor) else v for k, v in known.items()},
         "input": {"shape": [channels, height, width], "layout": "B C H W", "range": [0, 1], "normalised_inside": True},
     }
 
@@ -391,36 +487,55 @@ def _download(repo: str, file: str, revision: str | None) -> Path:
         ) from error
 
 
+def _download_url(url: str) -> Path:
+    """A file from a publisher's own server, kept where torch.hub keeps such files (TORCH_HOME)."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
+    except OSError as error:
+        raise ConnectionError(
+            f"{url} is not in {path.parent} and could not be downloaded ({error}); connect once, or put the file there"
+        ) from error
+    return path
+
+
+def _check_foreign(file: Path, record: Weights) -> None:
+    """Hash somebody else's file against what its publisher states, as far as that goes, and say where it does not."""
+    if record.sha256:
+        digest, stated = hash_file(file), record.sha256
+    elif record.md5:
+        digest, stated = hash_file(file, "md5"), record.md5
+    else:
+        warnings.warn(
+            f"the publisher of {record.name} states no hash; this file's sha256 is {hash_file(file)}, compare it with "
+            "a colleague's",
+            stacklevel=5,
+        )
+        return
+    if not digest.startswith(stated):
+        raise ValueError(f"{file} has hash {digest[:12]}…, its publisher states {stated[:12]}…; {_again(file)}")
+
+
 # Lightning checkpoints, ONNX
 
 
 def read_pickle(file: Path) -> Any:
-    """A torch file, tensors and plain containers only: nothing in it can run.
+    """A torch file of tensors and plain containers, argparse's Namespace among them: nothing in it can run.
 
     Raises:
         ValueError: it is no torch file, is cut, or asks for something to be run.
     """
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # official checkpoints hold their command line
+            return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {file}") from None
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{file} is not a file of plain tensors ({reason}); it was not loaded") from error
-
-
-def _from_lightning(file: Path) -> nn.Module:
-    checkpoint = read_pickle(file)
-    if "zoo" not in checkpoint:
-        raise ValueError(f"{file} was not written by a LightningModule of this zoo; `zoo convert` reads foreign files")
-    config = checkpoint["zoo"]
-    with torch.device("meta"):
-        model = build(config["arch"], config["args"])
-    model.zoo_config |= config
-    prefix = "model."
-    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    load_strictly(model, state, file)
-    return model.eval()
 
 
 def _pick_checkpoint(run: Path) -> Path:
@@ -443,6 +558,17 @@ def _run_metrics(run: Path) -> tuple[registry.Metric, ...]:
     )
 
 
+class _Features(nn.Module):
+    """A model whose `forward` is a training step, as a map from images to features."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.forward_features(image)
+
+
 def _export_onnx(model: nn.Module, folder: Path) -> Path:
     try:
         import onnxscript  # noqa: F401
@@ -452,7 +578,7 @@ def _export_onnx(model: nn.Module, folder: Path) -> Path:
     image = torch.zeros(2, *model.image_shape)
     with write_aside(folder) as aside:
         torch.onnx.export(
-            model,
+            model if hasattr(model, "head") else _Features(model),
             (image,),
             aside("model.onnx"),
             input_names=["image"],
@@ -489,7 +615,7 @@ def write_aside(folder: Path) -> Iterator[Callable[[str], Path]]:
             aside(name).unlink(missing_ok=True)
 
 
-def hash_file(file: Path) -> str:
-    """sha256 of a file, in hex."""
+def hash_file(file: Path, kind: str = "sha256") -> str:
+    """A file's hash, in hex."""
     with open(file, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        return hashlib.file_digest(f, kind).hexdigest()

@@ -1,10 +1,12 @@
 """What every family uses unchanged.
 
-B images of a batch, C channels, H height and W width in pixels.
+B images of a batch · C channels · H W height and width in pixels · P patch side in pixels · N tokens · K of them kept
+D width
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def check_images(x: Tensor, channels: int, height: int, width: int, values: bool = True) -> None:
@@ -47,3 +49,106 @@ def check_images(x: Tensor, channels: int, height: int, width: int, values: bool
                 f"pixels span [{low:.3g}, {high:.3g}], expected [0, 1]; "
                 + ("divide by 255" if high > 2 else "the model normalises by itself: undo your mean and std")
             )
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, §3.2): one matrix makes q, k and v. timm's tensor names."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, d = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads)  # (B, N, 3, heads, D/heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, D/heads) each
+        # torch's fused kernel is several times slower than plain products for bfloat16 gradients on a CPU (2.15).
+        plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
+        x = _attend(q, k, v) if plain else F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, D/heads)
+        return self.proj(x.transpose(1, 2).reshape(b, n, d))  # (B, N, D)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1).to(v.dtype) @ v  # (B, heads, N, D/heads)
+
+
+class Mlp(nn.Module):
+    """Two matrices with a GELU between, the exact one."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block (Dosovitskiy et al. 2021, §3.1).
+
+    Args:
+        drop_path: probability with which a sample skips each of the two residual branches, in training.
+    """
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, eps: float = 1e-6):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self._drop(self.attn(self.norm1(x)))
+        return x + self._drop(self.mlp(self.norm2(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        if not self.training or not self.drop_path:
+            return x
+        keep = 1 - self.drop_path
+        return x * (torch.rand(len(x), 1, 1, device=x.device) < keep).to(x.dtype) / keep
+
+
+def patchify(x: Tensor, p: int) -> Tensor:
+    """Images (B, C, H, W) → patches (B, N, P²C), row by row; within one: row, column, channel, the channel fastest."""
+    b, c, h, w = x.shape
+    x = x.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 3, 5, 1)  # (B, H/P, W/P, P, P, C)
+    return x.reshape(b, -1, p * p * c)  # (B, N, P²C)
+
+
+def unpatchify(x: Tensor, p: int, height: int, width: int) -> Tensor:
+    """Patches (B, N, P²C) → images (B, C, H, W), the inverse of `patchify`."""
+    x = x.reshape(len(x), height // p, width // p, p, p, -1).permute(0, 5, 1, 3, 2, 4)  # (B, C, H/P, P, W/P, P)
+    return x.reshape(len(x), -1, height, width)  # (B, C, H, W)
+
+
+def take(x: Tensor, ids: Tensor) -> Tensor:
+    """Rows of each sample: x (B, N, D), ids (B, K) int64 → (B, K, D); no index of width D is made."""
+    b, n, d = x.shape
+    start = torch.arange(b, device=x.device)[:, None] * n  # (B, 1)
+    return x.reshape(b * n, d)[ids + start]  # (B, K, D)
+
+
+def sincos(dim: int, height: int, width: int) -> Tensor:
+    """Fixed positions of a grid, (height·width, dim), float32 (He et al. 2021, A.1; Vaswani et al. 2017, §3.5).
+
+    The first half of the channels holds the column, the second the row, each as all sines, then all cosines: the order
+    that every released MAE was trained with.
+    """
+    if dim % 4:
+        raise ValueError(f"dim={dim}, positions of a grid need a multiple of 4")
+    omega = 10000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))  # (dim/4,)
+    rows, columns = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64), indexing="ij"
+    )
+    halves = [axis.reshape(-1, 1) * omega for axis in (columns, rows)]  # (height·width, dim/4) each
+    return torch.cat([f(a) for a in halves for f in (torch.sin, torch.cos)], dim=1).float()  # (height·width, dim)
+
+
+def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a side in pixels, or of both."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return height, width

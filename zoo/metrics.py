@@ -29,3 +29,33 @@ def knn_accuracy(
         votes.scatter_add_(1, bank_labels[nearest], (cosine / temperature).exp())
         correct += (votes.argmax(-1) == y).sum().item()
     return correct / len(labels)
+
+
+def linear_accuracy(
+    bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, weight_decay: float = 1e-4, steps: int = 200
+) -> float:
+    """Top-1 accuracy, in [0, 1], of a linear probe on frozen features: softmax regression, fitted to the end by L-BFGS.
+
+    Features are standardised with the bank's mean and deviation, as by the BatchNorm of published probes. Nothing is
+    drawn at random. Minimises `cross-entropy + weight_decay · ‖W‖²`.
+
+    Args:
+        bank, queries: features, (N, D) and (M, D).
+        bank_labels, labels: their classes, (N,) and (M,) int64.
+    """
+    mean, std = bank.mean(0), bank.std(0).clamp(min=1e-6)  # (D,)
+    bank, queries = (bank - mean) / std, (queries - mean) / std
+    weight = bank.new_zeros(int(bank_labels.max()) + 1, bank.shape[1] + 1, requires_grad=True)  # (O, D + 1)
+    optimizer = torch.optim.LBFGS([weight], max_iter=steps, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = F.linear(bank, weight[:, :-1], weight[:, -1])  # (N, O)
+        loss = F.cross_entropy(logits, bank_labels) + weight_decay * weight[:, :-1].square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    found = F.linear(queries, weight[:, :-1].detach(), weight[:, -1].detach()).argmax(-1)
+    return (found == labels).float().mean().item()

@@ -8,7 +8,7 @@ from functools import cache
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-FAMILIES = ("bilinear",)
+FAMILIES = ("mae", "bilinear")
 
 PERMISSIVE = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0")
 
@@ -30,14 +30,17 @@ class Weights:
 
     name: str  # arch.tag
     args: dict[str, Any]  # of the arch's builder
-    sha256: str  # of `file`
-    size: int  # bytes of `file`
+    sha256: str  # of `file`; "" where a publisher states none
+    size: int  # bytes of `file`; 0 where a publisher states none
     licence: str  # of the weights, SPDX
     data_terms: str  # of what they were trained on
     metrics: tuple[Metric, ...]
     kind: str = "full"  # "full" or "encoder"
-    repo: str | None = None  # None: ships with the package
+    repo: str | None = None  # on the Hub; without repo and url, the weights ship with the package
     revision: str | None = None  # 40 hex digits of the Hub commit
+    url: str | None = None  # on a publisher's own server
+    md5: str = ""  # its first digits, where that is what the publisher states
+    foreign: bool = False  # in the authors' own layout, converted while it is loaded
     file: str = "model.safetensors"
     recipe: str | None = None
     command: str | None = None
@@ -60,7 +63,7 @@ class Weights:
 
     @property
     def embedded(self) -> bool:
-        return self.repo is None
+        return self.repo is None and self.url is None
 
     @property
     def permissive(self) -> bool:

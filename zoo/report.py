@@ -19,17 +19,19 @@ def evaluate(name: str, source: str | None = None, batch_size: int = 1000) -> di
         name: arch.tag, checkpoint folder, hf://org/name, a Lightning checkpoint or a run's directory.
         source: as ImageData's; None takes the sample that ships with the package, where it fits the model.
     """
-    model = hub.load_any(name)
+    model = hub.load(name)
     source = source or sample(model)
-    figures = family(model).evaluate(model, batches(model, source, batch_size))
+    train, test = (batches(model, source, batch_size, split) for split in ("train", "test"))
+    figures = family(model).evaluate(model, test, train)
     return {"name": name, "data": source, "split": "test"} | figures
 
 
 def show(name: str, images: list[Path], output: Path) -> Path:
     """Draw a model's own figure, or how it sees the given image files."""
-    model = hub.load_any(name)
+    model = hub.load(name)
     report = family(model)
-    classes = model.zoo_config.get("classes") or [str(c) for c in range(model.head.out_features)]
+    outputs = model.head.out_features if hasattr(model, "head") else 0
+    classes = model.zoo_config.get("classes") or [str(c) for c in range(outputs)]
     if images:
         pixels = torch.stack([read_image(path, model) for path in images])
         return plots.write(report.explain(model, pixels, [p.name for p in images], classes), output)
@@ -46,28 +48,35 @@ def family(model: nn.Module) -> ModuleType:
 
 
 def sample(model: nn.Module) -> str:
-    """The shipped images that fit a model.
+    """The shipped images that fit a model: its size and, of a classifier, its classes.
 
     Raises:
         ValueError: none do.
     """
+    from zoo.data import readers
+
     samples = registry.facts(registry.family_of(model.zoo_config["arch"])).SAMPLES
     if model.image_shape not in samples:
         raise ValueError(
             f"no images that ship with the package fit {model.image_shape}; give --data FOLDER or a Hub id"
         )
-    return samples[model.image_shape]
+    source = samples[model.image_shape]
+    classes, named = readers.read(source)["test"].classes, model.zoo_config.get("classes")
+    if hasattr(model, "head") and (named != classes if named else model.head.out_features != len(classes)):
+        raise ValueError(f"{source} has other classes than this classifier; give --data FOLDER or a Hub id")
+    return source
 
 
-def batches(model: nn.Module, source: str, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The test split of a source, sized for a model."""
-    from zoo.data.images import ImageData
+def batches(model: nn.Module, source: str, batch_size: int, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
+    """The test or training images of a source in order, sized for a model, nothing augmented. Read when first asked."""
+    from zoo.data.images import Batches, ImageData
 
     channels, height, _ = model.image_shape
-    data = ImageData(source, image_size=height, channels=channels, eval_batch_size=batch_size)
+    data = ImageData(source, image_size=height, channels=channels)
     data.prepare_data()
-    data.setup("test")
-    for batch in data.test_dataloader():
+    data.setup("fit" if split == "train" else "test")
+    pixels, labels = data.splits[split]
+    for batch in Batches(pixels, labels, batch_size, shuffle=False):
         yield data.on_after_batch_transfer(batch, 0)
 
 

@@ -22,11 +22,16 @@ KEPT = 15  # eigenvectors per class that the truncated accuracy is stated for
 
 
 @torch.no_grad()
-def evaluate(model: BilinearClassifier, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float | int]:
+def evaluate(
+    model: BilinearClassifier,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    train: Iterable[tuple[Tensor, Tensor]] | None = None,
+) -> dict[str, float | int]:
     """Accuracy and cross-entropy; for a one-layer model also what its weights say.
 
     Args:
         batches: pairs of images (B, C, H, W) in [0, 1] and labels (B,).
+        train: not needed here.
     """
     model = model.eval()
     logits, labels, hidden = [], [], []

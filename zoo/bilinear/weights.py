@@ -4,8 +4,8 @@ from zoo.registry import Metric, Weights
 
 TITLE = "Bilinear classifier"
 PAPER = "Pearce, Dooms et al. 2024, Bilinear MLPs enable weight-based mechanistic interpretability, arXiv:2410.08417"
-TASK = "image-classification"
 
+STARTS: dict[str, tuple[str, ...]] = {}  # arch -> archs whose encoder it starts from
 SAMPLES = {(1, 28, 28): "samples/mnist"}  # image shape -> shipped images that fit it
 
 ARCHS = {
@@ -16,6 +16,11 @@ ARCHS = {
 
 LAST_EPOCH = "last of 100 epochs, seed 0; no choice made by it"
 FIFTEEN = "the 15 eigenvectors of largest |eigenvalue| per class instead of all 256"
+
+
+def task(arch: str) -> str:
+    """The Hub's name for what a model does."""
+    return "image-classification"
 
 
 def _mnist(accuracy: float, fifteen: float, rank: float) -> tuple[Metric, ...]:

@@ -6,6 +6,7 @@ is cropped, flipped and scaled there. N images of a split · B of a batch · C c
 
 import hashlib
 import os
+import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +39,13 @@ class ImageData(L.LightningDataModule):
         eval_batch_size: of a validation or test batch; None: `batch_size`.
         crop: pad by so many black px and crop back at random, in training; 0 is off.
         flip: mirror half of the training images.
+        crop_scale: cut a random rectangle of such a share of the area, aspect 3/4 to 4/3, and resize it to
+            image_size, in training ("random resized crop", Szegedy et al. 2015). Of the whole picture where nothing is
+            cached, else of the cached one.
+        randaugment: timm's description of a RandAugment (Cubuk et al. 2020), "rand-m9-mstd0.5-inc1"; it and crop_scale
+            then run in the workers.
+        erase: probability with which a rectangle of a training image becomes noise (Zhong et al. 2020).
+        crop_pct: share of the shorter side that evaluation sees: 0.875 resizes to image_size / 0.875 before cropping.
         val_fraction: share of the training images held out for validation. With 0, validation is the source's own
             validation split, or its test split where there is none: then choose nothing by it.
         limit: train on so many images, drawn evenly over the classes.
@@ -57,6 +65,10 @@ class ImageData(L.LightningDataModule):
         eval_batch_size: int | None = None,
         crop: int = 0,
         flip: bool = False,
+        crop_scale: tuple[float, float] | None = None,
+        randaugment: str | None = None,
+        erase: float = 0.0,
+        crop_pct: float = 1.0,
         val_fraction: float = 0.0,
         limit: int | None = None,
         cache: str = "auto",
@@ -68,6 +80,12 @@ class ImageData(L.LightningDataModule):
         super().__init__()
         if cache not in CACHES:
             raise ValueError(f"cache={cache!r}, allowed {', '.join(CACHES)}")
+        if crop_scale is not None and not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale={crop_scale}, allowed (from, to) with 0 < from ≤ to ≤ 1")
+        if not 0 < crop_pct <= 1 or not 0 <= erase <= 1:
+            raise ValueError(f"crop_pct={crop_pct}, erase={erase}: allowed above 0 up to 1, and 0 to 1")
+        if randaugment is not None and channels == 1:
+            raise ValueError("randaugment works on RGB images; give channels=3")
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction={val_fraction}, allowed 0 to below 1")
         if batch_size < 1 or (limit is not None and limit < 1):
@@ -92,7 +110,7 @@ class ImageData(L.LightningDataModule):
                     f"{h.source} has no {split} split, only {', '.join(items)}; set val_fraction, or add one"
                 )
             self.classes = items[split].classes
-            self.splits[split] = self._pixels(items[split]), torch.from_numpy(items[split].labels)
+            self.splits[split] = self._pixels(items[split], split), torch.from_numpy(items[split].labels)
 
     @property
     def num_classes(self) -> int:
@@ -115,19 +133,32 @@ class ImageData(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """uint8 (B, C, H, W) on the device → augmented if it is a training batch, float in [0, 1]."""
         x, y, stamp = batch
-        if stamp is not None:
-            x = augment(x, self.hparams.crop, self.hparams.flip, stamp)
-        return x.to(torch.float32).div_(255), y
+        if stamp is None:
+            return x.to(torch.float32).div_(255), y
+        h = self.hparams
+        x = augment(x, h.crop, h.flip, stamp).to(torch.float32).div_(255)
+        if h.crop_scale and not self._in_workers:
+            x = resized_crop(x, h.crop_scale, stamp)
+        return (erase(x, h.erase, stamp) if h.erase else x), y
+
+    @property
+    def _in_workers(self) -> bool:
+        """Whether training images are cut and augmented one by one, before they make a batch."""
+        uncached = self.splits["train"][0].array is None
+        return self.hparams.randaugment is not None or (self.hparams.crop_scale is not None and uncached)
 
     def _batches(self, split: str, batch_size: int, shuffle: bool) -> "Batches":
         pixels, labels = self.splits[split]
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        return Batches(pixels, labels, batch_size, shuffle, self.hparams.seed, rank, world, self.hparams.num_workers)
-
-    def _pixels(self, items: Items) -> "Pixels":
         h = self.hparams
-        pixels = Pixels(items, h.image_size, h.channels or natural_channels(items))
+        change = Change(pixels.shape[1:], h.crop_scale, h.randaugment) if shuffle and self._in_workers else None
+        return Batches(pixels, labels, batch_size, shuffle, h.seed, rank, world, h.num_workers, change)
+
+    def _pixels(self, items: Items, split: str) -> "Pixels":
+        h = self.hparams
+        share = 1.0 if split == "train" else h.crop_pct
+        pixels = Pixels(items, h.image_size, h.channels or natural_channels(items), share)
         size = len(items) * int(np.prod(pixels.shape))
         cache = h.cache
         if cache == "auto":
@@ -142,8 +173,8 @@ class ImageData(L.LightningDataModule):
 class Pixels:
     """The images of a split as uint8 (C, H, W): from `array` (N, C, H, W) where it is set, else decoded one by one."""
 
-    def __init__(self, items: Items, image_size: int | None, channels: int):
-        self.items, self.image_size, self.channels = items, image_size, channels
+    def __init__(self, items: Items, image_size: int | None, channels: int, crop_pct: float = 1.0):
+        self.items, self.image_size, self.channels, self.crop_pct = items, image_size, channels, crop_pct
         self.array: Tensor | None = None
         self.shape: tuple[int, int, int] | None = None
         self.shape = tuple(self[0].shape)
@@ -152,11 +183,17 @@ class Pixels:
         return len(self.items)
 
     def __getitem__(self, i: int) -> Tensor:
-        pixels = _fit(decode(self.items.images[i], self.channels, self.items.source), self.image_size)
+        pixels = _fit(decode(self.items.images[i], self.channels, self.items.source), self.image_size, self.crop_pct)
         if self.shape is not None and pixels.shape != (self.shape[1], self.shape[2], self.shape[0]):
             (height, width), (h, w) = self.shape[1:], pixels.shape[:2]
             raise ValueError(f"{self.items.source} mixes {height}×{width} and {h}×{w} px images; give image_size")
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy())  # (C, H, W)
+
+    def whole(self, i: int) -> np.ndarray:
+        """An image before it is made to fit, (H, W, C) uint8; the cached one where there is a cache."""
+        if self.array is not None:
+            return self.array[i].permute(1, 2, 0).numpy()
+        return decode(self.items.images[i], self.channels, self.items.source)
 
     def decode_into(self, out: np.ndarray) -> np.ndarray:
         """All images into out, (N, C, H, W)."""
@@ -171,13 +208,62 @@ class Pixels:
 
     def fingerprint(self) -> str:
         """Of the encoded images and the geometry: another file, size or channel count is another cache."""
-        digest = hashlib.blake2b(f"{len(self)} {self.image_size} {self.shape}".encode(), digest_size=12)
+        geometry = f"{len(self)} {self.image_size} {self.shape}" + (f" {self.crop_pct}" if self.crop_pct < 1 else "")
+        digest = hashlib.blake2b(geometry.encode(), digest_size=12)
         for item in self.items.images:
             if isinstance(item, Path):
                 stat = item.stat()
                 item = f"{item.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()
             digest.update(item if isinstance(item, bytes) else np.ascontiguousarray(item))
         return digest.hexdigest()
+
+
+class Change:
+    """What happens to one training image in a worker: random resized crop, RandAugment; the same for the same seed."""
+
+    def __init__(self, shape: tuple[int, int], crop_scale: tuple[float, float] | None, randaugment: str | None):
+        from timm.data.auto_augment import rand_augment_transform
+        from torchvision.transforms import InterpolationMode, RandomResizedCrop
+
+        mode = InterpolationMode.BICUBIC
+        self.crop = crop_scale and RandomResizedCrop(tuple(shape), tuple(crop_scale), interpolation=mode)
+        self.shape, self.policy = shape, None
+        if randaugment is not None:
+            # The bounds of its moves are in pixels; grey fills what they uncover.
+            options = {"translate_const": int(0.45 * min(shape)), "img_mean": (124, 116, 104)}
+            self.policy = rand_augment_transform(randaugment, options)
+            for op in self.policy.ops:
+                if op.name.startswith("Posterize"):  # at full strength it asks for 0 bits, which Pillow 12 refuses
+                    op.level_fn = lambda *args, level=op.level_fn: (max(1, level(*args)[0]),)
+
+    def __call__(self, pixels: np.ndarray, seed: int) -> Tensor:
+        """Pixels (H, W, C) uint8 → (C, height, width) uint8."""
+        from PIL import Image
+
+        python, kept = random.getstate(), np.random.get_state()
+        random.seed(seed)  # timm draws from these two
+        np.random.seed(seed % 2**32)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+                image = self.crop(image) if self.crop else image
+                image = self.policy(image) if self.policy else image
+        finally:
+            random.setstate(python)
+            np.random.set_state(kept)
+        changed = np.asarray(image).reshape(*self.shape, -1)
+        return torch.from_numpy(changed.transpose(2, 0, 1).copy())  # (C, H, W)
+
+
+class Changed:
+    """Images under a Change, by (index, seed)."""
+
+    def __init__(self, pixels: Pixels, change: Change):
+        self.pixels, self.change = pixels, change
+
+    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+        return self.change(self.pixels.whole(key[0]), key[1])
 
 
 class Batches:
@@ -198,7 +284,9 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         num_workers: int = 2,
+        change: Change | None = None,
     ):
+        self.change = change
         self.pixels, self.labels, self.batch_size, self.shuffle = pixels, labels, batch_size, shuffle
         self.seed, self.rank, self.world, self.num_workers = seed, rank, world, num_workers
         self.epoch = self.start = self.done = 0
@@ -226,7 +314,7 @@ class Batches:
         epoch, start = self.epoch, self.start
         self.start, self.done = 0, start
         index = self._order(epoch).split(self.batch_size)[start : len(self)]
-        for step, (x, i) in enumerate(zip(self._images(index), index), start):
+        for step, (x, i) in enumerate(zip(self._images(index, epoch), index), start):
             self.done = step + 1
             yield x, self.labels[i], [self.seed, epoch, step, self.rank] if self.shuffle else None
         if self.epoch == epoch:  # nobody called set_epoch
@@ -240,15 +328,18 @@ class Batches:
         generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
         return torch.randperm(n, generator=generator)[self.rank : n // self.world * self.world : self.world]
 
-    def _images(self, index: tuple[Tensor, ...]) -> Iterator[Tensor]:
-        if self.pixels.array is not None:
+    def _images(self, index: tuple[Tensor, ...], epoch: int) -> Iterator[Tensor]:
+        if self.pixels.array is not None and self.change is None:
             for i in index:
                 batch = self.pixels.array[i]  # (B, C, H, W)
                 yield batch.pin_memory() if torch.cuda.is_available() else batch
             return
+        keys = [i.tolist() for i in index]
+        if self.change is not None:
+            keys = [[(i, _mix(self.seed, epoch, i)) for i in batch] for batch in keys]
         yield from DataLoader(
-            self.pixels,
-            batch_sampler=[i.tolist() for i in index],
+            self.pixels if self.change is None else Changed(self.pixels, self.change),
+            batch_sampler=keys,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own: the default one belongs to the model
@@ -272,19 +363,53 @@ def augment(x: Tensor, crop: int, flip: bool, stamp: list[int]) -> Tensor:
     return x
 
 
-def _mix(*numbers: int) -> int:
+def resized_crop(x: Tensor, scale: tuple[float, float], stamp: list[int]) -> Tensor:
+    """A random rectangle of each image (B, C, H, W), float in [0, 1], resized to the whole (bicubic), on its device.
+
+    One draw of area and aspect per image, cut to the image where it is too long: no loop of attempts.
+    """
+    generator = torch.Generator().manual_seed(_mix("crop", *stamp))
+    b, _, height, width = x.shape
+    area, aspect, down, right = torch.rand(4, b, generator=generator)  # (B,) each
+    area = scale[0] + (scale[1] - scale[0]) * area
+    aspect = (4 / 3) ** (2 * aspect - 1)
+    tall, wide = (area / aspect).sqrt().clamp(max=1), (area * aspect).sqrt().clamp(max=1)  # (B,) shares of a side
+    zero = torch.zeros(b)
+    centre = torch.stack([(2 * right - 1) * (1 - wide), (2 * down - 1) * (1 - tall)], dim=1)  # (B, 2), in [-1, 1]
+    theta = torch.stack([torch.stack([wide, zero], 1), torch.stack([zero, tall], 1), centre], dim=2).to(x)  # (B, 2, 3)
+    grid = F.affine_grid(theta, [b, 1, height, width], align_corners=False)  # (B, H, W, 2)
+    return F.grid_sample(x, grid, "bicubic", "reflection", align_corners=False).clamp_(0, 1)
+
+
+def erase(x: Tensor, probability: float, stamp: list[int]) -> Tensor:
+    """Noise in a rectangle, 2 to 33 % of the area, of some images (B, C, H, W) in [0, 1], on their device."""
+    generator = torch.Generator().manual_seed(_mix("erase", *stamp))
+    b, _, height, width = x.shape
+    chance, area, aspect, down, right = torch.rand(5, b, generator=generator)  # (B,) each
+    area, aspect = 0.02 + (1 / 3 - 0.02) * area, (1 / 0.3) ** (2 * aspect - 1)
+    inside = torch.ones(b, 1, 1, dtype=torch.bool)
+    for dim, side, share, at in ((1, height, (area * aspect).sqrt(), down), (2, width, (area / aspect).sqrt(), right)):
+        length = (share.clamp(max=1) * side).round()  # (B,)
+        place = torch.arange(side) - (at * (side - length + 1)).floor()[:, None]  # (B, side)
+        inside = inside & ((place >= 0) & (place < length[:, None])).unsqueeze(3 - dim)  # (B, H or 1, W)
+    inside = (inside & (chance < probability)[:, None, None]).to(x.device)[:, None]  # (B, 1, H, W)
+    noise = torch.randn(x.shape, generator=generator).mul_(0.25).add_(0.5).clamp_(0, 1)
+    return torch.where(inside, noise.to(x), x)
+
+
+def _mix(*numbers: int | str) -> int:
     """One well-spread seed from several small numbers."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest(), "little")
 
 
-def _fit(pixels: np.ndarray, size: int | None) -> np.ndarray:
-    """Resize the shorter side to `size` and crop the centre; (H, W, C) uint8."""
+def _fit(pixels: np.ndarray, size: int | None, crop_pct: float = 1.0) -> np.ndarray:
+    """Resize the shorter side to `size / crop_pct` and crop the centre; (H, W, C) uint8."""
     from PIL import Image
 
-    if size is None or pixels.shape[:2] == (size, size):
+    if size is None or (pixels.shape[:2] == (size, size) and crop_pct == 1):
         return pixels
     h, w = pixels.shape[:2]
-    scale = size / min(h, w)
+    scale = size / crop_pct / min(h, w)
     image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
     image = image.resize((max(size, round(w * scale)), max(size, round(h * scale))), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2

@@ -29,13 +29,17 @@ def convert(source: str | Path | Mapping[str, Any], arch: str, **args: Any) -> n
         ValueError: no known dialect of the arch's family, or a tensor missing, left over or misshapen.
         FileNotFoundError: nothing there.
     """
-    family = registry.family_of(arch)
-    dialects = importlib.import_module(f"zoo.{family}.convert")
-    state = _unwrap(source if isinstance(source, Mapping) else read_state(Path(source)))
-    state, found = dialects.to_zoo(state)
-    model = hub.build(arch, found | args)
+    state, found = translate(source if isinstance(source, Mapping) else read_state(Path(source)), arch)
+    allowed = hub.keywords(arch)
+    model = hub.build(arch, {k: v for k, v in found.items() if k in allowed} | args)
     hub.load_strictly(model, state, source if not isinstance(source, Mapping) else "the state dict")
     return model.eval()
+
+
+def translate(state: Mapping[str, Any], arch: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Foreign tensors under the names of an arch's family, and the arguments that their shapes tell."""
+    dialects = importlib.import_module(f"zoo.{registry.family_of(arch)}.convert")
+    return dialects.to_zoo(_unwrap(state))
 
 
 def read_state(path: Path) -> Mapping[str, Any]:

@@ -1,0 +1,142 @@
+"""Pretraining a masked autoencoder: AdamW, warm-up and cosine, an online probe, pictures in the log."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from zoo import hub, optim, registry
+from zoo.metrics import knn_accuracy
+
+
+class LitMAE(L.LightningModule):
+    """The published pretraining (He et al. 2021, A.1). A batch is (images (B, C, H, W) in [0, 1], labels (B,) int64).
+
+    Labels never train anything: they score the online probe, in which each held-out image of odd index is classified
+    by its 20 nearest neighbours among those of even index, by the mean patch token.
+
+    Args:
+        arch: `zoo ls 'mae*'` lists them.
+        weights: a tag of that arch to go on from, a checkpoint folder, a run or `hf://org/name`; None starts at random.
+        arch_args: keywords of the arch (`{"image_size": 32, "patch_size": 4}`).
+        lr: peak learning rate; or leave it out for
+        base_lr: peak learning rate per 256 images of an optimiser step.
+        weight_decay: decoupled, on every parameter of two or more axes, as published also on class and mask token.
+        betas: of AdamW.
+        warmup_epochs: length of the linear warm-up.
+        min_lr: where the cosine ends.
+        probe_images: how many held-out images the online probe looks at; 0 is off.
+        grad_checkpointing: keep no activations inside blocks; less memory, a third more time.
+        compile: let torch compile the model into one graph.
+
+    Raises:
+        ValueError: weights without a decoder, or trained for another target than `arch_args` asks for.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        weights: str | None = None,
+        arch_args: dict[str, Any] | None = None,
+        lr: float | None = None,
+        base_lr: float | None = None,
+        weight_decay: float = 0.05,
+        betas: tuple[float, float] = (0.9, 0.95),
+        warmup_epochs: float = 40,
+        min_lr: float = 0.0,
+        probe_images: int = 5000,
+        grad_checkpointing: bool = False,
+        compile: bool = False,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        args = dict(arch_args or {})
+        self.model = hub.create(arch, weights, **args)
+        if self.model.decoder is None:
+            raise ValueError(f"{weights} is an encoder alone, pretraining needs a decoder; {_with_decoder(arch)}")
+        self.model.grad_checkpointing = grad_checkpointing
+        if compile:
+            self.model.compile(fullgraph=True, dynamic=False)
+        self.features: list[tuple[Tensor, Tensor]] = []
+
+    @classmethod
+    def from_weights(cls, name: str, **args) -> "LitMAE":
+        """Ready to go on training from `arch.tag`, a checkpoint folder or hf://org/name; keywords as above."""
+        arch = hub.load(name).zoo_config["arch"]
+        return cls(arch, name.removeprefix(f"{arch}."), **args)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] → tokens (B, T + N, D), nothing masked."""
+        return self.model.forward_features(x)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = self.model(batch[0]).loss
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        self._probe("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._probe("test")
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> None:
+        x, y = batch
+        order = self._order(x, batch_idx)
+        self.log(f"{split}/loss", self.model(x, order).loss, batch_size=len(y), sync_dist=True)
+        if sum(len(labels) for _, labels in self.features) < self.hparams.probe_images:
+            tokens = self.model.forward_features(x)[:, self.model.num_cls_tokens :]  # (B, N, D)
+            self.features.append((tokens.mean(1).float(), y))  # (B, D), (B,)
+        if split == "val" and batch_idx == 0:
+            self._draw(x[:8], order[:8])
+
+    def _order(self, x: Tensor, batch_idx: int) -> Tensor:
+        # The same masks at every validation, whatever the training has drawn: losses compare.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(batch_idx)
+            return self.model.draw(len(x)).to(x.device)
+
+    def _probe(self, split: str) -> None:
+        if self.features:
+            features, labels = (torch.cat(parts)[: self.hparams.probe_images] for parts in zip(*self.features))
+            self.features.clear()
+            bank = features[::2]
+            accuracy = knn_accuracy(bank, labels[::2], features[1::2], labels[1::2], min(20, len(bank)))
+            self.log(f"{split}/knn", accuracy, prog_bar=True, sync_dist=True)
+
+    def _draw(self, x: Tensor, order: Tensor) -> None:
+        """Image, masked, predicted, pasted: a column each, in loggers that take pictures."""
+        boards = [b.experiment for b in self.loggers if hasattr(b.experiment, "add_image")]
+        if boards:
+            pictures = self.model.reconstruct(x, order)
+            rows = torch.cat([x, *(p.to(x) for p in pictures)])  # (4 B, C, H, W)
+            for board in boards:
+                board.add_image("val/reconstruction", make_grid(rows, nrow=len(x)), self.global_step)
+
+    def on_fit_start(self) -> None:
+        # Lightning keeps the mode a submodule is handed over in, and a model from zoo.load may be in eval mode.
+        self.train()
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        # All that export needs to build the model again.
+        checkpoint["zoo"] = self.model.zoo_config
+
+    def configure_optimizers(self) -> dict:
+        h = self.hparams
+        lr = optim.learning_rate(self.trainer, h.lr, h.base_lr)
+        groups = optim.decay_groups(self.model, h.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr, tuple(h.betas), fused=True)
+        return optim.warmup_cosine(optimizer, self.trainer, lr, h.min_lr, h.warmup_epochs)
+
+
+def _with_decoder(arch: str) -> str:
+    full = [w.name for w in registry.records().values() if w.arch == arch and w.kind == "full"]
+    return f"these have one: {', '.join(full)}" if full else f"no weights of {arch} have one, start without weights"

@@ -1,0 +1,134 @@
+"""What `zoo eval` prints and `zoo show` draws of a masked autoencoder and its classifier."""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo import plots
+from zoo.data.readers import SAMPLES
+from zoo.mae.model import MAE, MAEClassifier, kept
+from zoo.metrics import knn_accuracy, linear_accuracy
+
+RATIOS = (0.5, 0.75, 0.85, 0.95)
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@torch.no_grad()
+def evaluate(model: MAE | MAEClassifier, batches: Batches, train: Batches) -> dict[str, float]:
+    """Of a classifier, its accuracy; of an autoencoder, how well it fills in and how well its features separate.
+
+    `psnr` is over the hidden patches' pixels, in dB, with each patch's own mean and deviation put back, or with the
+    average of the visible ones. `knn` and `linear` classify by the mean patch token, with the training images as bank.
+    """
+    model = model.eval()
+    if isinstance(model, MAEClassifier):
+        logits, labels = (torch.cat(parts) for parts in zip(*((model(x), y) for x, y in batches)))
+        return {
+            "accuracy": (logits.argmax(-1) == labels).float().mean().item(),
+            "loss": F.cross_entropy(logits, labels).item(),
+            "images": len(labels),
+        }
+    figures, features, labels = {}, [], []
+    sums, count = torch.zeros(3, dtype=torch.float64), 0
+    for i, (x, y) in enumerate(batches):
+        if model.decoder is not None:
+            order = _order(model, len(x), i)
+            sums[0] += model(x, order).loss.double() * len(x)
+            for j, statistics in ((1, "own"), (2, "visible")):
+                pasted = model.reconstruct(x, order, statistics).pasted
+                sums[j] += (pasted - x).double().square().mean((1, 2, 3)).sum()
+        count += len(x)
+        features.append(_pooled(model, x))
+        labels.append(y)
+    if model.decoder is not None:
+        hidden = 1 - model.num_keep / model.num_patches
+        figures["loss"] = (sums[0] / count).item()
+        figures["psnr"] = (-10 * (sums[1] / count / hidden).log10()).item()
+        figures["psnr_visible_statistics"] = (-10 * (sums[2] / count / hidden).log10()).item()
+    queries, labels = torch.cat(features), torch.cat(labels)
+    bank, bank_labels = (torch.cat(parts) for parts in zip(*((_pooled(model, x), y) for x, y in train)))
+    figures["knn"] = knn_accuracy(bank, bank_labels, queries, labels, min(20, len(bank)))
+    figures["linear"] = linear_accuracy(bank, bank_labels, queries, labels)
+    return figures | {"images": count, "bank": len(bank)}
+
+
+def figure(model: MAE | MAEClassifier, classes: list[str], batches: Batches | None) -> Figure:
+    """Shipped photographs through the model."""
+    from zoo.report import read_image
+
+    paths = sorted((SAMPLES / "photos").glob("*.jpg"))
+    return explain(model, torch.stack([read_image(p, model) for p in paths]), [p.stem for p in paths], classes)
+
+
+@torch.no_grad()
+def explain(model: MAE | MAEClassifier, images: Tensor, names: list[str], classes: list[str]) -> Figure:
+    """Image, masked, predicted, pasted, a row each, and the first image at growing mask ratios; or class scores.
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+        names: a title for each.
+
+    Raises:
+        ValueError: the model is an encoder alone.
+    """
+    model = model.eval()
+    if isinstance(model, MAEClassifier):
+        return _scores(model, images, names, classes)
+    columns = [images, *model.reconstruct(images, _order(model, len(images), 0))]
+    titles = ["image", f"{1 - model.num_keep / model.num_patches:.0%} hidden", "prediction", "pasted"]
+    rows, wide = len(images), 2 * len(RATIOS)
+    fig = plt.figure(figsize=(wide * 1.25, (rows + 1) * 1.3 if rows > 1 else 4))
+    per_row = 2 if rows > 1 else 1  # images side by side
+    lines = -(-rows // per_row)
+    grid = fig.add_gridspec(lines + 1, wide, hspace=0.12, wspace=0.06)
+    fig.set_size_inches(wide * 1.3, (lines + 1) * 1.42)
+    for i in range(rows):
+        for j, column in enumerate(columns):
+            ax = fig.add_subplot(grid[i // per_row, j + 4 * (i % per_row)])
+            plots.picture(ax, column[i])
+            if i < per_row:
+                ax.set_title(titles[j], fontsize=8)
+            if j == 0:
+                ax.set_ylabel(names[i], fontsize=7)
+    for k, ratio in enumerate(RATIOS):
+        some = copy.copy(model)  # the same parameters, another count of kept patches
+        some.num_keep = kept(model.grid, ratio, "random", 1)
+        pictures = some.reconstruct(images[:1], _order(model, 1, 0))
+        for j, picture in enumerate((pictures.masked, pictures.pasted)):
+            ax = fig.add_subplot(grid[-1, 2 * k + j])
+            plots.picture(ax, picture[0])
+            ax.set_xlabel(f"{ratio:.0%} hidden" if j == 0 else "pasted", fontsize=7)
+    if model.target_kind == "norm_pixel":
+        note = "each hidden patch's own mean and contrast are put back, as in the paper's figures"
+        fig.text(0.5, 0.02, note, ha="center", fontsize=7, color=plots.QUIET)
+    return fig
+
+
+def _scores(model: MAEClassifier, images: Tensor, names: list[str], classes: list[str]) -> Figure:
+    probabilities = model(images).softmax(-1)
+    fig, axes = plt.subplots(len(images), 2, figsize=(5, 1.4 * len(images) + 0.4), squeeze=False)
+    for (left, right), image, name, p in zip(axes, images, names, probabilities):
+        plots.picture(left, image)
+        left.set_title(name, fontsize=8)
+        top = p.topk(min(5, len(p)))
+        right.barh(range(len(top.values)), top.values.tolist(), color=plots.UP)
+        right.set_yticks(range(len(top.values)), [classes[c] for c in top.indices.tolist()], fontsize=7)
+        right.set_xlim(0, 1)
+        right.invert_yaxis()
+    fig.tight_layout()
+    return fig
+
+
+def _order(model: MAE, count: int, seed: int) -> Tensor:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model.draw(count)
+
+
+def _pooled(model: MAE, x: Tensor) -> Tensor:
+    return model.forward_features(x)[:, model.num_cls_tokens :].mean(1)  # (B, D)

@@ -1,0 +1,54 @@
+"""Step sizes and parameter groups that every LightningModule shares."""
+
+import math
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def effective_batch(trainer: L.Trainer) -> int:
+    """Images of one optimiser step: of a batch, times processes, times accumulated batches."""
+    trainer.estimated_stepping_batches  # noqa: B018, builds the loader where it is not there yet
+    return trainer.train_dataloader.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+
+
+def learning_rate(trainer: L.Trainer, lr: float | None, base_lr: float | None) -> float:
+    """`lr`, or `base_lr × images a step / 256` (Goyal et al. 2017); printed, so that a smaller machine is noticed.
+
+    Raises:
+        ValueError: both or neither are given.
+    """
+    if (lr is None) == (base_lr is None):
+        raise ValueError(f"lr={lr} and base_lr={base_lr}: give one of them; base_lr is scaled by the batch, over 256")
+    if lr is not None:
+        return lr
+    batch = effective_batch(trainer)
+    rank_zero_info(f"learning rate {base_lr * batch / 256:.4g} = {base_lr:g} × {batch} images a step / 256")
+    return base_lr * batch / 256
+
+
+def warmup_cosine(optimizer: Optimizer, trainer: L.Trainer, lr: float, min_lr: float, warmup_epochs: float) -> dict:
+    """Linear warm-up, then half a cosine from lr to min_lr, step by step (Loshchilov and Hutter 2017)."""
+    steps = trainer.estimated_stepping_batches
+    warmup = warmup_epochs * steps / trainer.max_epochs if warmup_epochs else 0
+
+    def scale(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        done = (step - warmup) / max(1, steps - warmup)
+        return (min_lr + (lr - min_lr) * (1 + math.cos(math.pi * min(1, done))) / 2) / lr
+
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, scale), "interval": "step"}}
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Weight decay on what has two axes or more, but for what the model lists in `no_decay`; none on the rest."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    exempt = getattr(model, "no_decay", ())
+    decayed = [p for n, p in named if p.ndim > 1 and n not in exempt]
+    kept = [p for n, p in named if p.ndim < 2 or n in exempt]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return [g for g in groups if g["params"]]
