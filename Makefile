@@ -12,6 +12,7 @@ test: .venv/done
 	$(BIN)/python -m pytest
 
 bench: .venv/done
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks
 
 # A full install, tests included: one environment for every target. The marker is made last, so that a broken install is tried again.
