@@ -79,6 +79,7 @@ def model_card() -> str:
             f"## {facts.TITLE}",
             f"{facts.PAPER}.",
             (ROOT / family / "card.md").read_text(encoding="utf-8").strip(),
+            f"![{facts.PICTURE[1]}]({facts.PICTURE[0]})",
             _table(("arch", "what goes in and comes out"), archs),
         ]
         if facts.WEIGHTS:

@@ -139,12 +139,14 @@ def export(ckpt: str | Path, folder: str | Path, to: str = "safetensors", half: 
             folder or name for another format of it.
         folder: where to write.
         to: "safetensors", a checkpoint folder; "timm", a file timm loads; "onnx", `model.onnx`.
-        half: store float16, half the size; the model still computes in float32 once loaded.
+        half: store parameters as float16, half the size; the model still computes in float32 once loaded.
     """
     if to not in EXPORTS:
         raise ValueError(f"to={to!r}{registry.suggest(to, EXPORTS)}; allowed {', '.join(EXPORTS)}")
     model = load(str(ckpt))
-    model = model.half() if half else model
+    if half:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.half()
     if to == "safetensors":
         return save(model, folder, _run_metrics(Path(ckpt)))
     folder = Path(folder)

@@ -5,6 +5,7 @@ from zoo.registry import Metric, Weights
 TITLE = "Bilinear classifier"
 PAPER = "Pearce, Dooms et al. 2024, Bilinear MLPs enable weight-based mechanistic interpretability, arXiv:2410.08417"
 
+PICTURE = ("docs/eigenvectors.png", "What each digit's logit looks for, read from the weights")
 STARTS: dict[str, tuple[str, ...]] = {}  # arch -> archs whose encoder it starts from
 SAMPLES = {(1, 28, 28): "samples/mnist"}  # image shape -> shipped images that fit it
 

@@ -81,15 +81,13 @@ def explain(model: MAE | MAEClassifier, images: Tensor, names: list[str], classe
         return _scores(model, images, names, classes)
     columns = [images, *model.reconstruct(images, _order(model, len(images), 0))]
     titles = ["image", f"{1 - model.num_keep / model.num_patches:.0%} hidden", "prediction", "pasted"]
-    rows, wide = len(images), 2 * len(RATIOS)
-    fig = plt.figure(figsize=(wide * 1.25, (rows + 1) * 1.3 if rows > 1 else 4))
-    per_row = 2 if rows > 1 else 1  # images side by side
+    rows, per_row = len(images), min(2, len(images))  # images side by side
     lines = -(-rows // per_row)
-    grid = fig.add_gridspec(lines + 1, wide, hspace=0.12, wspace=0.06)
-    fig.set_size_inches(wide * 1.3, (lines + 1) * 1.42)
+    fig = plt.figure(figsize=(10.8, 1.36 * (lines + 1) + 0.3))
+    grid = fig.add_gridspec(lines + 1, 9, width_ratios=[1, 1, 1, 1, 0.2, 1, 1, 1, 1], hspace=0.1, wspace=0.05)
     for i in range(rows):
         for j, column in enumerate(columns):
-            ax = fig.add_subplot(grid[i // per_row, j + 4 * (i % per_row)])
+            ax = fig.add_subplot(grid[i // per_row, j + 5 * (i % per_row)])
             plots.picture(ax, column[i])
             if i < per_row:
                 ax.set_title(titles[j], fontsize=8)
@@ -100,12 +98,12 @@ def explain(model: MAE | MAEClassifier, images: Tensor, names: list[str], classe
         some.num_keep = kept(model.grid, ratio, "random", 1)
         pictures = some.reconstruct(images[:1], _order(model, 1, 0))
         for j, picture in enumerate((pictures.masked, pictures.pasted)):
-            ax = fig.add_subplot(grid[-1, 2 * k + j])
+            ax = fig.add_subplot(grid[-1, 2 * k + j + k // 2])
             plots.picture(ax, picture[0])
             ax.set_xlabel(f"{ratio:.0%} hidden" if j == 0 else "pasted", fontsize=7)
     if model.target_kind == "norm_pixel":
         note = "each hidden patch's own mean and contrast are put back, as in the paper's figures"
-        fig.text(0.5, 0.02, note, ha="center", fontsize=7, color=plots.QUIET)
+        fig.text(0.5, 0.05, note, ha="center", fontsize=7, color=plots.QUIET)
     return fig
 
 
