@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
             folder, channels=3, batch_size=args.batch_size, crop=2, flip=True, cache="memory", val_fraction=0.01
         )
         data.setup("fit")
-        size = data.image_shape[1]
+        size = data.input_shape[1]
         transform = v2.Compose(
             [
                 v2.ToImage(),

@@ -19,4 +19,4 @@ def small(arch: str) -> torch.nn.Module:
 
 def image_batch(model: torch.nn.Module, count: int = 4) -> torch.Tensor:
     """Random images (B, C, H, W) that a model takes."""
-    return torch.rand(count, *model.image_shape, generator=torch.Generator().manual_seed(0))
+    return torch.rand(count, *model.input_shape, generator=torch.Generator().manual_seed(0))

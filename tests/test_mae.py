@@ -13,7 +13,7 @@ from zoo import layers, registry
 from zoo.classify import LitClassifier
 from zoo.data.synthetic import RandomImages
 from zoo.mae import model as m
-from zoo.mae.lit import LitMAE
+from zoo.pretrain import LitMAE
 
 SMALL = {"image_size": 32, "patch_size": 4, "dim": 32, "depth": 2, "heads": 2}
 TINY = SMALL | {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}

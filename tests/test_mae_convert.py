@@ -132,7 +132,7 @@ def test_a_dialect_is_told_and_every_tensor_arrives(dialect):
     assert found.state_dict().keys() == wanted.keys()
     for k, v in found.state_dict().items():
         torch.testing.assert_close(v, wanted[k], msg=lambda text, k=k: f"{k}: {text}")
-    assert found.image_shape == model.image_shape
+    assert found.input_shape == model.input_shape
 
 
 @dialects

@@ -369,7 +369,7 @@ def _short(error: str, file: Path) -> str:
 def _keys() -> list[str]:
     from zoo.classify import LitClassifier
     from zoo.data.images import ImageData
-    from zoo.mae.lit import LitMAE
+    from zoo.pretrain import LitMAE
 
     places = (LitClassifier, LitMAE, ImageData, L.Trainer)
     return [

@@ -219,11 +219,11 @@ def golden_output(model: nn.Module) -> Tensor:
 
     Of a model with several outputs, the floating-point ones in a row; what it draws at random is seeded.
     """
-    count = torch.Size(model.image_shape).numel()
+    count = torch.Size(model.input_shape).numel()
     image = torch.arange(count, dtype=torch.float64).mul(0.37).sin().add(1).div(2).float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        out = model.eval()(image.reshape(1, *model.image_shape))
+        out = model.eval()(image.reshape(1, *model.input_shape))
     outputs = [out] if isinstance(out, Tensor) else [o for o in out if o.is_floating_point()]
     return torch.cat([o.flatten()[:8] for o in outputs])[:8]
 
@@ -420,7 +420,6 @@ def folder_config(model: nn.Module) -> dict[str, Any]:
     """What config.json says of a model: how to build it and what users get wrong."""
     from zoo import __version__
 
-    channels, height, width = model.image_shape
     named = {"mean": "mean", "std": "std", "target": "target_kind", "pool": "pool"}
     known = {key: getattr(model, name) for key, name in named.items() if hasattr(model, name)}
     return {
@@ -428,7 +427,12 @@ def folder_config(model: nn.Module) -> dict[str, Any]:
         "version": __version__,
         **model.zoo_config,
         **{k: v.float().flatten().tolist() if isinstance(v, Tensor) else v for k, v in known.items()},
-        "input": {"shape": [channels, height, width], "layout": "B C H W", "range": [0, 1], "normalised_inside": True},
+        "input": {
+            "shape": list(model.input_shape),
+            "layout": "B F C H W" if len(model.input_shape) == 4 else "B C H W",
+            "range": [0, 1],
+            "normalised_inside": True,
+        },
     }
 
 
@@ -577,7 +581,7 @@ def _export_onnx(model: nn.Module, folder: Path) -> Path:
     except ImportError as error:
         raise ValueError("ONNX needs the packages onnx and onnxscript; pip install 'latentzoo[onnx]'") from error
     folder.mkdir(parents=True, exist_ok=True)
-    image = torch.zeros(2, *model.image_shape)
+    image = torch.zeros(2, *model.input_shape)
     with write_aside(folder) as aside:
         torch.onnx.export(
             model if hasattr(model, "head") else _Features(model),

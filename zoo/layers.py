@@ -52,17 +52,26 @@ def check_images(x: Tensor, channels: int, height: int, width: int, values: bool
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, §3.2): one matrix makes q, k and v. timm's tensor names."""
+    """Multi-head self-attention (Vaswani et al. 2017, §3.2): one matrix makes q, k and v. timm's tensor names.
 
-    def __init__(self, dim: int, heads: int):
+    Args:
+        key_bias: without, the keys' third of the bias is read as zero and gets no gradient. It moves all of a query's
+            scores alike, which a softmax does not see.
+    """
+
+    def __init__(self, dim: int, heads: int, key_bias: bool = True):
         super().__init__()
-        self.heads = heads
+        self.heads, self.key_bias = heads, key_bias
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
-        qkv = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads)  # (B, N, 3, heads, D/heads)
+        bias = self.qkv.bias
+        if not self.key_bias:
+            of_q, of_k, of_v = bias.chunk(3)
+            bias = torch.cat([of_q, torch.zeros_like(of_k), of_v])  # (3D,)
+        qkv = F.linear(x, self.qkv.weight, bias).reshape(b, n, 3, self.heads, d // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, D/heads) each
         # torch's fused kernel is several times slower than plain products for bfloat16 gradients on a CPU (2.15).
         plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
@@ -93,10 +102,18 @@ class Block(nn.Module):
         drop_path: probability with which a sample skips each of the two residual branches, in training.
     """
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, eps: float = 1e-6):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        eps: float = 1e-6,
+        key_bias: bool = True,
+    ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps)
-        self.attn = Attention(dim, heads)
+        self.attn = Attention(dim, heads, key_bias)
         self.norm2 = nn.LayerNorm(dim, eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = drop_path

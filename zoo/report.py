@@ -56,11 +56,11 @@ def sample(model: nn.Module) -> str:
     from zoo.data import readers
 
     samples = registry.facts(registry.family_of(model.zoo_config["arch"])).SAMPLES
-    if model.image_shape not in samples:
+    if model.input_shape not in samples:
         raise ValueError(
-            f"no images that ship with the package fit {model.image_shape}; give --data FOLDER or a Hub id"
+            f"no images that ship with the package fit {model.input_shape}; give --data FOLDER or a Hub id"
         )
-    source = samples[model.image_shape]
+    source = samples[model.input_shape]
     classes, named = readers.read(source)["test"].classes, model.zoo_config.get("classes")
     if hasattr(model, "head") and (named != classes if named else model.head.out_features != len(classes)):
         raise ValueError(f"{source} has other classes than this classifier; give --data FOLDER or a Hub id")
@@ -71,7 +71,7 @@ def batches(model: nn.Module, source: str, batch_size: int, split: str = "test")
     """The test or training images of a source in order, sized for a model, nothing augmented. Read when first asked."""
     from zoo.data.images import Batches, ImageData
 
-    channels, height, _ = model.image_shape
+    channels, height, _ = model.input_shape
     data = ImageData(source, image_size=height, channels=channels)
     data.prepare_data()
     data.setup("fit" if split == "train" else "test")
@@ -90,7 +90,7 @@ def read_image(path: Path, model: nn.Module) -> Tensor:
     from PIL import Image, UnidentifiedImageError
     from torchvision.transforms.v2 import functional as T
 
-    channels, height, width = model.image_shape
+    channels, height, width = model.input_shape
     try:
         image = Image.open(path).convert("L" if channels == 1 else "RGB")
     except UnidentifiedImageError as error:

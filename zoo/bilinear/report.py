@@ -156,7 +156,7 @@ def readable(model: BilinearClassifier) -> bool:
 
 def _pixels(model: BilinearClassifier, vector: Tensor) -> Tensor:
     image = to_pixels(vector, model.embed.weight.detach())  # (I,)
-    return (image * image.sum().sign()).reshape(model.image_shape)  # (C, H, W), the free sign chosen mostly red
+    return (image * image.sum().sign()).reshape(model.input_shape)  # (C, H, W), the free sign chosen mostly red
 
 
 def _spectrum(ax: Axes, values: Tensor) -> None:

@@ -117,7 +117,7 @@ class ImageData(L.LightningDataModule):
         return len(self.classes)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image, after setup."""
         return next(iter(self.splits.values()))[0].shape
 
@@ -325,7 +325,7 @@ class Batches:
         if not self.shuffle:
             # A process short of an image repeats early ones: collectives need equal counts.
             return torch.arange(self.rank, -(-n // self.world) * self.world, self.world) % n
-        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         return torch.randperm(n, generator=generator)[self.rank : n // self.world * self.world : self.world]
 
     def _images(self, index: tuple[Tensor, ...], epoch: int) -> Iterator[Tensor]:
@@ -336,7 +336,7 @@ class Batches:
             return
         keys = [i.tolist() for i in index]
         if self.change is not None:
-            keys = [[(i, _mix(self.seed, epoch, i)) for i in batch] for batch in keys]
+            keys = [[(i, mix(self.seed, epoch, i)) for i in batch] for batch in keys]
         yield from DataLoader(
             self.pixels if self.change is None else Changed(self.pixels, self.change),
             batch_sampler=keys,
@@ -348,7 +348,7 @@ class Batches:
 
 def augment(x: Tensor, crop: int, flip: bool, stamp: list[int]) -> Tensor:
     """Pad-and-crop and mirror a batch (B, C, H, W) on its device, image by image; the same for the same stamp."""
-    generator = torch.Generator().manual_seed(_mix(*stamp))
+    generator = torch.Generator().manual_seed(mix(*stamp))
     b, _, h, w = x.shape
     if crop:
         shift = torch.randint(0, 2 * crop + 1, (2, b), generator=generator).to(x.device)
@@ -368,7 +368,7 @@ def resized_crop(x: Tensor, scale: tuple[float, float], stamp: list[int]) -> Ten
 
     One draw of area and aspect per image, cut to the image where it is too long: no loop of attempts.
     """
-    generator = torch.Generator().manual_seed(_mix("crop", *stamp))
+    generator = torch.Generator().manual_seed(mix("crop", *stamp))
     b, _, height, width = x.shape
     area, aspect, down, right = torch.rand(4, b, generator=generator)  # (B,) each
     area = scale[0] + (scale[1] - scale[0]) * area
@@ -383,7 +383,7 @@ def resized_crop(x: Tensor, scale: tuple[float, float], stamp: list[int]) -> Ten
 
 def erase(x: Tensor, probability: float, stamp: list[int]) -> Tensor:
     """Noise in a rectangle, 2 to 33 % of the area, of some images (B, C, H, W) in [0, 1], on their device."""
-    generator = torch.Generator().manual_seed(_mix("erase", *stamp))
+    generator = torch.Generator().manual_seed(mix("erase", *stamp))
     b, _, height, width = x.shape
     chance, area, aspect, down, right = torch.rand(5, b, generator=generator)  # (B,) each
     area, aspect = 0.02 + (1 / 3 - 0.02) * area, (1 / 0.3) ** (2 * aspect - 1)
@@ -397,7 +397,7 @@ def erase(x: Tensor, probability: float, stamp: list[int]) -> Tensor:
     return torch.where(inside, noise.to(x), x)
 
 
-def _mix(*numbers: int | str) -> int:
+def mix(*numbers: int | str) -> int:
     """One well-spread seed from several small numbers."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest(), "little")
 

@@ -33,7 +33,7 @@ class RandomImages(L.LightningDataModule):
         return len(self.classes)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, int, int]:
         return tuple(self.hparams.shape)
 
     def train_dataloader(self) -> Batches:

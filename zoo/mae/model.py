@@ -76,7 +76,7 @@ class ViT(nn.Module):
             raise ValueError(f"dim={dim} is no multiple of heads={heads}; take one that is")
         if num_cls_tokens < 1:
             raise ValueError(f"num_cls_tokens={num_cls_tokens}, at least 1 is needed")
-        self.image_shape = (channels, height, width)
+        self.input_shape = (channels, height, width)
         self.patch_size, self.grid = patch_size, (height // patch_size, width // patch_size)
         self.num_patches, self.num_cls_tokens = self.grid[0] * self.grid[1], num_cls_tokens
         self.grad_checkpointing = False
@@ -97,7 +97,7 @@ class ViT(nn.Module):
 
     def patches(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] → patches (B, N, P²C) of mean 0 and deviation 1 over the training data."""
-        c, height, width = self.image_shape
+        c, height, width = self.input_shape
         if x.ndim == 4 and (x.shape[2] % self.patch_size or x.shape[3] % self.patch_size):
             raise ValueError(f"images are {x.shape[2]}×{x.shape[3]} px, {_no_multiple(*x.shape[2:], self.patch_size)}")
         check_images(x, c, height, width, values=not self.training)
@@ -356,7 +356,7 @@ class MAE(ViT):
         return self._run(self.decoder.blocks, self.decoder.tokens(latent, ids_keep, ids_pred))  # (B, T + K + M, E)
 
     def _pixels(self, patches: Tensor, raw: bool = False) -> Tensor:
-        _, height, width = self.image_shape
+        _, height, width = self.input_shape
         if raw:
             return unpatchify(
                 patches.expand(-1, -1, self.patch_size**2), self.patch_size, height, width

@@ -241,6 +241,22 @@ OWN = [
         notes="12 epochs of two thirds of the training images, where the full recipe, mae/tiny_imagenet_pretrain, has "
         "more. Target norm_pixel. Stored as float16.",
     ),
+    _own(
+        "mae_vit_tiny_classifier.cifar10",
+        "mae/cifar10_finetune_cpu",
+        "CIFAR10",
+        args={"image_size": 32, "patch_size": 4, "num_classes": 10} | CIFAR10_STATISTICS,
+        sha256="1fd577b9e5e914476c7ea8c86fb931e75139c8b8e226aceaffabb1fc8d59f705",
+        size=10_739_220,
+        data="uoft-cs/cifar10",
+        data_terms="CIFAR-10 (Krizhevsky 2009): research use",
+        metrics=(Metric("accuracy", 74.87, "%", JPEG, "the stored float16 weights, `zoo eval`, nothing augmented"),),
+        wall_time="33 min",
+        parent="mae_vit_tiny.cifar10",
+        classes=CIFAR10,
+        golden=(1.75458, 2.47326, -0.62783, -0.18247, -1.69593, 0.17087, 0.34882, -1.63668),
+        notes="5 epochs where the full recipe, mae/cifar10_finetune, has 200. Stored as float16.",
+    ),
 ]
 
 WEIGHTS = [*OWN, *OFFICIAL]

@@ -1,4 +1,4 @@
-"""Pretraining a masked autoencoder: AdamW, warm-up and cosine, an online probe, pictures in the log."""
+"""LitMAE: pretrains masked autoencoders of images and of video, with an online probe and pictures in the log."""
 
 from typing import Any
 
@@ -12,22 +12,23 @@ from zoo.metrics import knn_accuracy
 
 
 class LitMAE(L.LightningModule):
-    """The published pretraining (He et al. 2021, A.1). A batch is (images (B, C, H, W) in [0, 1], labels (B,) int64).
+    """The published pretraining (He et al. 2021, A.1; Tong et al. 2022): AdamW, warm-up, cosine.
 
-    Labels never train anything: they score the online probe, in which each held-out image of odd index is classified
-    by its 20 nearest neighbours among those of even index, by the mean patch token.
+    A batch is (images (B, C, H, W) or clips (B, F, C, H, W) in [0, 1], labels (B,) int64). Labels never train anything:
+    they score the online probe, in which each held-out sample of odd index is classified by its 20 nearest neighbours
+    among those of even index, by the mean patch token.
 
     Args:
-        arch: `zoo ls 'mae*'` lists them.
+        arch: `zoo ls '*mae*'` lists them.
         weights: a tag of that arch to go on from, a checkpoint folder, a run or `hf://org/name`; None starts at random.
         arch_args: keywords of the arch (`{"image_size": 32, "patch_size": 4}`).
         lr: peak learning rate; or leave it out for
-        base_lr: peak learning rate per 256 images of an optimiser step.
+        base_lr: peak learning rate per 256 samples of an optimiser step.
         weight_decay: decoupled, on every parameter of two or more axes, as published also on class and mask token.
         betas: of AdamW.
         warmup_epochs: length of the linear warm-up.
         min_lr: where the cosine ends.
-        probe_images: how many held-out images the online probe looks at; 0 is off.
+        probe_images: how many held-out samples the online probe looks at; 0 is off.
         grad_checkpointing: keep no activations inside blocks; less memory, a third more time.
         compile: let torch compile the model into one graph.
 
@@ -68,7 +69,7 @@ class LitMAE(L.LightningModule):
         return cls(arch, name.removeprefix(f"{arch}."), **args)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] → tokens (B, T + N, D), nothing masked."""
+        """Images (B, C, H, W) or clips (B, F, C, H, W) in [0, 1] → tokens (B, T + N, D), nothing masked."""
         return self.model.forward_features(x)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -113,13 +114,16 @@ class LitMAE(L.LightningModule):
             self.log(f"{split}/knn", accuracy, prog_bar=True, sync_dist=True)
 
     def _draw(self, x: Tensor, order: Tensor) -> None:
-        """Image, masked, predicted, pasted: a column each, in loggers that take pictures."""
+        """Sample, masked, predicted, pasted, below one another, where a logger takes them; a clip is a row of frames."""
         boards = [b.experiment for b in self.loggers if hasattr(b.experiment, "add_image")]
         if boards:
-            pictures = self.model.reconstruct(x, order)
-            rows = torch.cat([x, *(p.to(x) for p in pictures)])  # (4 B, C, H, W)
+            pictures = [x, *(p.to(x) for p in self.model.reconstruct(x, order))]
+            if x.ndim == 5:  # of a model that predicts some frames, the others are left out
+                frames = torch.linspace(0, x.shape[1] - 1, pictures[1].shape[1]).long()
+                pictures = [p[0, frames] if p is x else p[0] for p in pictures]  # (F, C, H, W) each
+            grid = make_grid(torch.cat(pictures), nrow=len(pictures[0]))  # (C, H', W')
             for board in boards:
-                board.add_image("val/reconstruction", make_grid(rows, nrow=len(x)), self.global_step)
+                board.add_image("val/reconstruction", grid, self.global_step)
 
     def on_fit_start(self) -> None:
         # Lightning keeps the mode a submodule is handed over in, and a model from zoo.load may be in eval mode.
