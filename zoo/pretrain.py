@@ -114,7 +114,7 @@ class LitMAE(L.LightningModule):
             self.log(f"{split}/knn", accuracy, prog_bar=True, sync_dist=True)
 
     def _draw(self, x: Tensor, order: Tensor) -> None:
-        """Sample, masked, predicted, pasted, below one another, where a logger takes them; a clip is a row of frames."""
+        """Sample, masked, predicted, pasted, one below the other, where a logger takes them; a clip is a row."""
         boards = [b.experiment for b in self.loggers if hasattr(b.experiment, "add_image")]
         if boards:
             pictures = [x, *(p.to(x) for p in self.model.reconstruct(x, order))]

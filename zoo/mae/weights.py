@@ -255,7 +255,8 @@ OWN = [
         parent="mae_vit_tiny.cifar10",
         classes=CIFAR10,
         golden=(1.75458, 2.47326, -0.62783, -0.18247, -1.69593, 0.17087, 0.34882, -1.63668),
-        notes="5 epochs where the full recipe, mae/cifar10_finetune, has 200. Stored as float16.",
+        notes="5 epochs where the full recipe, mae/cifar10_finetune, has 200; the same 5 epochs from scratch give "
+        "61.39 %. Stored as float16.",
     ),
 ]
 
