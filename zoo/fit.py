@@ -368,10 +368,11 @@ def _short(error: str, file: Path) -> str:
 
 def _keys() -> list[str]:
     from zoo.classify import LitClassifier
+    from zoo.data.clips import ClipData
     from zoo.data.images import ImageData
     from zoo.pretrain import LitMAE
 
-    places = (LitClassifier, LitMAE, ImageData, L.Trainer)
+    places = (LitClassifier, LitMAE, ImageData, ClipData, L.Trainer)
     return [
         "model",
         "data",

@@ -4,6 +4,7 @@ A set that fits is decoded once into uint8, and a batch is one indexing of that 
 is cropped, flipped and scaled there. N images of a split · B of a batch · C channels · H W sides in pixels
 """
 
+import contextlib
 import hashlib
 import os
 import random
@@ -130,6 +131,11 @@ class ImageData(L.LightningDataModule):
     def test_dataloader(self) -> "Batches":
         return self._batches("test", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
 
+    def in_order(self, split: str, batch_size: int) -> "Batches":
+        """A split as it is, nothing shuffled, changed or left out."""
+        pixels, labels = self.splits[split]
+        return Batches(pixels, labels, batch_size, shuffle=False, num_workers=self.hparams.num_workers)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """uint8 (B, C, H, W) on the device → augmented if it is a training batch, float in [0, 1]."""
         x, y, stamp = batch
@@ -222,38 +228,50 @@ class Change:
     """What happens to one training image in a worker: random resized crop, RandAugment; the same for the same seed."""
 
     def __init__(self, shape: tuple[int, int], crop_scale: tuple[float, float] | None, randaugment: str | None):
-        from timm.data.auto_augment import rand_augment_transform
         from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
         mode = InterpolationMode.BICUBIC
         self.crop = crop_scale and RandomResizedCrop(tuple(shape), tuple(crop_scale), interpolation=mode)
-        self.shape, self.policy = shape, None
-        if randaugment is not None:
-            # The bounds of its moves are in pixels; grey fills what they uncover.
-            options = {"translate_const": int(0.45 * min(shape)), "img_mean": (124, 116, 104)}
-            self.policy = rand_augment_transform(randaugment, options)
-            for op in self.policy.ops:
-                if op.name.startswith("Posterize"):  # at full strength it asks for 0 bits, which Pillow 12 refuses
-                    op.level_fn = lambda *args, level=op.level_fn: (max(1, level(*args)[0]),)
+        self.shape, self.policy = shape, randaugment and policy(randaugment, min(shape))
 
     def __call__(self, pixels: np.ndarray, seed: int) -> Tensor:
         """Pixels (H, W, C) uint8 → (C, height, width) uint8."""
         from PIL import Image
 
-        python, kept = random.getstate(), np.random.get_state()
-        random.seed(seed)  # timm draws from these two
-        np.random.seed(seed % 2**32)
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
-                image = self.crop(image) if self.crop else image
-                image = self.policy(image) if self.policy else image
-        finally:
-            random.setstate(python)
-            np.random.set_state(kept)
+        with seeded(seed):
+            image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+            image = self.crop(image) if self.crop else image
+            image = self.policy(image) if self.policy else image
         changed = np.asarray(image).reshape(*self.shape, -1)
         return torch.from_numpy(changed.transpose(2, 0, 1).copy())  # (C, H, W)
+
+
+def policy(description: str, side: int) -> Any:
+    """timm's RandAugment of a description, for images of such a side in px."""
+    from timm.data.auto_augment import rand_augment_transform
+
+    # The bounds of its moves are in pixels; grey fills what they uncover.
+    options = {"translate_const": int(0.45 * side), "img_mean": (124, 116, 104)}
+    augment = rand_augment_transform(description, options)
+    for op in augment.ops:
+        if op.name.startswith("Posterize"):  # at full strength it asks for 0 bits, which Pillow 12 refuses
+            op.level_fn = lambda *args, level=op.level_fn: (max(1, level(*args)[0]),)
+    return augment
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """What timm and torchvision draw inside is decided by a seed, and nobody else's draws are disturbed."""
+    python, kept = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(kept)
 
 
 class Changed:
@@ -336,7 +354,8 @@ class Batches:
             return
         keys = [i.tolist() for i in index]
         if self.change is not None:
-            keys = [[(i, mix(self.seed, epoch, i)) for i in batch] for batch in keys]
+            turn = epoch if self.shuffle else 0  # what is made for evaluation is the same each time
+            keys = [[(i, mix(self.seed, turn, i)) for i in batch] for batch in keys]
         yield from DataLoader(
             self.pixels if self.change is None else Changed(self.pixels, self.change),
             batch_sampler=keys,

@@ -1,0 +1,576 @@
+"""ClipData: labelled clips of video, batches (B, F, C, H, W) in [0, 1] with labels (B,) int64.
+
+A video is decoded in a worker, only as far as its clips need, and cropped there; uint8 travels to the device. Sprites
+and moving digits are made here. B clips of a batch · F frames · C channels · H W sides in px · R clips of a video
+"""
+
+import math
+import random
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.data import readers
+from zoo.data.images import Batches, erase, mix, policy, seeded
+from zoo.registry import suggest
+
+SUFFIXES = (".mp4", ".webm", ".avi", ".gif", ".mkv", ".mov", ".m4v")
+SCALES = (1.0, 0.875, 0.75, 0.66)  # of VideoMAE's multi-scale crop, shares of the shorter side
+
+# Sprites (Li and Mandt 2018): sheets of the Liberated Pixel Cup, 13 columns of 64×64 cells; cell numbers by frame.
+SHEET_LAYERS = ("body", "bottomwear", "topwear", "hair")
+ACTIONS = {
+    "walk, left": (125, *range(118, 125)),
+    "walk, front": (138, *range(131, 138)),
+    "walk, right": (151, *range(144, 151)),
+    "spell cast, left": (*range(13, 19), 17, 19),
+    "spell cast, front": (*range(26, 32), 30, 32),
+    "spell cast, right": (*range(39, 45), 43, 45),
+    "slash, left": (*range(169, 175), 173, 169),
+    "slash, front": (*range(182, 188), 186, 182),
+    "slash, right": (*range(195, 201), 199, 195),
+}
+
+
+class ClipData(L.LightningDataModule):
+    """Clips and labels from video files, or made: Sprites, moving digits.
+
+    Args:
+        source: a folder of videos, `train/CLASS/*.mp4` and so on (mp4, webm, avi, gif, mkv, mov), or of lists,
+            `train.csv` with lines "path label" or "path,label" (Kinetics', SSv2's; paths relative to the list);
+            "sprites", which ships with the package, or "sprites:FOLDER" with the sheets elsewhere; "moving:SOURCE", the
+            digits of an ImageData source on the move.
+        frames: F.
+        image_size: side in px.
+        channels: 3, or 1 for moving digits.
+        sampling: "dense", frames `stride` apart from any start; "uniform", one of each of F equal parts (SSv2's).
+        stride: of dense sampling, in frames; a video too short for it is sampled as densely as it must be.
+        repeats: R, clips cut from a video each time it is decoded, in training (Hoffer et al. 2020); a batch then holds
+            batch_size/R videos.
+        crop: "multi_scale", a rectangle with sides of 1 to 0.66 of the shorter one (VideoMAE's), "resized", a share
+            `crop_scale` of the area, or "centre", in training. Evaluation always cuts the centre.
+        crop_scale: from and to; half to all is MAE-ST's.
+        randaugment: timm's description of a RandAugment, the same for all frames of a training clip.
+        erase: probability with which a rectangle of a training clip becomes noise, in all its frames.
+        flip: mirror half of the training clips, whole.
+        views: of a test video: (clips spread over its time, crops spread over its longer side).
+        label: of Sprites: "action", or an attribute: "body", "bottomwear", "topwear", "hair".
+        bad: a file that is damaged or too short is refused by name ("refuse"), or left out with a warning ("skip").
+        batch_size: clips of a training batch, per process.
+        eval_batch_size: videos of a validation or test batch; None: `batch_size`.
+        val_fraction: share of the training videos held out for validation, and test, where the source has neither.
+        limit: train on so many clips a class.
+        seed: of the order and the draws.
+        num_workers: processes that decode.
+
+    Raises:
+        ValueError: an argument out of range, an empty class folder, a damaged file.
+        FileNotFoundError: no such folder, or a list names a file that is not there.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        frames: int = 16,
+        image_size: int = 224,
+        channels: int = 3,
+        sampling: str = "dense",
+        stride: int = 4,
+        repeats: int = 1,
+        crop: str = "multi_scale",
+        crop_scale: tuple[float, float] = (0.5, 1.0),
+        randaugment: str | None = None,
+        erase: float = 0.0,
+        flip: bool = False,
+        views: tuple[int, int] = (1, 1),
+        label: str = "action",
+        bad: str = "refuse",
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        val_fraction: float = 0.0,
+        limit: int | None = None,
+        seed: int = 0,
+        num_workers: int = 2,
+    ):
+        super().__init__()
+        for name, value, allowed in (
+            ("sampling", sampling, ("dense", "uniform")),
+            ("crop", crop, ("multi_scale", "resized", "centre")),
+            ("bad", bad, ("refuse", "skip")),
+            ("label", label, ("action", *SHEET_LAYERS)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r}{suggest(value, allowed)}; allowed {', '.join(allowed)}")
+        if min(frames, image_size, stride, repeats, batch_size, *views) < 1 or (limit is not None and limit < 1):
+            raise ValueError("frames, image_size, stride, repeats, batch_size, views and limit must be at least 1 each")
+        if not 0 < crop_scale[0] <= crop_scale[1] <= 1 or not 0 <= erase <= 1:
+            raise ValueError(f"crop_scale={crop_scale}, erase={erase}: allowed 0 < from ≤ to ≤ 1, and 0 to 1")
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"val_fraction={val_fraction}, allowed 0 to below 1")
+        if batch_size % repeats:
+            raise ValueError(f"batch_size={batch_size} is no multiple of repeats={repeats}; a batch holds whole videos")
+        self.save_hyperparameters()
+        self.splits: dict[str, tuple[Any, Tensor]] = {}
+        self.classes: list[str] = []
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find what the stage needs: "fit" train and validation, "validate", "test"."""
+        needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ("train", "val", "test"))
+        if all(split in self.splits for split in needed):
+            return
+        kind, _, place = self.hparams.source.partition(":")
+        make = {"sprites": self._sprites, "moving": self._moving}.get(kind)
+        found = make(place, needed) if make else self._videos()
+        for role, other in (("val", "test"), ("test", "val")):
+            if role not in found and other in found:
+                found[role] = found[other]
+        missing = [split for split in needed if split not in found]
+        if missing:
+            there = ", ".join(found)
+            raise ValueError(
+                f"{self.hparams.source} has no {missing[0]} split, only {there}; set val_fraction, or add one"
+            )
+        self.splits |= found
+
+    def train_dataloader(self) -> Batches:
+        h = self.hparams
+        return self._batches("train", h.batch_size // (h.repeats if self._decodes else 1), shuffle=True)
+
+    def val_dataloader(self) -> Batches:
+        return self._batches("val", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
+
+    def test_dataloader(self) -> Batches:
+        return self._batches("test", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
+
+    def in_order(self, split: str, batch_size: int) -> Batches:
+        """A split as evaluation sees it, nothing shuffled or left out."""
+        return self._batches(split, batch_size, shuffle=False)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """uint8 on the device → clips (B, F, C, H, W) float in [0, 1]; a test video's views as (B, V, F, C, H, W)."""
+        x, y, stamp = batch
+        x = x.to(torch.float32).div_(255)
+        if stamp is None:
+            return x, y
+        if x.ndim == 6:
+            y = y.repeat_interleave(x.shape[1])  # (B,)
+            x = x.flatten(0, 1)  # (B, F, C, H, W)
+        if self.hparams.flip:
+            generator = torch.Generator().manual_seed(mix(*stamp))
+            mirrored = torch.rand(len(x), generator=generator).to(x.device) < 0.5
+            x = torch.where(mirrored.reshape(-1, 1, 1, 1, 1), x.flip(-1), x)
+        if self.hparams.erase:
+            x = erase(x.flatten(1, 2), self.hparams.erase, stamp).view_as(x)
+        return x, y
+
+    @property
+    def _decodes(self) -> bool:
+        return isinstance(next(iter(self.splits.values()))[0], Videos)
+
+    def _batches(self, split: str, batch_size: int, shuffle: bool) -> Batches:
+        clips, labels = self.splits[split]
+        h, change = self.hparams, None
+        if self._decodes:
+            change = Cut(h.frames, h.image_size, h.sampling, h.stride, views=h.views if split == "test" else (1, 1))
+            if shuffle:
+                how = {"crop": h.crop, "crop_scale": h.crop_scale, "randaugment": h.randaugment, "repeats": h.repeats}
+                change = replace(change, **how, views=(1, 1))
+        elif isinstance(clips, MovingDigits):
+            change = clips
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return Batches(clips, labels, batch_size, shuffle, h.seed, rank, world, h.num_workers, change)
+
+    def _videos(self) -> dict[str, tuple["Videos", Tensor]]:
+        h = self.hparams
+        found, self.classes = find_videos(Path(h.source).expanduser())
+        if h.bad == "skip":
+            found = {split: _readable(paths, labels, h.frames) for split, (paths, labels) in found.items()}
+        if h.val_fraction and set(found) == {"train"}:
+            paths, labels = found["train"]
+            order = np.random.default_rng(h.seed).permutation(len(paths)).tolist()
+            held = max(1, round(h.val_fraction * len(paths)))
+            for role, part in (("train", order[held:]), ("val", order[:held])):
+                found[role] = [paths[i] for i in part], [labels[i] for i in part]
+        if h.limit is not None and "train" in found:
+            found["train"] = _some(*found["train"], h.limit, h.seed)
+        return {split: (Videos(paths), torch.tensor(labels)) for split, (paths, labels) in found.items()}
+
+    def _sprites(self, place: str, needed: tuple[str, ...]) -> dict[str, tuple["Memory", Tensor]]:
+        h = self.hparams
+        if (h.frames, h.image_size, h.channels) != (8, 64, 3):
+            raise ValueError(f"Sprites are 8 frames of 64 px RGB, given {h.frames}, {h.image_size} px, {h.channels}")
+        names = {"action": list(ACTIONS)} | {layer: [f"{layer} {i}" for i in range(6)] for layer in SHEET_LAYERS}
+        self.classes, found = names[h.label], {}
+        sheets = Path(place).expanduser() if place else readers.SAMPLES / "sprite_sheets"
+        for split, characters in sprite_characters().items():
+            if split == "train" and "train" not in needed:
+                continue
+            actions = np.tile(np.arange(len(ACTIONS)), len(characters))  # (N,)
+            each = np.repeat(characters, len(ACTIONS))  # (N,)
+            labels = actions if h.label == "action" else attributes(each)[:, SHEET_LAYERS.index(h.label)]
+            keep = np.arange(len(labels))
+            if split == "train" and h.limit is not None:
+                keep = np.asarray(_some(keep.tolist(), labels.tolist(), h.limit, h.seed)[0])
+            clips = compose_sprites(sheets, each[keep], actions[keep])
+            found[split] = Memory(torch.from_numpy(clips)), torch.from_numpy(labels[keep])
+        return found
+
+    def _moving(self, place: str, needed: tuple[str, ...]) -> dict[str, tuple["MovingDigits", Tensor]]:
+        h, items = self.hparams, readers.read(place or "samples/mnist")
+        self.classes = items["train"].classes
+        return {
+            split: (MovingDigits(some, h.frames, h.image_size, h.channels), torch.from_numpy(some.labels))
+            for split, some in items.items()
+        }
+
+
+# Video files
+
+
+class Videos:
+    """The files of a split; a Cut makes clips of them."""
+
+    array = None
+
+    def __init__(self, paths: list[Path]):
+        self.paths = paths
+
+    def whole(self, i: int) -> Path:
+        return self.paths[i]
+
+
+def find_videos(root: Path) -> tuple[dict[str, tuple[list[Path], list[int]]], list[str]]:
+    """The files and labels of each split of a folder, and the names of the classes.
+
+    Raises:
+        FileNotFoundError: no such folder, or a list names a file that is not there.
+        ValueError: no videos, an empty class folder, a line of a list that is not "path label".
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {root}; give a folder of videos, sprites:FOLDER or moving:SOURCE")
+    found: dict[str, tuple[list[Path], list[int]]] = {}
+    for role, names in readers.SPLITS.items():
+        file = next((root / f"{n}.csv" for n in names if (root / f"{n}.csv").is_file()), None)
+        if file is not None:
+            found[role] = _read_list(file)
+    if found:
+        count = 1 + max(max(labels) for _, labels in found.values())
+        return found, [str(c) for c in range(count)]
+    folders = {
+        role: next((root / n for n in names if (root / n).is_dir()), None) for role, names in readers.SPLITS.items()
+    }
+    roots = {role: folder for role, folder in folders.items() if folder} or {"train": root}
+    first = roots.get("train") or next(iter(roots.values()))
+    classes = sorted(p.name for p in first.iterdir() if p.is_dir())
+    for role, folder in roots.items():
+        paths, labels = [], []
+        for label, name in enumerate(classes):
+            files = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in SUFFIXES)
+            if not files and role == "train":
+                raise ValueError(
+                    f"{folder / name} holds no videos ({', '.join(SUFFIXES)}); remove the folder or fill it"
+                )
+            paths += files
+            labels += [label] * len(files)
+        if not paths:
+            raise ValueError(
+                f"{folder} holds no videos; expected {folder}/CLASS/*.mp4, or lists such as {root}/train.csv"
+            )
+        found[role] = paths, labels
+    return found, classes
+
+
+def _read_list(file: Path) -> tuple[list[Path], list[int]]:
+    paths, labels = [], []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        path, _, label = line.strip().rpartition("," if "," in line else " ")
+        if not path or not label.strip().isdigit():
+            raise ValueError(f'{file} line {number} is {line!r}, expected "path label" with a class number')
+        paths.append(file.parent / path.strip())
+        labels.append(int(label))
+    if not paths:
+        raise ValueError(f"{file} is empty; a list has lines of path and label")
+    gone = next((p for p in paths if not p.is_file()), None)
+    if gone is not None:
+        raise FileNotFoundError(f"{file} names {gone}, which is not there")
+    return paths, labels
+
+
+def _readable(paths: list[Path], labels: list[int], frames: int) -> tuple[list[Path], list[int]]:
+    """Without the files that cannot give a clip; they are named once."""
+
+    def reason(path: Path) -> str:
+        try:
+            read_frames(path, lambda count: [0] if count >= frames else _too_short(path, count, frames), whole=True)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor() as pool:
+        reasons = list(pool.map(reason, paths))
+    bad = [r for r in reasons if r]
+    if bad:
+        warnings.warn(f"{len(bad)} of {len(paths)} videos are left out: {'; '.join(bad[:5])}", stacklevel=2)
+    kept = [i for i, r in enumerate(reasons) if not r]
+    if not kept:
+        raise ValueError(f"none of {len(paths)} videos can be read; the first: {bad[0]}")
+    return [paths[i] for i in kept], [labels[i] for i in kept]
+
+
+def _too_short(path: Path, count: int, frames: int) -> list[int]:
+    raise ValueError(f"{path} has {count} frames, {frames} are asked for; remove it, or ask for fewer frames")
+
+
+def read_frames(path: Path, choose: Callable[[int], list[int]], whole: bool = False) -> np.ndarray:
+    """Some frames of a video file, (len, H, W, 3) uint8.
+
+    Args:
+        choose: from the number of frames to the ascending indices that are wanted.
+        whole: also look whether all frames are in the file, without decoding them.
+
+    Raises:
+        ValueError: not a video, damaged, or cut off before the frames that are wanted; the file is named.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path} holds no video")
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"  # the workers are the threads
+            count = stream.frames
+            if whole or not count:
+                found = sum(1 for p in container.demux(stream) if p.size)
+                if found < count:
+                    raise ValueError(f"{path} is cut off: it holds {found} of {count} frames; get it again")
+                count = found
+            wanted = choose(count)
+            container.seek(0)
+            rate, base = stream.average_rate, stream.time_base
+            first = 0
+            if wanted[0] > 64 and rate and base:  # far in: from the key frame before
+                container.seek(int(wanted[0] / rate / base) + (stream.start_time or 0), stream=stream)
+                first = None
+            out, need = [], set(wanted)
+            for i, frame in enumerate(container.decode(stream)):
+                if first is None:
+                    first = round(float((frame.pts - (stream.start_time or 0)) * base * rate))
+                if first + i in need:
+                    out.append(frame.to_ndarray(format="rgb24"))
+                if first + i >= wanted[-1]:
+                    break
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise ValueError(f"{path} is not a video that can be decoded ({error}); remove it or get it again") from error
+    if len(out) < len(need):
+        raise ValueError(f"{path} is cut off: {len(out)} of {len(need)} frames could be decoded; get it again")
+    position = {index: k for k, index in enumerate(sorted(need))}
+    return np.stack([out[position[i]] for i in wanted])
+
+
+@dataclass
+class Cut:
+    """Clips of one video, cut and resized in a worker; the same for the same seed. Fields are ClipData's.
+
+    A training video gives (R, F, C, H, W), an evaluated one (F, C, H, W), or (V, F, C, H, W) for V views.
+    """
+
+    frames: int
+    size: int
+    sampling: str = "dense"
+    stride: int = 4
+    crop: str = "centre"
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    randaugment: str | None = None
+    repeats: int = 0  # of a training video; 0 is evaluation
+    views: tuple[int, int] = (1, 1)
+
+    def __post_init__(self):
+        self.policy = self.randaugment and policy(self.randaugment, self.size)
+
+    def __call__(self, path: Path, seed: int) -> Tensor:
+        draw = random.Random(seed)
+        times: list[list[int]] = []
+
+        def choose(count: int) -> list[int]:
+            if count < self.frames:
+                _too_short(path, count, self.frames)
+            for k in range(self.repeats or self.views[0]):
+                where = draw.random() if self.repeats else (k + 0.5) / self.views[0]
+                times.append(self._times(count, where, draw if self.repeats else None))
+            return sorted({i for clip in times for i in clip})
+
+        decoded = read_frames(path, choose)
+        index = {t: k for k, t in enumerate(sorted({i for clip in times for i in clip}))}
+        clips = []
+        for clip in times:
+            pixels = torch.from_numpy(decoded[[index[t] for t in clip]]).permute(0, 3, 1, 2)  # (F, C, H', W')
+            boxes = [self._box(*pixels.shape[2:], draw)] if self.repeats else self._views(*pixels.shape[2:])
+            for box in boxes:
+                clips.append(_resize(pixels, box, self.size))  # (F, C, H, W)
+                if self.policy:
+                    clips[-1] = self._augment(clips[-1], draw.getrandbits(48))
+        return torch.stack(clips) if self.repeats or len(clips) > 1 else clips[0]
+
+    def _augment(self, clip: Tensor, seed: int) -> Tensor:
+        """All frames of a clip by the same moves."""
+        from torchvision.transforms.v2 import functional as T
+
+        frames = []
+        for frame in clip:
+            with seeded(seed):
+                frames.append(T.pil_to_tensor(self.policy(T.to_pil_image(frame))))  # (C, H, W)
+        return torch.stack(frames)
+
+    def _times(self, count: int, where: float, draw: random.Random | None) -> list[int]:
+        """Dense: F frames `stride` apart, or as the video allows. Uniform: one of each of F equal parts."""
+        if self.sampling == "uniform":
+            part = count / self.frames
+            return [int(part * (i + (draw.random() if draw else 0.5))) for i in range(self.frames)]
+        stride = min(self.stride, (count - 1) / max(1, self.frames - 1))
+        start = where * (count - 1 - stride * (self.frames - 1))
+        return [round(start + stride * i) for i in range(self.frames)]
+
+    def _box(self, height: int, width: int, draw: random.Random) -> tuple[int, int, int, int]:
+        """Top, left, height and width of what is kept of a training clip."""
+        short = min(height, width)
+        if self.crop == "multi_scale":
+            tall, wide = draw.choice(
+                [(a, b) for i, a in enumerate(SCALES) for j, b in enumerate(SCALES) if abs(i - j) < 2]
+            )
+            h, w = int(short * tall), int(short * wide)
+        elif self.crop == "resized":
+            area, aspect = (
+                height * width * draw.uniform(*self.crop_scale),
+                math.exp(draw.uniform(-1, 1) * math.log(4 / 3)),
+            )
+            h, w = min(height, round((area / aspect) ** 0.5)), min(width, round((area * aspect) ** 0.5))
+        else:
+            return self._views(height, width)[0]
+        return draw.randint(0, height - h), draw.randint(0, width - w), h, w
+
+    def _views(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
+        """Squares of the shorter side, spread over the longer one; one is the centre."""
+        short, crops = min(height, width), 1 if self.repeats else self.views[1]
+        shares = [0.5] if crops == 1 else [k / (crops - 1) for k in range(crops)]
+        return [(round(s * (height - short)), round(s * (width - short)), short, short) for s in shares]
+
+
+def _resize(pixels: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
+    from torchvision.transforms.v2 import functional as T
+
+    return T.resized_crop(pixels, *box, size=[size, size], antialias=True)  # (F, C, H, W)
+
+
+# Made clips
+
+
+class Memory:
+    """Clips that fit, (N, F, C, H, W) uint8."""
+
+    def __init__(self, array: Tensor):
+        self.array = array
+
+
+def sprite_characters() -> dict[str, np.ndarray]:
+    """The 1,296 characters, 1,000 to train on and 296 to test on: `default_rng(0).permutation(1296)`, so cut."""
+    order = np.random.default_rng(0).permutation(6 ** len(SHEET_LAYERS))
+    return {"train": order[:1000], "test": order[1000:]}
+
+
+def attributes(characters: np.ndarray) -> np.ndarray:
+    """Characters (N,) → the variant, 0 to 5, of body, bottomwear, topwear and hair, (N, 4)."""
+    return np.stack(np.unravel_index(characters, (6,) * len(SHEET_LAYERS)), axis=1)
+
+
+def compose_sprites(root: Path, characters: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """Clips (N, 8, 3, 64, 64) uint8 of characters (N,) doing actions (N,), from the sheets of a folder.
+
+    Raises:
+        FileNotFoundError: a sheet is missing.
+    """
+    from PIL import Image
+
+    cells = np.array(list(ACTIONS.values()))  # (9, 8)
+
+    def sheet(layer: str, variant: int) -> np.ndarray:
+        """The cells that are used, with colours times opacity, and their opacity: (9, 8, 4, 64, 64) float32."""
+        path = root / layer / f"{variant}.png"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing; Sprites are made from the sheets {', '.join(SHEET_LAYERS)}, shoes"
+            )
+        pixels = np.asarray(Image.open(path).convert("RGBA"), np.float32) / 255  # (1344, 832, 4)
+        pixels = pixels.reshape(21, 64, 13, 64, 4).transpose(0, 2, 4, 1, 3).reshape(-1, 4, 64, 64)[cells]
+        return np.concatenate([pixels[:, :, :3] * pixels[:, :, 3:], pixels[:, :, 3:]], axis=2)
+
+    sheets = {layer: np.stack([sheet(layer, i) for i in range(6)]) for layer in SHEET_LAYERS}
+    shoes, out = sheet("shoes", 1), np.empty((len(characters), 8, 3, 64, 64), np.uint8)
+    variants = attributes(characters)
+    for n, (who, action) in enumerate(zip(variants, actions)):
+        frame = np.zeros((8, 3, 64, 64), np.float32)
+        for over in (*(sheets[layer][v, action] for layer, v in zip(SHEET_LAYERS, who)), shoes[action]):
+            frame = over[:, :3] + frame * (1 - over[:, 3:])  # (8, 3, 64, 64)
+        out[n] = np.rint(frame * 255)
+    return out
+
+
+class MovingDigits:
+    """Two digits that fly about a black square and bounce off its sides (Srivastava et al. 2015), made on the fly.
+
+    The label is the first digit's. As a Change of Batches it makes a clip from (index, seed): other companions, places
+    and directions for another seed.
+    """
+
+    array = None
+
+    def __init__(self, items: readers.Items, frames: int, size: int, channels: int):
+        digits = [readers.decode(image, 1, items.source)[:, :, 0] for image in items.images]
+        self.digits, self.frames, self.size, self.channels = np.stack(digits), frames, size, channels
+        if size < max(self.digits.shape[1:]):
+            raise ValueError(f"image_size={size}, the digits are {self.digits.shape[1]} px; take a larger square")
+
+    def whole(self, i: int) -> int:
+        return i
+
+    def __call__(self, i: int, seed: int) -> Tensor:
+        draw = np.random.default_rng(seed)
+        clip = np.zeros((self.frames, self.size, self.size), np.uint8)
+        for index in (i, int(draw.integers(len(self.digits)))):
+            digit = self.digits[index]
+            room = self.size - np.array(digit.shape)  # (2,)
+            angle = draw.uniform(0, 2 * math.pi)
+            speed = draw.uniform(0.03, 0.07) * self.size * np.array([math.sin(angle), math.cos(angle)])
+            path = draw.uniform(0, room) + speed * np.arange(self.frames)[:, None]  # (F, 2)
+            path = room - abs(path % (2 * np.maximum(room, 1)) - room)  # reflected
+            for frame, (y, x) in zip(clip, np.clip(np.rint(path), 0, room).astype(int)):
+                part = frame[y : y + digit.shape[0], x : x + digit.shape[1]]
+                np.maximum(part, digit, out=part)
+        return torch.from_numpy(clip)[:, None].repeat(1, self.channels, 1, 1)  # (F, C, H, W)
+
+
+def _some(things: list, labels: list[int], each: int, seed: int) -> tuple[list, list[int]]:
+    """So many of each class, drawn once."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    taken: dict[int, int] = {}
+    kept = []
+    for i in order.tolist():
+        if taken.get(labels[i], 0) < each:
+            taken[labels[i]] = taken.get(labels[i], 0) + 1
+            kept.append(i)
+    kept.sort()
+    return [things[i] for i in kept], [labels[i] for i in kept]
