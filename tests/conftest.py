@@ -9,14 +9,17 @@ from zoo import registry
 
 
 def small(arch: str) -> torch.nn.Module:
-    """An arch at a size a test can afford: two blocks where it has over 20 million parameters."""
+    """An arch at a size a test can afford: two blocks where it has over 20 million parameters, four small frames."""
     count = int(re.search(r"([\d,]+) parameters", registry.summary(arch))[1].replace(",", ""))
-    if count < 20_000_000:
-        return zoo.create(arch)
-    decoder = {"decoder_depth": 1} if not arch.endswith("_classifier") else {}
-    return zoo.create(arch, depth=2, **decoder)
+    args = {}
+    if registry.family_of(arch) == "videomae":
+        args = {"frames": 4, "image_size": 56 if "giant" in arch else 64}
+        args |= {"pred_frames": 2} if arch.startswith("mae_st") and not arch.endswith("_classifier") else {}
+    if count > 20_000_000:
+        args |= {"depth": 2} | ({} if arch.endswith("_classifier") else {"decoder_depth": 1})
+    return zoo.create(arch, **args)
 
 
 def image_batch(model: torch.nn.Module, count: int = 4) -> torch.Tensor:
-    """Random images (B, C, H, W) that a model takes."""
+    """Random images (B, C, H, W) or clips (B, F, C, H, W) that a model takes."""
     return torch.rand(count, *model.input_shape, generator=torch.Generator().manual_seed(0))

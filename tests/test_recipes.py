@@ -46,10 +46,11 @@ def test_it_parses_and_builds_and_says_what_it_is(name, tmp_path):
     built = fit.parse(recipe.recipe_path(name), ["--trainer.default_root_dir", str(tmp_path), *affordable(name)])
     assert built.config["expect"]["metric"].startswith("test/")
     assert len(recipe.about(name)) > 20
-    channels, height, width = built.model.model.input_shape
-    assert built.model(torch.rand(2, channels, height, width)).shape[0] == 2
+    *frames, channels, height, width = built.model.model.input_shape
+    assert built.model(torch.rand(2, *frames, channels, height, width)).shape[0] == 2
     size = built.datamodule.hparams
     assert (size.get("channels", channels), size.get("image_size", height)) == (channels, height)
+    assert not frames or [size["frames"]] == frames
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n.endswith("/smoke")])

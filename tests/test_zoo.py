@@ -51,7 +51,11 @@ def test_every_builder_is_registered_and_every_arch_has_a_builder():
 
     for family in registry.FAMILIES:
         module = importlib.import_module(f"zoo.{family}.model")
-        builders = {n for n, f in inspect.getmembers(module, inspect.isfunction) if n.startswith(f"{family}_")}
+        builders = {
+            name
+            for name, f in inspect.getmembers(module, inspect.isfunction)
+            if list(inspect.signature(f).parameters) == ["args"] and not name.startswith("_")
+        }
         assert builders == set(registry.facts(family).ARCHS)
 
 

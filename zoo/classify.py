@@ -1,5 +1,6 @@
-"""LitClassifier: trains any model of the zoo that turns images into logits."""
+"""LitClassifier: trains any model of the zoo that turns images or clips into logits."""
 
+import math
 from typing import Any
 
 import lightning as L
@@ -14,7 +15,8 @@ from zoo import hub, optim
 class LitClassifier(L.LightningModule):
     """Fine-tuning and probing: cross-entropy, AdamW, linear warm-up, half a cosine (Loshchilov and Hutter 2017, 2019).
 
-    A batch is (images (B, C, H, W) in [0, 1], labels (B,) int64). The model is `self.model`, a plain nn.Module.
+    A batch is (images (B, C, H, W) or clips (B, F, C, H, W) in [0, 1], labels (B,) int64). Of clips with V views,
+    (B, V, F, C, H, W), probabilities are averaged. The model is `self.model`, a plain nn.Module.
 
     Args:
         arch: name of an arch, `zoo ls` lists them.
@@ -25,7 +27,7 @@ class LitClassifier(L.LightningModule):
             the arch.
         probe: train the head alone, on frozen features.
         lr: peak learning rate, 1e-3 where neither it nor the next is given.
-        base_lr: peak learning rate per 256 images of an optimiser step, instead.
+        base_lr: peak learning rate per 256 samples of an optimiser step, instead.
         weight_decay: decoupled, on every parameter of two or more axes; scaled by the learning rate, as in AdamW.
         layer_decay: each block learns so much slower than the next one (Clark et al. 2020; Bao et al. 2022).
         optimizer: "adamw" or "lars" (You et al. 2017), momentum 0.9 and trust 0.001, as the published linear probe.
@@ -100,13 +102,14 @@ class LitClassifier(L.LightningModule):
         return cls(arch, name.removeprefix(f"{arch}."), **args)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] → logits (B, O)."""
+        """Images (B, C, H, W) or clips (B, F, C, H, W) in [0, 1] → logits (B, O)."""
         return self.model(x)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
         if self.mix is not None:
-            x, y = self.mix(x, y)  # (B, O), smoothed
+            mixed, y = self.mix(x.flatten(1, -3), y)  # all frames of a clip alike; (B, O), smoothed
+            x = mixed.view_as(x)
         smoothing = 0.0 if self.mix is not None else self.hparams.label_smoothing
         loss = F.cross_entropy(self(x), y, label_smoothing=smoothing)
         self.log("train/loss", loss, prog_bar=True)
@@ -120,9 +123,11 @@ class LitClassifier(L.LightningModule):
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], split: str, accuracy: MulticlassAccuracy) -> None:
         x, y = batch
-        logits = self(x)
-        accuracy(logits, y)
-        self.log(f"{split}/loss", F.cross_entropy(logits, y), batch_size=len(y), sync_dist=True)
+        views = x.shape[1] if x.ndim == 6 else 1
+        scores = self(x.flatten(0, 1) if views > 1 else x).log_softmax(-1)  # (B V, O)
+        scores = scores.unflatten(0, (-1, views)).logsumexp(1) - math.log(views)  # (B, O), of the mean probability
+        accuracy(scores, y)
+        self.log(f"{split}/loss", F.nll_loss(scores, y), batch_size=len(y), sync_dist=True)
         self.log(f"{split}/acc", accuracy, prog_bar=True)
 
     def on_fit_start(self) -> None:

@@ -148,7 +148,7 @@ def _eval(argv: list[str]) -> None:
     parser.add_argument(
         "--data", help="as ImageData's source: folder, Hub id, torchvision:NAME (default: the shipped sample)"
     )
-    parser.add_argument("--batch-size", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, help="default: 1000 images, or 64 clips")
     args = parser.parse_args(argv)
     from zoo import report
 
@@ -162,9 +162,9 @@ def _show(argv: list[str]) -> None:
     parser = _parser("show", "A picture of what the model does.")
     parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory")
     parser.add_argument(
-        "images", nargs="*", type=Path, help="image files; without them the model's own figure is drawn"
+        "images", nargs="*", type=Path, help="image or video files; without them the model's own figure is drawn"
     )
-    parser.add_argument("-o", "--output", type=Path, default=Path("zoo.png"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("zoo.png"), help="a PNG; of clips also a GIF")
     args = parser.parse_args(argv)
     from zoo import report
 

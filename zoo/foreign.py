@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo import hub, registry
 
 # What trainers wrap around a state dict, and put before its keys.
-WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
+WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "model_state")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pt")
 
@@ -29,17 +29,22 @@ def convert(source: str | Path | Mapping[str, Any], arch: str, **args: Any) -> n
         ValueError: no known dialect of the arch's family, or a tensor missing, left over or misshapen.
         FileNotFoundError: nothing there.
     """
-    state, found = translate(source if isinstance(source, Mapping) else read_state(Path(source)), arch)
+    state, found = translate(source if isinstance(source, Mapping) else read_state(Path(source)), arch, args)
     allowed = hub.keywords(arch)
     model = hub.build(arch, {k: v for k, v in found.items() if k in allowed} | args)
+    state |= {k: v for k, v in model.state_dict().items() if k in args}  # mean and std, which few files hold
     hub.load_strictly(model, state, source if not isinstance(source, Mapping) else "the state dict")
     return model.eval()
 
 
-def translate(state: Mapping[str, Any], arch: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Foreign tensors under the names of an arch's family, and the arguments that their shapes tell."""
+def translate(state: Mapping[str, Any], arch: str, args: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Foreign tensors under the names of an arch's family, and the arguments that their shapes tell.
+
+    Args:
+        args: what is known of the model besides, for tables that a file leaves out.
+    """
     dialects = importlib.import_module(f"zoo.{registry.family_of(arch)}.convert")
-    return dialects.to_zoo(_unwrap(state))
+    return dialects.to_zoo(_unwrap(state), args)
 
 
 def read_state(path: Path) -> Mapping[str, Any]:

@@ -278,7 +278,7 @@ def _open_record(record: Weights) -> Source:
     from zoo.foreign import read_state, translate
 
     _check_foreign(file, record)
-    state, _ = translate(read_state(file), record.arch)
+    state, _ = translate(read_state(file), record.arch, record.args)
     return Source(config, state, file)
 
 

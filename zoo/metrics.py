@@ -1,7 +1,9 @@
 """Figures that torchmetrics lacks. N bank images · M queries · D features · O classes."""
 
+from collections.abc import Iterable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -59,3 +61,11 @@ def linear_accuracy(
         optimizer.step(closure)
     found = F.linear(queries, weight[:, :-1].detach(), weight[:, -1].detach()).argmax(-1)
     return (found == labels).float().mean().item()
+
+
+@torch.no_grad()
+def classification(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Accuracy in [0, 1], cross-entropy in nats and the number of samples of a classifier over a test set."""
+    logits, labels = (torch.cat(parts) for parts in zip(*((model.eval()(x), y) for x, y in batches)))
+    accuracy = (logits.argmax(-1) == labels).float().mean().item()
+    return {"accuracy": accuracy, "loss": F.cross_entropy(logits, labels).item(), "images": len(labels)}

@@ -1,5 +1,6 @@
 """Drawing that every family's figures share: pictures, signed pictures, one style, one way to write a file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -43,6 +44,24 @@ def signed(ax: Axes, image: Tensor) -> None:
     _bare(ax)
 
 
+def scores(pictures: Sequence[Tensor], names: list[str], probabilities: Tensor, classes: list[str]) -> Figure:
+    """Pictures (C, H, W) with their names, and beside each its five likeliest classes of probabilities (B, O)."""
+    wide = pictures[0].shape[2] / pictures[0].shape[1]
+    fig, axes = plt.subplots(
+        len(pictures), 2, figsize=(3.4 + 1.4 * wide, 1.4 * len(pictures) + 0.4), squeeze=False, width_ratios=[wide, 2]
+    )
+    for (left, right), image, name, p in zip(axes, pictures, names, probabilities):
+        picture(left, image)
+        left.set_title(name, fontsize=8)
+        top = p.topk(min(5, len(p)))
+        right.barh(range(len(top.values)), top.values.tolist(), color=UP)
+        right.set_yticks(range(len(top.values)), [classes[c] for c in top.indices.tolist()], fontsize=7)
+        right.set_xlim(0, 1)
+        right.invert_yaxis()
+    fig.tight_layout()
+    return fig
+
+
 def _bare(ax: Axes) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
@@ -55,4 +74,15 @@ def write(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)
+    return path
+
+
+def write_gif(frames: Tensor, path: Path, seconds: float = 0.25) -> Path:
+    """Write a moving picture, frames (F, 3, H, W) in [0, 1], each shown so long, without end."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (F, H, W, 3)
+    first, *rest = [Image.fromarray(p).quantize(256) for p in pixels]
+    first.save(path, save_all=True, append_images=rest, duration=round(1000 * seconds), loop=0)
     return path

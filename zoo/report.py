@@ -12,33 +12,42 @@ from torch import Tensor, nn
 from zoo import hub, plots, registry
 
 
-def evaluate(name: str, source: str | None = None, batch_size: int = 1000) -> dict[str, Any]:
+def evaluate(name: str, source: str | None = None, batch_size: int | None = None) -> dict[str, Any]:
     """The figures of a model on a test set, with what they were measured on.
 
     Args:
         name: arch.tag, checkpoint folder, hf://org/name, a Lightning checkpoint or a run's directory.
-        source: as ImageData's; None takes the sample that ships with the package, where it fits the model.
+        source: as ImageData's, or ClipData's for a model of clips; None takes the sample that ships with the package,
+            where it fits the model.
+        batch_size: None is 1000 images, or 64 clips.
     """
     model = hub.load(name)
-    source = source or sample(model)
+    source, batch_size = source or sample(model), batch_size or _batch_size(model)
     train, test = (batches(model, source, batch_size, split) for split in ("train", "test"))
     figures = family(model).evaluate(model, test, train)
     return {"name": name, "data": source, "split": "test"} | figures
 
 
 def show(name: str, images: list[Path], output: Path) -> Path:
-    """Draw a model's own figure, or how it sees the given image files."""
+    """Draw a model's own figure, or how it sees the given image or video files; a model of clips also as a GIF."""
     model = hub.load(name)
     report = family(model)
     outputs = model.head.out_features if hasattr(model, "head") else 0
     classes = model.zoo_config.get("classes") or [str(c) for c in range(outputs)]
+    clips = len(model.input_shape) == 4
+    if output.suffix == ".gif" and not hasattr(report, "film"):
+        raise ValueError(f"{name} draws no moving picture; give -o FILE.png")
     if images:
-        pixels = torch.stack([read_image(path, model) for path in images])
+        pixels = torch.stack([(read_clip if clips else read_image)(path, model) for path in images])
+        if output.suffix == ".gif":
+            return plots.write_gif(report.film(model, pixels), output)
         return plots.write(report.explain(model, pixels, [p.name for p in images], classes), output)
     try:
-        data = batches(model, sample(model), 1000)
+        data = batches(model, sample(model), _batch_size(model))
     except ValueError:
-        data = None  # no shipped images fit this model: the figure leaves its curve out and says so by its absence
+        data = None  # nothing that ships fits this model: the figure leaves its curve out and says so by its absence
+    if output.suffix == ".gif":
+        return plots.write_gif(report.film(model, report.chosen(data)), output)
     return plots.write(report.figure(model, classes, data), output)
 
 
@@ -48,36 +57,44 @@ def family(model: nn.Module) -> ModuleType:
 
 
 def sample(model: nn.Module) -> str:
-    """The shipped images that fit a model: its size and, of a classifier, its classes.
+    """The shipped images or clips that fit a model: its size and, of a classifier, its classes.
 
     Raises:
         ValueError: none do.
     """
-    from zoo.data import readers
-
     samples = registry.facts(registry.family_of(model.zoo_config["arch"])).SAMPLES
     if model.input_shape not in samples:
         raise ValueError(
-            f"no images that ship with the package fit {model.input_shape}; give --data FOLDER or a Hub id"
+            f"nothing that ships with the package fits {model.input_shape}; give --data FOLDER or a Hub id"
         )
     source = samples[model.input_shape]
-    classes, named = readers.read(source)["test"].classes, model.zoo_config.get("classes")
+    classes, named = _data(model, source, "test").classes, model.zoo_config.get("classes")
     if hasattr(model, "head") and (named != classes if named else model.head.out_features != len(classes)):
         raise ValueError(f"{source} has other classes than this classifier; give --data FOLDER or a Hub id")
     return source
 
 
 def batches(model: nn.Module, source: str, batch_size: int, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
-    """The test or training images of a source in order, sized for a model, nothing augmented. Read when first asked."""
-    from zoo.data.images import Batches, ImageData
+    """The test or training set of a source in order, sized for a model, nothing augmented. Read when first asked."""
+    data = _data(model, source, split)
+    for batch in data.in_order(split, batch_size):
+        yield data.on_after_batch_transfer(batch, 0)
 
-    channels, height, _ = model.input_shape
-    data = ImageData(source, image_size=height, channels=channels)
+
+def _batch_size(model: nn.Module) -> int:
+    return 64 if len(model.input_shape) == 4 else 1000
+
+
+def _data(model: nn.Module, source: str, split: str) -> Any:
+    from zoo.data.clips import ClipData
+    from zoo.data.images import ImageData
+
+    *frames, channels, height, _ = model.input_shape
+    kind = ClipData if frames else ImageData
+    data = kind(source, image_size=height, channels=channels, **({"frames": frames[0]} if frames else {}))
     data.prepare_data()
     data.setup("fit" if split == "train" else "test")
-    pixels, labels = data.splits[split]
-    for batch in Batches(pixels, labels, batch_size, shuffle=False):
-        yield data.on_after_batch_transfer(batch, 0)
+    return data
 
 
 def read_image(path: Path, model: nn.Module) -> Tensor:
@@ -99,3 +116,21 @@ def read_image(path: Path, model: nn.Module) -> Tensor:
     if pixels.shape[1:] == (height, width):
         return pixels
     return T.center_crop(T.resize(pixels, min(height, width), antialias=True), [height, width]).clamp(0, 1)
+
+
+def read_clip(path: Path, model: nn.Module) -> Tensor:
+    """A video file as the model takes it, (F, C, H, W) in [0, 1]: its middle, up to four frames apart.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a video, damaged, or too short.
+    """
+    from zoo.data.clips import Cut
+
+    frames, channels, height, width = model.input_shape
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    if height != width:
+        raise ValueError(f"{path} would be cut square, this model takes {height}×{width} px")
+    clip = Cut(frames, height)(path, 0).to(torch.float32) / 255  # (F, 3, H, W)
+    return clip.mean(1, keepdim=True) if channels == 1 else clip

@@ -76,7 +76,7 @@ def test_loss_predictions_and_every_gradient_against_transformers(width, target)
     pred = torch.stack([p[i] for p, i in zip(wanted.logits, out.ids_pred)])
     torch.testing.assert_close(out.pred, pred, **CLOSE)
     gradients, _ = convert.to_zoo(
-        {k: p.grad for k, p in their.named_parameters() if p.grad is not None} | tables(their)
+        {k: p.grad for k, p in their.named_parameters() if p.grad is not None} | tables(their), {}
     )
     compared = 0
     for name, p in ours.named_parameters():

@@ -1,11 +1,12 @@
 """The authors' image classifiers: embed.weight (D, I), blocks.i.weight (2D, D) left above right, head.weight (O, D)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 
-def to_zoo(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def to_zoo(state: dict[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Their names are ours; the shapes tell the arguments.
 
     Raises:

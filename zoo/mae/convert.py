@@ -7,6 +7,7 @@ ViTForImageClassification: as on the Hub, in memory since version 5, as version 
 import math
 import re
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ DIALECTS = {
 }
 
 
-def to_zoo(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def to_zoo(state: dict[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Foreign tensors under our names, none lost, and the arguments that their shapes tell.
 
     Whether a decoder predicts normalised pixels is in no file: give `target` where it was "pixel".

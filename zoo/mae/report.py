@@ -7,12 +7,11 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn import functional as F
 
 from zoo import plots
 from zoo.data.readers import SAMPLES
 from zoo.mae.model import MAE, MAEClassifier, kept
-from zoo.metrics import knn_accuracy, linear_accuracy
+from zoo.metrics import classification, knn_accuracy, linear_accuracy
 
 RATIOS = (0.5, 0.75, 0.85, 0.95)
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -27,12 +26,7 @@ def evaluate(model: MAE | MAEClassifier, batches: Batches, train: Batches) -> di
     """
     model = model.eval()
     if isinstance(model, MAEClassifier):
-        logits, labels = (torch.cat(parts) for parts in zip(*((model(x), y) for x, y in batches)))
-        return {
-            "accuracy": (logits.argmax(-1) == labels).float().mean().item(),
-            "loss": F.cross_entropy(logits, labels).item(),
-            "images": len(labels),
-        }
+        return classification(model, batches)
     figures, features, labels = {}, [], []
     sums, count = torch.zeros(3, dtype=torch.float64), 0
     for i, (x, y) in enumerate(batches):
@@ -78,7 +72,7 @@ def explain(model: MAE | MAEClassifier, images: Tensor, names: list[str], classe
     """
     model = model.eval()
     if isinstance(model, MAEClassifier):
-        return _scores(model, images, names, classes)
+        return plots.scores(images, names, model(images).softmax(-1), classes)
     columns = [images, *model.reconstruct(images, _order(model, len(images), 0))]
     titles = ["image", f"{1 - model.num_keep / model.num_patches:.0%} hidden", "prediction", "pasted"]
     rows, per_row = len(images), min(2, len(images))  # images side by side
@@ -104,21 +98,6 @@ def explain(model: MAE | MAEClassifier, images: Tensor, names: list[str], classe
     if model.target_kind == "norm_pixel":
         note = "each hidden patch's own mean and contrast are put back, as in the paper's figures"
         fig.text(0.5, 0.05, note, ha="center", fontsize=7, color=plots.QUIET)
-    return fig
-
-
-def _scores(model: MAEClassifier, images: Tensor, names: list[str], classes: list[str]) -> Figure:
-    probabilities = model(images).softmax(-1)
-    fig, axes = plt.subplots(len(images), 2, figsize=(5, 1.4 * len(images) + 0.4), squeeze=False)
-    for (left, right), image, name, p in zip(axes, images, names, probabilities):
-        plots.picture(left, image)
-        left.set_title(name, fontsize=8)
-        top = p.topk(min(5, len(p)))
-        right.barh(range(len(top.values)), top.values.tolist(), color=plots.UP)
-        right.set_yticks(range(len(top.values)), [classes[c] for c in top.indices.tolist()], fontsize=7)
-        right.set_xlim(0, 1)
-        right.invert_yaxis()
-    fig.tight_layout()
     return fig
 
 

@@ -1,0 +1,1 @@
+"""Masked autoencoders and their classifiers."""
