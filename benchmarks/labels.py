@@ -1,0 +1,184 @@
+"""Few labels: `videomae_vit_tiny.sprites` fine-tuned and probed, against the same network from scratch.
+
+Every run has the same number of steps, whatever the labels, and is tested on characters that were never seen. Results
+are kept in --out as they come; a second call goes on with what is missing.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import warnings
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from zoo import hub
+from zoo.classify import LitClassifier
+from zoo.data.clips import SHEET_LAYERS, ClipData, attributes, sprite_characters
+from zoo.metrics import linear_accuracy
+
+TASKS = {"action": 9, "body": 6, "bottomwear": 6, "topwear": 6, "hair": 6}
+LABELS = ("5", "20", "all")
+WAYS = ("fine-tuned", "from scratch", "probe", "probe of a random network")
+BATCH, EVAL = 36, 222
+
+
+def train(weights: str | None, task: str, labels: str, seed: int, steps: int, tested: int) -> float:
+    """Accuracy on the first test clips after so many steps."""
+    L.seed_everything(seed, verbose=False)
+    limit = None if labels == "all" else int(labels)
+    data = ClipData("sprites", 8, 64, label=task, limit=limit, batch_size=BATCH, eval_batch_size=EVAL, seed=seed)
+    lit = LitClassifier(
+        "videomae_vit_tiny_classifier",
+        weights,
+        {"frames": 8, "image_size": 64, "patch_size": 8},
+        num_classes=TASKS[task],
+        lr=1e-3,
+        weight_decay=0.05,
+        layer_decay=0.75 if weights else None,
+        warmup_epochs=0.0,
+    )
+    trainer = L.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        limit_val_batches=0,
+        limit_test_batches=-(-tested // EVAL),
+        precision="bf16-mixed",
+        **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+    )
+    trainer.fit(lit, data)
+    (figures,) = trainer.test(lit, data, verbose=False)
+    return figures["test/acc"]
+
+
+@torch.no_grad()
+def features(model: torch.nn.Module, tested: int) -> dict[str, torch.Tensor]:
+    """Mean token of every training clip and of the first test clips."""
+    data = ClipData("sprites", 8, 64)
+    data.setup("fit")
+    found = {}
+    for split in ("train", "test"):
+        some = [
+            model.eval().forward_features(data.on_after_batch_transfer(batch, 0)[0]).mean(1)
+            for batch, _ in zip(data.in_order(split, EVAL), range(10**6 if split == "train" else -(-tested // EVAL)))
+        ]
+        found[split] = torch.cat(some)  # (N, D)
+    return found
+
+
+def sprite_labels(task: str) -> dict[str, torch.Tensor]:
+    """The class of every clip in the order of the set, actions within characters."""
+    found = {}
+    for split, characters in sprite_characters().items():
+        if task == "action":
+            found[split] = torch.arange(TASKS[task]).repeat(len(characters))
+        else:
+            found[split] = torch.from_numpy(attributes(characters)[:, SHEET_LAYERS.index(task)].repeat(TASKS["action"]))
+    return found
+
+
+def probe(found: dict[str, torch.Tensor], task: str, labels: str, seed: int) -> float:
+    """A linear probe fitted to its optimum on the labelled clips."""
+    y = sprite_labels(task)
+    each = len(y["train"]) if labels == "all" else int(labels)
+    order = torch.randperm(len(y["train"]), generator=torch.Generator().manual_seed(seed))
+    some = torch.cat([order[y["train"][order] == c][:each] for c in range(TASKS[task])])
+    test = found["test"]
+    return linear_accuracy(found["train"][some], y["train"][some], test, y["test"][: len(test)])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", default="videomae_vit_tiny.sprites", help="name, checkpoint folder or run")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--labels", nargs="+", choices=LABELS, default=list(LABELS), help="clips a class")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=120, help=f"of {BATCH} clips")
+    parser.add_argument("--tested", type=int, default=888, help="test clips, of 2,664")
+    parser.add_argument("--out", type=Path, default=Path("out/labels.json"))
+    parser.add_argument("--plot", type=Path, default=Path("out/labels.png"))
+    args = parser.parse_args(argv)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    results = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    seen: dict[str, dict[str, torch.Tensor]] = {}
+    for seed in range(args.seeds):
+        for task in args.tasks:
+            for labels in args.labels:
+                for way in args.ways:
+                    key = f"{task} {labels} {way} {seed}"
+                    if key in results:
+                        continue
+                    if way.startswith("probe"):
+                        if way not in seen:
+                            torch.manual_seed(0)
+                            model = hub.load(args.weights)
+                            if way != "probe":
+                                model = hub.build(model.zoo_config["arch"], model.zoo_config["args"])
+                            seen[way] = features(model, args.tested)
+                        accuracy = probe(seen[way], task, labels, seed)
+                    else:
+                        start = args.weights if way == "fine-tuned" else None
+                        accuracy = train(start, task, labels, seed, args.steps, args.tested)
+                    results[key] = accuracy
+                    args.out.parent.mkdir(parents=True, exist_ok=True)
+                    args.out.write_text(json.dumps(results, indent=1) + "\n")
+                    print(f"{key:<40} {100 * accuracy:.1f} %", flush=True)
+    print(table(results))
+    draw(results, args.plot)
+
+
+def table(results: dict[str, float]) -> str:
+    """Mean over the seeds and their range, a row for a task and a number of labels."""
+    lines = [f"| task | clips a class | {' | '.join(WAYS)} |", "|---" * (2 + len(WAYS)) + "|"]
+    for task in TASKS:
+        for labels in LABELS:
+            cells = []
+            for way in WAYS:
+                values = [v for k, v in results.items() if k.rpartition(" ")[0] == f"{task} {labels} {way}"]
+                cells.append(_cell([100 * v for v in values]))
+            if any(cells):
+                lines.append(f"| {task} | {labels} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    if len(values) < 2:
+        return "".join(f"{v:.1f} %" for v in values)
+    return f"{statistics.mean(values):.1f} % ({min(values):.1f} to {max(values):.1f})"
+
+
+def draw(results: dict[str, float], path: Path) -> None:
+    """Accuracy over labels, a panel for a task, a line for a way, a dot for a seed."""
+    from matplotlib import pyplot as plt
+
+    from zoo import plots
+
+    tasks = [t for t in TASKS if any(k.startswith(f"{t} ") for k in results)]
+    fig, axes = plt.subplots(1, len(tasks), figsize=(2.6 * len(tasks) + 1.6, 2.8), sharey=True, squeeze=False)
+    styles = dict(zip(WAYS, ((plots.UP, "-"), (plots.DOWN, "-"), (plots.UP, "--"), (plots.DOWN, "--"))))
+    for ax, task in zip(axes[0], tasks):
+        for way, (colour, style) in styles.items():
+            dots = [
+                (x, 100 * v)
+                for x, n in enumerate(LABELS)
+                for k, v in results.items()
+                if k.rpartition(" ")[0] == f"{task} {n} {way}"
+            ]
+            means = {x: statistics.mean([v for at, v in dots if at == x]) for x, _ in dots}
+            ax.plot(list(means), list(means.values()), color=colour, linestyle=style, label=way)
+            ax.plot(*zip(*dots), ".", color=colour, alpha=0.5) if dots else None
+        ax.axhline(100 / TASKS[task], color=plots.QUIET, linewidth=0.8)
+        ax.set_xticks(range(len(LABELS)), LABELS)
+        ax.set_title(task)
+        ax.set_xlabel("labelled clips a class")
+    axes[0][0].set_ylabel("accuracy on held-out characters, %")
+    axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    plots.write(fig, path)
+
+
+if __name__ == "__main__":
+    main()
