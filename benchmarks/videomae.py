@@ -67,7 +67,11 @@ class Transformers(nn.Module):
             **{"hidden_size": m.norm.weight.numel(), "num_hidden_layers": len(m.blocks), "norm_pix_loss": True},
             **{"num_attention_heads": m.blocks[0].attn.heads, "intermediate_size": m.blocks[0].mlp.fc1.out_features},
             **{"decoder_hidden_size": width, "decoder_intermediate_size": 4 * width, "layer_norm_eps": 1e-6},
-            **{"decoder_num_hidden_layers": len(m.decoder.blocks), "attn_implementation": "sdpa"},
+            **{
+                "decoder_num_hidden_layers": len(m.decoder.blocks),
+                "attn_implementation": "sdpa",
+                "use_mean_pooling": False,
+            },
             **{"decoder_num_attention_heads": m.decoder.blocks[0].attn.heads},
         )
         self.model = VideoMAEForPreTraining(config)
@@ -168,7 +172,7 @@ def data(args: argparse.Namespace) -> list[dict]:
             set_.setup("fit")
             clips, times = 0, 4 // repeats  # as many clips of each
             for _ in range(times):
-                clips += sum(len(x) for x, _, _ in set_.train_dataloader())
+                clips += sum(x.shape[0] * x.shape[1] for x, _, _ in set_.train_dataloader())  # (B, R, …)
             return clips
 
         result = harness.compare("clips from mp4, 4 a decoding", lambda: epoch(4), lambda: epoch(1), args.repeats)
