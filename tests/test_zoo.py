@@ -53,8 +53,9 @@ def test_every_builder_is_registered_and_every_arch_has_a_builder():
         module = importlib.import_module(f"zoo.{family}.model")
         builders = {
             name
-            for name, f in inspect.getmembers(module, inspect.isfunction)
-            if list(inspect.signature(f).parameters) == ["args"] and not name.startswith("_")
+            for name, f in vars(module).items()
+            if inspect.isfunction(f) and f.__module__ == module.__name__ and not name.startswith("_")
+            if list(inspect.signature(f).parameters) == ["args"]
         }
         assert builders == set(registry.facts(family).ARCHS)
 
