@@ -25,19 +25,24 @@ WAYS = ("fine-tuned", "from scratch", "probe", "probe of a random network")
 BATCH, EVAL = 36, 222
 
 
-def train(weights: str | None, task: str, labels: str, seed: int, steps: int, tested: int) -> float:
+CLASSIFIER = "videomae_vit_tiny_classifier"
+
+
+def train(weights: str, way: str, task: str, labels: str, seed: int, steps: int, tested: int) -> float:
     """Accuracy on the first test clips after so many steps."""
     L.seed_everything(seed, verbose=False)
+    args = {k: v for k, v in hub.load(weights).zoo_config["args"].items() if k in hub.keywords(CLASSIFIER)}
+    start = weights if way == "fine-tuned" else None
     limit = None if labels == "all" else int(labels)
     data = ClipData("sprites", 8, 64, label=task, limit=limit, batch_size=BATCH, eval_batch_size=EVAL, seed=seed)
     lit = LitClassifier(
-        "videomae_vit_tiny_classifier",
-        weights,
-        {"frames": 8, "image_size": 64, "patch_size": 8},
+        CLASSIFIER,
+        start,
+        args,
         num_classes=TASKS[task],
         lr=1e-3,
         weight_decay=0.05,
-        layer_decay=0.75 if weights else None,
+        layer_decay=0.75 if start else None,
         warmup_epochs=0.0,
     )
     trainer = L.Trainer(
@@ -121,8 +126,7 @@ def main(argv: list[str] | None = None) -> None:
                             seen[way] = features(model, args.tested)
                         accuracy = probe(seen[way], task, labels, seed)
                     else:
-                        start = args.weights if way == "fine-tuned" else None
-                        accuracy = train(start, task, labels, seed, args.steps, args.tested)
+                        accuracy = train(args.weights, way, task, labels, seed, args.steps, args.tested)
                     results[key] = accuracy
                     args.out.parent.mkdir(parents=True, exist_ok=True)
                     args.out.write_text(json.dumps(results, indent=1) + "\n")
