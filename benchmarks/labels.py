@@ -22,7 +22,7 @@ from zoo.metrics import linear_accuracy
 TASKS = {"action": 9, "body": 6, "bottomwear": 6, "topwear": 6, "hair": 6}
 LABELS = ("5", "20", "all")
 WAYS = ("fine-tuned", "from scratch", "probe", "probe of a random network")
-BATCH, EVAL = 36, 222
+BATCH, EVAL = 30, 222  # five clips of six classes make one batch
 
 
 CLASSIFIER = "videomae_vit_tiny_classifier"
@@ -59,17 +59,18 @@ def train(weights: str, way: str, task: str, labels: str, seed: int, steps: int,
 
 
 @torch.no_grad()
-def features(model: torch.nn.Module, tested: int) -> dict[str, torch.Tensor]:
-    """Mean token of every training clip and of the first test clips."""
+def features(model: torch.nn.Module, tested: int, trained: int = 10**6) -> dict[str, torch.Tensor]:
+    """Mean token of the first training clips and of the first test clips."""
     data = ClipData("sprites", 8, 64)
     data.setup("fit")
     found = {}
-    for split in ("train", "test"):
-        some = [
-            model.eval().forward_features(data.on_after_batch_transfer(batch, 0)[0]).mean(1)
-            for batch, _ in zip(data.in_order(split, EVAL), range(10**6 if split == "train" else -(-tested // EVAL)))
-        ]
-        found[split] = torch.cat(some)  # (N, D)
+    for split, count in (("train", trained), ("test", tested)):
+        batches = zip(data.in_order(split, EVAL), range(-(-count // EVAL)))
+        with torch.autocast("cpu", torch.bfloat16):
+            some = [
+                model.eval().forward_features(data.on_after_batch_transfer(batch, 0)[0]).mean(1) for batch, _ in batches
+            ]
+        found[split] = torch.cat(some).float()  # (N, D)
     return found
 
 
@@ -86,12 +87,11 @@ def sprite_labels(task: str) -> dict[str, torch.Tensor]:
 
 def probe(found: dict[str, torch.Tensor], task: str, labels: str, seed: int) -> float:
     """A linear probe fitted to its optimum on the labelled clips."""
-    y = sprite_labels(task)
+    y = {split: labels[: len(found[split])] for split, labels in sprite_labels(task).items() if split in found}
     each = len(y["train"]) if labels == "all" else int(labels)
     order = torch.randperm(len(y["train"]), generator=torch.Generator().manual_seed(seed))
     some = torch.cat([order[y["train"][order] == c][:each] for c in range(TASKS[task])])
-    test = found["test"]
-    return linear_accuracy(found["train"][some], y["train"][some], test, y["test"][: len(test)])
+    return linear_accuracy(found["train"][some], y["train"][some], found["test"], y["test"])
 
 
 def main(argv: list[str] | None = None) -> None:
