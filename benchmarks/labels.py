@@ -100,9 +100,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--labels", nargs="+", choices=LABELS, default=list(LABELS), help="clips a class")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=120, help=f"of {BATCH} clips")
-    parser.add_argument("--tested", type=int, default=888, help="test clips, of 2,664")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=60, help=f"of {BATCH} clips")
+    parser.add_argument("--tested", type=int, default=444, help="test clips, of 2,664")
     parser.add_argument("--out", type=Path, default=Path("out/labels.json"))
     parser.add_argument("--plot", type=Path, default=Path("out/labels.png"))
     args = parser.parse_args(argv)
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", module="lightning")
     results = json.loads(args.out.read_text()) if args.out.is_file() else {}
     seen: dict[str, dict[str, torch.Tensor]] = {}
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         for task in args.tasks:
             for labels in args.labels:
                 for way in args.ways:
