@@ -17,8 +17,8 @@ def evaluate(name: str, source: str | None = None, batch_size: int | None = None
 
     Args:
         name: arch.tag, checkpoint folder, hf://org/name, a Lightning checkpoint or a run's directory.
-        source: as ImageData's, or ClipData's for a model of clips; None takes the sample that ships with the package,
-            where it fits the model.
+        source: as ImageData's, or ClipData's for a model of clips, or FactorData's ("rendered", a .npz, a .h5); None
+            takes the sample that ships with the package, where it fits the model.
         batch_size: None is 1000 images, or 64 clips.
     """
     model = hub.load(name)
@@ -87,11 +87,15 @@ def _batch_size(model: nn.Module) -> int:
 
 def _data(model: nn.Module, source: str, split: str) -> Any:
     from zoo.data.clips import ClipData
+    from zoo.data.factors import FactorData
     from zoo.data.images import ImageData
 
     *frames, channels, height, _ = model.input_shape
-    kind = ClipData if frames else ImageData
-    data = kind(source, image_size=height, channels=channels, **({"frames": frames[0]} if frames else {}))
+    if source == "rendered" or source.endswith((".npz", ".h5")):
+        data = FactorData(source, height)
+    else:
+        kind = ClipData if frames else ImageData
+        data = kind(source, image_size=height, channels=channels, **({"frames": frames[0]} if frames else {}))
     data.prepare_data()
     data.setup("fit" if split == "train" else "test")
     return data
