@@ -1,0 +1,1 @@
+"""Vector quantisation: VQ-VAE, VQGAN, QLAE, and the quantisers they share."""
