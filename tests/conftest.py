@@ -9,12 +9,14 @@ from zoo import registry
 
 
 def small(arch: str) -> torch.nn.Module:
-    """An arch at a size a test can afford: two blocks where it has over 20 million parameters, four small frames."""
+    """An arch at a size a test can afford: two blocks, or a narrow one, where it has over 20 million parameters."""
     count = int(re.search(r"([\d,]+) parameters", registry.summary(arch))[1].replace(",", ""))
     args = {}
     if registry.family_of(arch) == "videomae":
         args = {"frames": 4, "image_size": 56 if "giant" in arch else 64}
         args |= {"pred_frames": 2} if arch.startswith("mae_st") and not arch.endswith("_classifier") else {}
+    if registry.family_of(arch) == "vq":
+        return zoo.create(arch, **({"image_size": 32, "width": 32} if count > 20_000_000 else {}))
     if count > 20_000_000:
         args |= {"depth": 2} | ({} if arch.endswith("_classifier") else {"decoder_depth": 1})
     return zoo.create(arch, **args)

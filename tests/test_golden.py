@@ -53,6 +53,18 @@ ARCHS = {
     "mae_st_vit_base_classifier": [-0.341586, 1.88078, 0.527865, -1.07676, -1.36868, 1.9518, 0.760234, -1.6106],
     "mae_st_vit_large_classifier": [2.19749, 2.60252, 2.01579, 3.04691, 2.25063, 1.40909, 2.12192, 0.731471],
     "mae_st_vit_huge_classifier": [2.23018, 0.552729, -1.23292, -0.33026, 0.979415, 0.732772, -1.29428, 0.604587],
+    "qlae_conv": [0.698081, 0.58223, 0.580759, 0.592218, 0.568102, 0.594139, 0.566319, 0.590064],
+    "ae_conv": [0.702927, 0.544084, 0.583733, 0.568305, 0.589325, 0.562004, 0.582449, 0.568824],
+    "vae_conv": [0.702251, 0.543952, 0.582672, 0.568761, 0.583925, 0.563996, 0.58039, 0.573116],
+    "vqgan_f16": [1.3568, 0.813678, 0.832163, 0.940409, 1.04611, 1.15605, 1.20125, 1.21005],
+    "vqgan_f8": [1.09192, 0.700634, 0.465998, 0.299793, 0.243871, 0.245898, 0.22085, 0.149289],
+    "vqgan_f4": [1.20365, -0.248431, -0.778625, -0.707789, -0.334001, -0.12382, -0.116321, -0.0494146],
+    "llamagen_ds16": [1.09454, 0.741747, 0.489564, 0.344374, 0.291606, 0.320752, 0.394397, 0.509381],
+    "llamagen_ds8": [1.10927, 0.915771, 0.854879, 0.794891, 0.830741, 0.905481, 0.969966, 1.00003],
+    "vqvae_conv_small": [12.1541, 1.52512, 1.47538, 1.61547, 1.27034, 1.40819, 1.42032, 1.71439],
+    "vqvae_conv_base": [5.6476, 0.819061, 0.420341, 0.539926, 0.911181, 0.719601, 0.591863, 0.682805],
+    "vqvae_conv_large": [10.8648, 1.13711, 1.10654, 1.13492, 1.26612, 1.19901, 1.36799, 1.36344],
+    "vqvae_conv_latents": [0.817863, 0.579733, 0.601807, 0.610179, 0.601946, 0.623615, 0.603612, 0.625155],
     "bilinear_d64": [0.0852159, -0.0930936, -0.0423743, 0.113944, -0.048972, -0.0736837, 0.134569, -0.0748547],
     "bilinear_d256": [0.07255, 0.0800766, -0.120524, -0.0923611, 0.150263, 0.148036, -0.071972, -0.0575481],
     "bilinear_d512_l3": [
@@ -63,12 +75,14 @@ ARCHS = {
 
 
 def fill(model: torch.nn.Module) -> torch.nn.Module:
-    for n, (name, p) in enumerate(model.named_parameters(), start=1):
+    learned = [(name, b) for name, b in model.named_buffers() if name.endswith("codebook")]
+    for n, (name, p) in enumerate([*model.named_parameters(), *learned], start=1):
         noise = (
             torch.arange(p.numel(), dtype=torch.float64).add(n).mul(12.9898).sin().mul(43758.5453).frac()
         )  # in (-1, 1)
         scale = name.endswith("weight") and p.ndim == 1  # of a norm: small ones would hide everything before it
-        p.data = (1 + noise / 10 if scale else noise * (3 / p.shape[-1]) ** 0.5).reshape(p.shape).float()
+        inputs = p[0].numel() if p.ndim == 4 and p.shape[-1] < 8 else p.shape[-1]  # of a kernel, all its entries
+        p.data = (1 + noise / 10 if scale else noise * (3 / inputs) ** 0.5).reshape(p.shape).float()
     return model
 
 

@@ -28,7 +28,7 @@ def read(name):
 
 
 def affordable(name):
-    """What makes a recipe buildable anywhere at once: no download, two blocks of a large network, nothing compiled."""
+    """What makes a recipe buildable anywhere at once: no download, two blocks of a large network, no compiler."""
     args = read(name)["model"]["init_args"]
     found = registry.records().get(f"{args['arch']}.{args.get('weights')}") or registry.records().get(
         args.get("weights")
@@ -38,6 +38,7 @@ def affordable(name):
         *(["--model.weights", "null"] if args.get("weights") and not (found and found.embedded) else []),
         *(["--model.arch_args.depth", "2"] if size > 20_000_000 else []),
         *(["--model.compile", "false"] if args.get("compile") else []),
+        *(["--model.arch_args.quantizer_args.init", "uniform"] if "kmeans" in str(args.get("arch_args")) else []),
     ]
 
 

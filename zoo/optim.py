@@ -45,10 +45,12 @@ def warmup_cosine(optimizer: Optimizer, trainer: L.Trainer, lr: float, min_lr: f
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay on what has two axes or more, but for what the model lists in `no_decay`; none on the rest."""
+    """Weight decay on what has two axes or more, but for what the model lists in `no_decay`, and on `decay_also`."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    exempt = getattr(model, "no_decay", ())
-    decayed = [p for n, p in named if p.ndim > 1 and n not in exempt]
-    kept = [p for n, p in named if p.ndim < 2 or n in exempt]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    exempt, also = getattr(model, "no_decay", ()), getattr(model, "decay_also", ())
+    decays = {n: (p.ndim > 1 and n not in exempt) or n in also for n, p in named}
+    groups = [
+        {"params": [p for n, p in named if decays[n] == decay], "weight_decay": weight_decay if decay else 0.0}
+        for decay in (True, False)
+    ]
     return [g for g in groups if g["params"]]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")  # figures are files here, a screen is never needed
 
@@ -34,6 +35,12 @@ def picture(ax: Axes, image: Tensor) -> None:
     image = image.detach().cpu().float().clamp(0, 1)
     ax.imshow((image[0] if len(image) == 1 else image.permute(1, 2, 0)).numpy(), cmap="gray", vmin=0, vmax=1)
     _bare(ax)
+
+
+def colours(count: int) -> np.ndarray:
+    """As many colours that neighbours in number do not share, (count, 3) in [0, 1]."""
+    turn = np.arange(count) * 0.61803398875 % 1  # golden steps round the wheel
+    return plt.get_cmap("hsv")(turn)[:, :3] * (0.55 + 0.45 * (np.arange(count) * 0.754877666 % 1))[:, None]
 
 
 def signed(ax: Axes, image: Tensor) -> None:

@@ -1,0 +1,134 @@
+"""VQGANs of other houses: told apart by their tensors, every one of them in its place, or refused."""
+
+import re
+
+import pytest
+import torch
+
+from zoo import foreign, hub
+from zoo.vq.vqgan import VQGAN
+
+TINY = {"image_size": 16, "width": 32, "mults": (1, 2, 2), "attention": (2,), "z_channels": 8, "codebook_size": 12}
+TINY |= {"code_dim": 4}
+IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def ours(**args) -> VQGAN:
+    torch.manual_seed(0)
+    model = VQGAN(**TINY | args)
+    model.quantizer.codebook.data.normal_()
+    return model.eval()
+
+
+def taming(model: VQGAN) -> dict[str, torch.Tensor]:
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("quantizer.")}
+    return state | {"quantize.embedding.weight": model.quantizer.codebook.data, "loss.logvar": torch.zeros(())}
+
+
+def coarse_first(name: str) -> str:
+    return re.sub(r"^decoder\.up\.(\d)", lambda m: f"decoder.up.{2 - int(m[1])}", name)
+
+
+def llamagen(model: VQGAN) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, tensor in taming(model).items():
+        name = coarse_first(name).replace("mid.block_1", "mid.0").replace("mid.attn_1", "mid.1")
+        name = re.sub(r"(down|up)\.(\d)", r"conv_blocks.\2", name.replace("mid.block_2", "mid.2"))
+        found[name.replace(".block.", ".res.")] = tensor
+    del found["loss.logvar"]
+    return found | {"quantize.codebook_used": torch.zeros(65536)}
+
+
+def diffusers(model: VQGAN, old: bool = False) -> dict[str, torch.Tensor]:
+    names = {"q": "query", "k": "key", "v": "value", "proj_out": "proj_attn"}
+    names = names if old else {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+    found = {}
+    for name, tensor in taming(model).items():
+        attends = re.search(r"\.(?:attn\.\d|attn_1)\.(q|k|v|proj_out)\.(weight|bias)$", name)
+        if attends:
+            name = name.removesuffix(f"{attends[1]}.{attends[2]}") + f"{names[attends[1]]}.{attends[2]}"
+            tensor = tensor[:, :, 0, 0] if attends[2] == "weight" else tensor
+        name = (
+            coarse_first(name)
+            .replace("encoder.down.", "encoder.down_blocks.")
+            .replace("decoder.up.", "decoder.up_blocks.")
+        )
+        name = name.replace("mid.block_1", "mid_block.resnets.0").replace("mid.block_2", "mid_block.resnets.1")
+        name = name.replace("mid.attn_1", "mid_block.attentions.0").replace("nin_shortcut", "conv_shortcut")
+        name = name.replace("attentions.0.norm.", "attentions.0.group_norm.").replace(".block.", ".resnets.")
+        name = re.sub(r"\.attn\.(\d)\.norm\.", r".attn.\1.group_norm.", name).replace(".attn.", ".attentions.")
+        name = re.sub(r"(down|up)sample\.conv", r"\1samplers.0.conv", name).replace("norm_out", "conv_norm_out")
+        found[name] = tensor
+    del found["loss.logvar"]
+    return found
+
+
+def simvq(model: VQGAN) -> dict[str, torch.Tensor]:
+    state, codes = taming(model), model.quantizer.codebook.data
+    matrix, bias = torch.randn(4, 4), torch.randn(4)
+    state["quantize.embedding.weight"] = torch.linalg.solve(matrix, (codes - bias).T).T
+    return state | {"quantize.embedding_proj.weight": matrix, "quantize.embedding_proj.bias": bias}
+
+
+DIALECTS = {
+    "taming": taming,
+    "taming's checkpoint": lambda m: {"state_dict": taming(m), "epoch": 3},
+    "LlamaGen": llamagen,
+    "LlamaGen's running mean": lambda m: {"model": {"x": torch.zeros(2)}, "ema": llamagen(m), "steps": 7},
+    "diffusers": diffusers,
+    "diffusers, old": lambda m: diffusers(m, old=True),
+    "SimVQ": simvq,
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_dialect_gives_the_same_pictures(dialect):
+    model = ours(metric="cosine" if dialect.startswith("LlamaGen") else "l2")
+    found = foreign.convert(DIALECTS[dialect](model), "vqgan_f16", image_size=16)
+    assert torch.equal(found.encode(IMAGES), model.encode(IMAGES))
+    torch.testing.assert_close(found.reconstruct(IMAGES), model.reconstruct(IMAGES), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "args", [{"attention": ()}, {"attention": (1, 2)}, {"mid_attention": False}, {"res_blocks": 1}]
+)
+def test_the_tensors_tell_the_network(args):
+    model = ours(**args)
+    found = foreign.convert(diffusers(model), "vqgan_f16", image_size=16)
+    assert torch.equal(found.reconstruct(IMAGES), model.reconstruct(IMAGES))
+
+
+@pytest.mark.parametrize("make", [taming, llamagen, diffusers])
+def test_a_tensor_too_few_or_too_many_is_refused(make):
+    state = make(ours())
+    for name in list(state):
+        if name.startswith(("loss.", "quantize.codebook_used")):
+            continue
+        short = {k: v for k, v in state.items() if k != name}
+        with pytest.raises((ValueError, KeyError)) as error:
+            foreign.convert(short, "vqgan_f16", image_size=16)
+        assert isinstance(error.value, ValueError), name
+    with pytest.raises(ValueError, match="1 unexpected"):
+        foreign.convert(state | {"encoder.extra": torch.zeros(1)}, "vqgan_f16", image_size=16)
+
+
+def test_what_is_no_vqgan_is_refused():
+    with pytest.raises(ValueError, match="are no known VQGAN"):
+        foreign.convert({"weight": torch.zeros(2)}, "vqgan_f16")
+
+
+def test_a_converted_model_is_saved_and_loaded(tmp_path):
+    model = foreign.convert(taming(ours()), "vqgan_f16", image_size=16)
+    loaded = hub.load(str(hub.save(model, tmp_path)))
+    assert torch.equal(loaded.reconstruct(IMAGES), model.reconstruct(IMAGES))
+
+
+def test_any_multiple_of_the_side_of_a_code_goes_through():
+    model = ours()
+    images = torch.rand(1, 3, 24, 16)
+    assert model.encode(images).shape == (1, 6, 4)
+    assert model.reconstruct(images).shape == images.shape
+    with pytest.raises(ValueError, match="26×16 px, no multiples of 4, the side of a code; resize to 24×16"):
+        model(torch.rand(1, 3, 26, 16))
+    with pytest.raises(ValueError, match=r"attention=\(3,\), allowed levels are 0 to 2"):
+        ours(attention=(3,))
