@@ -8,7 +8,7 @@ import torch
 import yaml
 
 import zoo
-from zoo import fit, recipe, registry
+from zoo import fit, hub, recipe, registry
 
 ROOT = Path(__file__).parents[1]
 ALL = recipe.list_recipes()
@@ -33,10 +33,15 @@ def affordable(name):
     found = registry.records().get(f"{args['arch']}.{args.get('weights')}") or registry.records().get(
         args.get("weights")
     )
-    size = int(re.search(r"([\d,]+) parameters", registry.summary(args["arch"]))[1].replace(",", ""))
+    large = int(re.search(r"([\d,]+) parameters", registry.summary(args["arch"]))[1].replace(",", "")) > 20_000_000
     return [
         *(["--model.weights", "null"] if args.get("weights") and not (found and found.embedded) else []),
-        *(["--model.arch_args.depth", "2"] if size > 20_000_000 else []),
+        *(
+            ["--model.arch_args." + ("width=32" if "width" in hub.keywords(args["arch"]) else "depth=2")]
+            if large
+            else []
+        ),
+        *(["--model.perceptual_weight", "0"] if "perceptual_weight" in args else []),
         *(["--model.compile", "false"] if args.get("compile") else []),
         *(["--model.arch_args.quantizer_args.init", "uniform"] if "kmeans" in str(args.get("arch_args")) else []),
     ]

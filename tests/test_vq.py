@@ -6,9 +6,10 @@ import torch
 
 import zoo
 from zoo import optim
+from zoo.adversarial import adaptive_weight
 from zoo.data.factors import FactorData
 from zoo.data.synthetic import RandomImages
-from zoo.vq.lit import LitVQ
+from zoo.vq.lit import LitVQ, LitVQGAN
 from zoo.vq.model import VQVAE, LatentAutoencoder, kl_divergence
 from zoo.vq.usage import CodebookUsage
 
@@ -155,3 +156,107 @@ def test_usage_over_an_epoch_does_not_depend_on_the_batch_size():
 def test_bad_input_is_refused_with_its_message(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# Against a discriminator
+
+GAN = {"image_size": 32, "width": 32, "mults": (1, 2), "attention": (), "res_blocks": 1, "z_channels": 8}
+GAN |= {"codebook_size": 16, "code_dim": 4}
+
+
+def gan(**args) -> LitVQGAN:
+    L.seed_everything(0, verbose=False)
+    settings = {"lr": 1e-3, "perceptual_weight": 0.0, "disc_start": 0, "disc_warmup": 0}
+    return LitVQGAN("vqgan_f16", arch_args=GAN, **settings | args)
+
+
+def images(count: int = 32, batch_size: int = 8) -> RandomImages:
+    return RandomImages((3, 32, 32), count, batch_size)
+
+
+def test_the_discriminator_waits_and_learns_before_it_counts():
+    lit = gan(disc_start=3, disc_warmup=1)
+    seen = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, *_):
+            self.before = [p.clone() for p in lit.discriminator.parameters()]
+
+        def on_train_batch_end(self, trainer, *_):
+            moved = any(not torch.equal(a, b) for a, b in zip(self.before, lit.discriminator.parameters()))
+            seen.append((moved, "train/generator" in trainer.callback_metrics))
+
+    trainer(max_epochs=1, limit_val_batches=0, callbacks=[Watch()]).fit(lit, images())
+    assert [m for m, _ in seen] == [False, False, True, True]
+    assert lit.steps == 4
+    assert seen[-1][1]
+    assert not seen[2][1]
+
+
+def test_neither_gradient_reaches_the_other_network():
+    lit = gan()
+    reached = []
+
+    class Watch(L.Callback):
+        def on_after_backward(self, trainer, module):
+            reached.append(
+                [
+                    any(p.grad is not None and p.grad.any() for p in m.parameters())
+                    for m in (lit.model, lit.discriminator)
+                ]
+            )
+
+    trainer(max_steps=2, limit_val_batches=0, callbacks=[Watch()]).fit(lit, images(8))
+    assert reached == [[True, False], [True, True]]
+
+
+def test_accumulated_batches_are_the_large_batch():
+    found = []
+
+    class Watch(L.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            found[-1].append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+
+    for batch_size, accumulate in ((16, 1), (4, 4)):
+        lit = gan(accumulate=accumulate, adaptive=False)
+        for module in lit.discriminator.modules():  # the statistics of a batch are those of that batch
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.forward = lambda x, norm=module: x * norm.weight[:, None, None] + norm.bias[:, None, None]
+        found.append([])
+        trainer(max_epochs=1, limit_val_batches=0, callbacks=[Watch()]).fit(lit, images(16, batch_size))
+        assert lit.steps == 1
+    assert len(found[0]) == len(found[1]) == 2
+    for large, small in zip(*found):
+        for a, b in zip(large, small):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5 * a.abs().max().item() + 1e-8)
+
+
+def test_the_adaptive_weight_balances_gradients_at_the_last_layer():
+    last = torch.nn.Parameter(torch.randn(5))
+    x = torch.randn(5)
+    weight = adaptive_weight(3 * (last * x).sum(), (last * x).sum(), last)
+    assert torch.allclose(weight, torch.tensor(3.0), rtol=1e-3)
+    assert not weight.requires_grad
+    assert adaptive_weight(1e6 * (last * x).sum(), 0 * (last * x).sum(), last, 10.0) == 10
+
+
+def test_a_run_goes_on_with_its_count_of_steps(tmp_path):
+    lit = gan(disc_start=5)
+    run = L.Trainer(
+        max_epochs=1, limit_val_batches=0, logger=False, default_root_dir=tmp_path, enable_progress_bar=False
+    )
+    run.fit(lit, images())
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    again = gan(disc_start=5)
+    more = trainer(max_epochs=2, limit_val_batches=0)
+    more.fit(again, images(), ckpt_path=tmp_path / "x.ckpt")
+    assert again.steps == 8
+    exported = zoo.load(str(zoo.export(tmp_path / "x.ckpt", tmp_path / "out")))
+    assert all(torch.equal(v, lit.model.state_dict()[k]) for k, v in exported.state_dict().items())
+
+
+def test_a_missing_vgg_is_explained(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(ValueError, match=r"VGG-16, which cannot be had: no network.*perceptual_weight to 0"):
+        gan(perceptual_weight=1.0)

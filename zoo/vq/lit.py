@@ -1,13 +1,17 @@
-"""LitVQ: trains VQ-VAE, QLAE and its baselines; codebook use over whole epochs, InfoMEC where factors are known."""
+"""LitVQ trains VQ-VAE, QLAE and its baselines, LitVQGAN against a discriminator as well.
+
+Codebook use is of whole epochs; InfoMEC is measured where factors are known.
+"""
 
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.utils import make_grid
 
-from zoo import hub, optim
+from zoo import adversarial, hub, optim
 from zoo.infomec import infomec
 from zoo.vq.usage import CodebookUsage
 
@@ -136,3 +140,117 @@ class LitVQ(L.LightningModule):
         lr = optim.learning_rate(self.trainer, h.lr, h.base_lr)
         optimizer = torch.optim.AdamW(optim.decay_groups(self.model, h.weight_decay), lr, tuple(h.betas), fused=True)
         return optim.warmup_cosine(optimizer, self.trainer, lr, lr if h.min_lr is None else h.min_lr, h.warmup_epochs)
+
+
+class LitVQGAN(LitVQ):
+    """The published training of VQGAN (Esser et al. 2021, §3.1; Sun et al. 2024, §3.2), one pass of the model a step.
+
+    `loss = mean |x̂ - x| + perceptual_weight · LPIPS + losses of the codes + λ · disc_weight · (-mean D(x̂))`, with λ the
+    adaptive weight; pictures in [-1, 1]. The discriminator learns by the hinge loss from `disc_start - disc_warmup` on
+    and counts in the loss from `disc_start` on. Gradients of either never reach the other. Both optimisers step once in
+    `accumulate` batches.
+
+    Args:
+        arch: `zoo ls '*vqgan*'` and `zoo ls 'llamagen*'` list them.
+        weights, arch_args: as LitVQ's.
+        lr: of both optimisers; or leave it out for
+        base_lr: learning rate per 256 images of an optimiser step. taming's 4.5e-6 an image is 1.152e-3.
+        betas: of Adam.
+        reconstruction: "l1", or "l2" (LlamaGen).
+        perceptual_weight: of LPIPS; 0 needs no VGG.
+        disc_weight: of the adversarial term.
+        disc_start: optimiser steps before it counts.
+        disc_warmup: for so many steps before, the discriminator learns already.
+        adaptive: False sets λ to 1 (LlamaGen).
+        largest_weight: of λ.
+        accumulate: batches of an optimiser step.
+        gradient_clip: largest norm of the autoencoder's gradient; None does not clip.
+    """
+
+    def __init__(
+        self,
+        arch: str = "vqgan_f16",
+        weights: str | None = None,
+        arch_args: dict[str, Any] | None = None,
+        lr: float | None = None,
+        base_lr: float | None = None,
+        betas: tuple[float, float] = (0.5, 0.9),
+        reconstruction: str = "l1",
+        perceptual_weight: float = 1.0,
+        disc_weight: float = 0.8,
+        disc_start: int = 250_001,
+        disc_warmup: int = 1_000,
+        adaptive: bool = True,
+        largest_weight: float = 1e4,
+        accumulate: int = 1,
+        gradient_clip: float | None = None,
+    ):
+        super().__init__(arch, weights, arch_args, lr, base_lr, betas=betas, infomec_images=0)
+        self.save_hyperparameters()
+        if reconstruction not in ("l1", "l2"):
+            raise ValueError(f"reconstruction={reconstruction!r}, allowed l1, l2")
+        self.automatic_optimization = False
+        self.discriminator = adversarial.PatchDiscriminator(self.model.input_shape[0])
+        self.perceptual = adversarial.Perceptual() if perceptual_weight else None
+        self.steps = 0  # of the autoencoder's optimiser: the trainer counts both optimisers'
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        h = self.hparams
+        x = batch[0].contiguous(memory_format=torch.channels_last)
+        last = (batch_idx + 1) % h.accumulate == 0 or self.trainer.is_last_batch
+        out = self.model(x, update=last)
+        real, fake = 2 * x - 1, 2 * out.recon - 1
+        reconstruction = (F.l1_loss if h.reconstruction == "l1" else F.mse_loss)(fake, real)
+        figures = {f"train/{k}": v for k, v in (out.losses | out.stats).items()}
+        if self.perceptual is not None:
+            distance = self.perceptual(fake, real)
+            figures["train/perceptual"] = distance
+            reconstruction = reconstruction + h.perceptual_weight * distance
+        loss = reconstruction + sum(v for k, v in out.losses.items() if k != "reconstruction")
+        counts, learns = self.steps >= h.disc_start, self.steps >= h.disc_start - h.disc_warmup
+        if counts:
+            self.discriminator.requires_grad_(False)
+            against = adversarial.generator_loss(self.discriminator(fake))
+            weight = (
+                adversarial.adaptive_weight(reconstruction, against, self._last_layer, h.largest_weight)
+                if h.adaptive
+                else 1.0
+            )
+            loss = loss + weight * h.disc_weight * against
+            figures |= {"train/generator": against, "train/adaptive_weight": weight}
+        autoencoder, discriminator = self.optimizers()
+        self.manual_backward(loss / h.accumulate)
+        if learns:
+            self.discriminator.requires_grad_(True)
+            judged = adversarial.discriminator_loss(
+                self.discriminator(real.detach()), self.discriminator(fake.detach())
+            )
+            self.manual_backward(judged / h.accumulate)
+            figures["train/discriminator"] = judged
+        if last:
+            if h.gradient_clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), h.gradient_clip)
+            for optimizer in (autoencoder, discriminator) if learns else (autoencoder,):
+                optimizer.step()
+                optimizer.zero_grad()
+            self.steps += 1
+        self.log_dict(figures)
+        self.log("train/loss", loss, prog_bar=True)
+
+    @property
+    def _last_layer(self) -> Tensor:
+        return self.model.decoder.conv_out.weight
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["steps"] = self.steps
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.steps = checkpoint["steps"]
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        h = self.hparams
+        lr = optim.learning_rate(self.trainer, h.lr, None if h.base_lr is None else h.base_lr * h.accumulate)
+        return [
+            torch.optim.Adam(m.parameters(), lr, tuple(h.betas), fused=True) for m in (self.model, self.discriminator)
+        ]
