@@ -1,11 +1,13 @@
 """VQGANs of other houses: told apart by their tensors, every one of them in its place, or refused."""
 
 import re
+import sys
+import types
 
 import pytest
 import torch
 
-from zoo import foreign, hub
+from zoo import foreign, hub, registry
 from zoo.vq.vqgan import VQGAN
 
 TINY = {"image_size": 16, "width": 32, "mults": (1, 2, 2), "attention": (2,), "z_channels": 8, "codebook_size": 12}
@@ -112,6 +114,21 @@ def test_a_tensor_too_few_or_too_many_is_refused(make):
         foreign.convert(state | {"encoder.extra": torch.zeros(1)}, "vqgan_f16", image_size=16)
 
 
+def test_a_lightning_checkpoint_of_esser_is_read_without_lightning(tmp_path, monkeypatch):
+    """Its callbacks are filed under a class of pytorch_lightning, and its losses hold other networks."""
+    model, path = ours(), "pytorch_lightning.callbacks.model_checkpoint"
+    module = types.ModuleType(path)
+    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": path})
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "pytorch_lightning", types.ModuleType("pytorch_lightning"))
+        patched.setitem(sys.modules, "pytorch_lightning.callbacks", types.ModuleType("pytorch_lightning.callbacks"))
+        patched.setitem(sys.modules, path, module)
+        callbacks = {module.ModelCheckpoint: {"best_model_path": "x", "best_model_score": torch.tensor(0.1)}}
+        torch.save({"epoch": 3, "callbacks": callbacks, "state_dict": taming(model)}, tmp_path / "last.ckpt")
+    found = foreign.convert(tmp_path / "last.ckpt", "vqgan_f16", image_size=16)
+    assert torch.equal(found.reconstruct(IMAGES), model.reconstruct(IMAGES))
+
+
 def test_what_is_no_vqgan_is_refused():
     with pytest.raises(ValueError, match="are no known VQGAN"):
         foreign.convert({"weight": torch.zeros(2)}, "vqgan_f16")
@@ -121,6 +138,12 @@ def test_a_converted_model_is_saved_and_loaded(tmp_path):
     model = foreign.convert(taming(ours()), "vqgan_f16", image_size=16)
     loaded = hub.load(str(hub.save(model, tmp_path)))
     assert torch.equal(loaded.reconstruct(IMAGES), model.reconstruct(IMAGES))
+
+
+def test_no_two_downloads_share_a_name_in_the_cache():
+    """What stands behind the last slash of an address is the file's name there."""
+    urls = {record.url for record in registry.records().values() if record.url}
+    assert len({url.rpartition("/")[2] for url in urls}) == len(urls)
 
 
 def test_any_multiple_of_the_side_of_a_code_goes_through():

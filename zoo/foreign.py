@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from zoo import hub, registry
 
-# What trainers wrap around a state dict, and put before its keys.
-WRAPPERS = ("state_dict", "ema", "model", "module", "model_state_dict", "model_state")
+# What trainers wrap around a state dict, averaged weights before the last ones, and put before its keys.
+WRAPPERS = ("ema", "state_dict", "model", "module", "model_state_dict", "model_state")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pt")
 

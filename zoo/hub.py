@@ -528,6 +528,10 @@ def _check_foreign(file: Path, record: Weights) -> None:
 # Lightning checkpoints, ONNX
 
 
+# Old versions of Lightning file what a callback remembers under its class: an empty one of that name stands in for it.
+CALLBACK = type("ModelCheckpoint", (), {"__module__": "pytorch_lightning.callbacks.model_checkpoint"})
+
+
 def read_pickle(file: Path) -> Any:
     """A torch file of tensors and plain containers, argparse's Namespace among them: nothing in it can run.
 
@@ -535,7 +539,7 @@ def read_pickle(file: Path) -> Any:
         ValueError: it is no torch file, is cut, or asks for something to be run.
     """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # official checkpoints hold their command line
+        with torch.serialization.safe_globals([argparse.Namespace, CALLBACK]):  # official checkpoints hold both
             return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {file}") from None

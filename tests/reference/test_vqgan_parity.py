@@ -43,6 +43,8 @@ def test_latents_codes_pictures_and_gradients(mid_attention, attention):
     assert len(codes.unique()) > 2
     decoded = peer.decode(latents).sample
     torch.testing.assert_close(model(images).recon, (decoded + 1) / 2, **EXACT)
+    pixels = foreign.convert(peer.state_dict(), "vqgan_f16", image_size=32, mean=0.0, std=1.0).double()  # aMUSEd's
+    torch.testing.assert_close(pixels(images).recon, peer.decode(peer.encode(images).latents).sample, **EXACT)
     direction = torch.randn_like(images)
     model.train()
     ours = torch.autograd.grad(model(images).recon, images, direction)[0]

@@ -32,6 +32,7 @@ class VQGAN(nn.Module):
         codebook_size, code_dim: K and D.
         metric: "l2", or "cosine" (LlamaGen).
         legacy_beta: β on the codebook loss, as every released taming model was trained.
+        mean, std: what the network sees is (pixels - mean) / std: [-1, 1], or [0, 1] with 0 and 1 (aMUSEd).
 
     Raises:
         ValueError: sides that are no multiple of f, or a level that is not there.
@@ -51,11 +52,14 @@ class VQGAN(nn.Module):
         code_dim: int = 256,
         metric: str = "l2",
         legacy_beta: bool = False,
+        mean: float = 0.5,
+        std: float = 0.5,
     ):
         super().__init__()
         if any(not 0 <= level < len(mults) for level in attention):
             raise ValueError(f"attention={tuple(attention)}, allowed levels are 0 to {len(mults) - 1}, the coarsest")
         self.input_shape = (channels, *sides(image_size))
+        self.mean, self.std = mean, std
         self.factor = 2 ** (len(mults) - 1)
         _check_sides(self.input_shape[1:], self.factor)
         self.encoder = Encoder(channels, width, mults, res_blocks, attention, mid_attention, z_channels)
@@ -81,7 +85,7 @@ class VQGAN(nn.Module):
         """What is about to be quantised: images (B, C, H, W) → (B, D, h, w)."""
         check_images(x, self.input_shape[0], *x.shape[2:4], values=not self.training)
         _check_sides(x.shape[2:], self.factor)
-        return self.quant_conv(self.encoder(2 * x - 1))  # (B, D, h, w)
+        return self.quant_conv(self.encoder((x - self.mean) / self.std))  # (B, D, h, w)
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → indices (B, h, w) int64."""
@@ -97,11 +101,11 @@ class VQGAN(nn.Module):
 
     def _decode(self, q: Tensor) -> Tensor:
         q = q.movedim(-1, 1).to(self.post_quant_conv.weight.dtype)  # (B, D, h, w)
-        return (self.decoder(self.post_quant_conv(q)) + 1) / 2  # (B, C, H, W)
+        return self.decoder(self.post_quant_conv(q)) * self.std + self.mean  # (B, C, H, W)
 
 
 class Encoder(nn.Module):
-    """Images (B, C, H, W) in [-1, 1] → (B, z, h, w)."""
+    """Images (B, C, H, W), about [-1, 1] → (B, z, h, w)."""
 
     def __init__(self, channels, width, mults, res_blocks, attention, mid_attention, z_channels):
         super().__init__()

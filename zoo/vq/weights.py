@@ -37,7 +37,8 @@ def task(arch: str) -> str:
 # The authors' weights, by name. None was downloaded here; names, shapes and figures are as their publishers state them.
 
 IMAGENET = "ImageNet: non-commercial research"
-HEIBOX = "https://heibox.uni-heidelberg.de/d/{}/files/?p=%2Fckpts%2Flast.ckpt&dl=1"
+HEIBOX = "https://heibox.uni-heidelberg.de/d"
+WEB = {"data": None, "data_terms": "LAION and the authors' own images, their owners' rights"}
 
 
 def _foreign(name: str, rfid: float | None = None, **facts) -> Weights:
@@ -47,61 +48,66 @@ def _foreign(name: str, rfid: float | None = None, **facts) -> Weights:
     return Weights(name=name, foreign=True, metrics=metrics, **defaults | facts)
 
 
-def _taming(name: str, folder: str, rfid: float) -> Weights:
-    return _foreign(
-        name,
-        rfid,
-        url=HEIBOX.format(folder),
-        file="last.ckpt",
-        args={"legacy_beta": True},
-        notes="MIT is the licence of the authors' code, nothing separate is said of the weights. Trained with β on the "
-        "codebook loss (legacy_beta). A Lightning checkpoint: what in it is no tensor is not read.",
+def _taming(codes: int, folder: str, copy: str, rfid: float) -> list[Weights]:
+    """Esser et al.'s own checkpoint, and somebody's copy of its tensors on the Hub."""
+    args = {"legacy_beta": True, "codebook_size": codes}
+    notes = (
+        "MIT is the licence of the authors' code, nothing separate is said of the weights. Trained with β on the "
+        "codebook loss (legacy_beta)."
     )
+    # Both files are called last.ckpt; what follows # is not sent and names the file in the cache.
+    file = f"vqgan_f16_{codes}.ckpt"
+    url = f"{HEIBOX}/{folder}/files/?p=%2Fckpts%2Flast.ckpt&dl=1#/{file}"
+    return [
+        _foreign(f"vqgan_f16.in1k_{codes}", rfid, url=url, file=file, args=args, notes=notes),
+        _foreign(f"vqgan_f16.in1k_{codes}_hf", rfid, repo=copy, file="pytorch_model.bin", args=args, notes=notes),
+    ]
 
 
-def _llamagen(name: str, repo: str, file: str, rfid: float | None = None, **facts) -> Weights:
+def _llamagen(name: str, file: str, rfid: float | None = None, repo: str = "FoundationVision/LlamaGen", **facts):
     notes = "Codes of unit length. Where the file holds a running mean of the weights, that is what is loaded."
     return _foreign(name, rfid, repo=repo, file=file, args={"metric": "cosine"}, notes=notes, **facts)
 
 
-WEB = {"data": None, "data_terms": "LAION and the authors' own images, their owners' rights"}
+def _amused(size: int) -> Weights:
+    network = {"mults": (1, 2, 2, 4, 6), "attention": (), "mid_attention": False, "z_channels": 64}
+    return _foreign(
+        f"vqgan_f16.amused_{size}",
+        repo=f"amused/amused-{size}",
+        file="vqvae/diffusion_pytorch_model.safetensors",
+        licence="OpenRAIL++-M",
+        args=network | {"image_size": size, "codebook_size": 8192, "code_dim": 64, "mean": 0.0, "std": 1.0},
+        notes="aMUSEd's tokeniser; its network sees pixels in [0, 1]. The licence restricts uses.",
+        **WEB,
+    )
+
 
 OFFICIAL = [
-    _taming("vqgan_f16.in1k_1024", "8088892a516d4e3baf92", 7.94),
-    _taming("vqgan_f16.in1k_16384", "a7530b09fed84f80a887", 4.98),
-    _llamagen("llamagen_ds16.in1k", "FoundationVision/LlamaGen", "vq_ds16_c2i.pt", 2.19),
-    _llamagen("llamagen_ds8.in1k", "FoundationVision/LlamaGen", "vq_ds8_c2i.pt", 0.59),
-    _llamagen("llamagen_ds16.t2i", "peizesun/llamagen_t2i", "vq_ds16_t2i.pt", **WEB),
+    *_taming(1024, "8088892a516d4e3baf92", "thomwolf/vqgan_imagenet_f16_1024", 7.94),
+    *_taming(16384, "a7530b09fed84f80a887", "valhalla/vqgan_imagenet_f16_16384", 4.98),
+    _llamagen("llamagen_ds16.in1k", "vq_ds16_c2i.pt", 2.19),
+    _llamagen("llamagen_ds8.in1k", "vq_ds8_c2i.pt", 0.59),
+    _llamagen("llamagen_ds16.t2i", "vq_ds16_t2i.pt", repo="peizesun/llamagen_t2i", **WEB),
     _foreign(
         "vqgan_f4.celebahq",
         repo="CompVis/ldm-celebahq-256",
         file="vqvae/diffusion_pytorch_model.bin",
         licence="Apache-2.0",
+        args={"legacy_beta": True},
         data=None,
-        data_terms="CelebA-HQ: non-commercial research",
-        args={"attention": ()},
-        notes="The first stage of latent diffusion; faces alone.",
+        data_terms="OpenImages: CC BY 2.0 as Google lists it; the repository names CelebA-HQ",
+        notes="The first stage of latent diffusion's faces, vq-f4.",
     ),
-    *(
-        _foreign(
-            f"vqgan_f16.amused_{size}",
-            repo=f"amused/amused-{size}",
-            file="vqvae/diffusion_pytorch_model.safetensors",
-            licence="OpenRAIL++-M",
-            args={"image_size": size, "mid_attention": False},
-            data=None,
-            data_terms="LAION and the authors' own images, their owners' rights",
-            notes="The tokeniser of aMUSEd, 8192 codes of 64 entries.",
-        )
-        for size in (256, 512)
-    ),
+    _amused(256),
+    _amused(512),
     _foreign(
         "vqgan_f8.ithq",
         repo="microsoft/vq-diffusion-ithq",
         file="vqvae/diffusion_pytorch_model.bin",
+        args={"width": 64, "mults": (1, 2, 4, 8), "z_channels": 256, "codebook_size": 4096, "code_dim": 128},
         data=None,
         data_terms="ITHQ-200M: images of the web, their owners' rights",
-        notes="The tokeniser of VQ-Diffusion, 4096 codes of 128 entries.",
+        notes="The tokeniser of VQ-Diffusion.",
     ),
 ]
 
