@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo import cli
 from zoo.data import clips as c
 from zoo.data.clips import ClipData
 
@@ -270,6 +271,16 @@ def test_a_text_file_among_the_videos_stops_an_epoch_with_its_name(folder):
     damaged(folder)
     with pytest.raises(ValueError, match=r"jump|run"):
         epoch(ready(folder))
+
+
+def test_a_worker_that_meets_damage_ends_the_run_in_one_line(folder, tmp_path, capsys):
+    damaged(folder)
+    argv = ["fit", "videomae/smoke", "--runs", str(tmp_path), "--data.source", str(folder), "--data.num_workers", "1"]
+    argv += ["--data.batch_size", "2", "--data.eval_batch_size", "2", "--trainer.enable_progress_bar", "false"]
+    assert cli.main(argv) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("zoo fit: ")]
+    assert str(folder) in said
+    assert "Traceback" not in said
 
 
 def test_folders_that_are_wrong_are_said_so(folder, tmp_path):

@@ -46,7 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return VERBS[verb](rest) or 0
     except (ValueError, OSError) as error:
-        print(f"zoo {verb}: {error}", file=sys.stderr)
+        said = str(error)
+        if "Original Traceback" in said:  # of a DataLoader's worker; what it raised stands in the last line
+            said = said.strip().rpartition("\n")[2].partition(": ")[2]
+        print(f"zoo {verb}: {said}", file=sys.stderr)
         return 2
 
 
