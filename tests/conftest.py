@@ -15,6 +15,8 @@ def small(arch: str) -> torch.nn.Module:
     if registry.family_of(arch) == "videomae":
         args = {"frames": 4, "image_size": 56 if "giant" in arch else 64}
         args |= {"pred_frames": 2} if arch.startswith("mae_st") and not arch.endswith("_classifier") else {}
+    if arch.startswith("vqprior"):
+        return zoo.create(arch, dim=48, depth=2, heads=3)
     if registry.family_of(arch) == "vq":
         return zoo.create(arch, **({"image_size": 32, "width": 32} if count > 20_000_000 else {}))
     if count > 20_000_000:

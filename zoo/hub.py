@@ -625,6 +625,15 @@ def write_aside(folder: Path) -> Iterator[Callable[[str], Path]]:
             aside(name).unlink(missing_ok=True)
 
 
+def fingerprint(model: nn.Module) -> str:
+    """The sha256, in hex, of a model's tensors and their names, wherever they were stored."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def hash_file(file: Path, kind: str = "sha256") -> str:
     """A file's hash, in hex."""
     with open(file, "rb") as f:

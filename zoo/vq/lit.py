@@ -1,4 +1,4 @@
-"""LitVQ trains VQ-VAE, QLAE and its baselines, LitVQGAN against a discriminator as well.
+"""LitVQ trains VQ-VAE, QLAE and its baselines, LitVQGAN against a discriminator as well, LitPrior the prior of codes.
 
 Codebook use is of whole epochs; InfoMEC is measured where factors are known.
 """
@@ -254,3 +254,110 @@ class LitVQGAN(LitVQ):
         return [
             torch.optim.Adam(m.parameters(), lr, tuple(h.betas), fused=True) for m in (self.model, self.discriminator)
         ]
+
+
+class LitPrior(L.LightningModule):
+    """The published training of a prior (Sun et al. 2024, §3.3): AdamW, gradients clipped by the trainer.
+
+    A batch is (images (B, C, H, W) in [0, 1], labels (B,) int64). The frozen tokeniser makes codes of them on the way.
+
+    Args:
+        arch: `zoo ls 'vqprior*'` lists them.
+        tokenizer: the weights that make codes of images: a name, a checkpoint folder or run, `hf://org/name`.
+        weights: a tag of that arch to go on from, a checkpoint folder, a run or `hf://org/name`; None starts at random.
+        arch_args: keywords of the arch; what the tokeniser tells is filled in.
+        num_classes: 0 is a prior without classes.
+        lr: peak learning rate; or leave it out for
+        base_lr: peak learning rate per 256 images of an optimiser step.
+        weight_decay: decoupled; on the matrices, not on embeddings.
+        betas: of AdamW.
+        warmup_epochs: length of the linear warm-up.
+        min_lr: where the cosine ends; None keeps the step size.
+        compile: let torch compile the model.
+
+    Raises:
+        ValueError: `weights` that belong to another tokeniser.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        tokenizer: str,
+        weights: str | None = None,
+        arch_args: dict[str, Any] | None = None,
+        num_classes: int = 0,
+        lr: float | None = None,
+        base_lr: float | None = None,
+        weight_decay: float = 0.05,
+        betas: tuple[float, float] = (0.9, 0.95),
+        warmup_epochs: float = 0.0,
+        min_lr: float | None = None,
+        compile: bool = False,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        found = hub.load(tokenizer)
+        _, height, width = found.input_shape
+        told = {
+            "image_size": [height, width],
+            "channels": found.input_shape[0],
+            "grid": [height // found.factor, width // found.factor],
+            "codebook_size": found.quantizer.codebook_size,
+            "num_classes": num_classes,
+            "tokenizer": tokenizer,
+            "tokenizer_hash": hub.fingerprint(found)[:16],
+        }
+        if weights is None:
+            self.model = hub.create(arch, **told | dict(arch_args or {}))
+        else:
+            self.model = hub.create(arch, weights, tokenizer=tokenizer, **dict(arch_args or {}))
+            self.model.tokenizer  # noqa: B018, refuses another one than the weights were trained with
+        if compile:
+            self.model.compile()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] → logits of their codes, of any class, (B, N, K); `model.sample` draws."""
+        return self.model(x).logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = self._loss(batch)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def _loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, y = batch
+        codes = self.model.encode(x)  # (B, h, w)
+        return self.model(codes, y if self.hparams.num_classes else None).loss
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> None:
+        """Nats a code, given the class."""
+        self.log(f"{split}/loss", self._loss(batch), batch_size=len(batch[0]), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Samples, where a logger takes pictures."""
+        boards = [b.experiment for b in self.loggers if hasattr(b.experiment, "add_image")]
+        if boards:
+            labels = torch.arange(16, device=self.device) % max(1, self.hparams.num_classes)
+            grid = make_grid(self.model.sample(labels if self.hparams.num_classes else labels - 1), nrow=8)
+            for board in boards:
+                board.add_image("val/samples", grid, self.global_step)
+
+    def on_fit_start(self) -> None:
+        # Lightning keeps the mode a submodule is handed over in, and a model from zoo.load may be in eval mode.
+        self.train()
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        # All that export needs to build the model again.
+        checkpoint["zoo"] = self.model.zoo_config
+
+    def configure_optimizers(self) -> dict:
+        h = self.hparams
+        lr = optim.learning_rate(self.trainer, h.lr, h.base_lr)
+        optimizer = torch.optim.AdamW(optim.decay_groups(self.model, h.weight_decay), lr, tuple(h.betas), fused=True)
+        return optim.warmup_cosine(optimizer, self.trainer, lr, lr if h.min_lr is None else h.min_lr, h.warmup_epochs)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.layers import check_images, sides
+from zoo.vq.prior import CodePrior
 from zoo.vq.quantize import FSQ, BinaryQuantizer, QuantizeOutput, ScalarCodebooks, VectorQuantizer, VQOutput
 from zoo.vq.vqgan import VQGAN
 
@@ -144,6 +145,7 @@ class LatentAutoencoder(nn.Module):
         image_size: side in pixels, a multiple of 16 from 32 on.
         channels: C.
         latents: L, the authors take twice the number of factors.
+        width: channels of the finest level; the coarsest has eight times as many.
         bottleneck: "qlae"; "none", a plain autoencoder; "vae", Gaussian latents (Higgins et al. 2017); "vq", each
             latent a vector of one shared codebook.
         values: V of "qlae".
@@ -156,13 +158,12 @@ class LatentAutoencoder(nn.Module):
         ValueError: another bottleneck, or sides that do not halve four times.
     """
 
-    widths = (32, 64, 128, 256)
-
     def __init__(
         self,
         image_size: int = 64,
         channels: int = 3,
         latents: int = 12,
+        width: int = 32,
         bottleneck: str = "qlae",
         values: int = 10,
         shared: bool = False,
@@ -184,9 +185,9 @@ class LatentAutoencoder(nn.Module):
         elif bottleneck == "vq":
             self.quantizer = VectorQuantizer(codebook_size, code_dim, update="grad")
         numbers = latents * (code_dim if bottleneck == "vq" else 1)  # what the decoder reads
-        grid = image_size // 16
+        grid, widths = image_size // 16, [width, 2 * width, 4 * width, 8 * width]
         convs, before = [], channels
-        for width in self.widths:
+        for width in widths:
             for kernel, stride in ((3, 1), (3, 1), (4, 2)):
                 convs += [nn.Conv2d(before, width, kernel, stride, 1, bias=False)]
                 convs += [nn.GroupNorm(width, width, 1e-6), nn.LeakyReLU(0.2)]
@@ -200,7 +201,7 @@ class LatentAutoencoder(nn.Module):
         self.mapping = nn.Sequential(*_dense(numbers, 256))
         self.constant = nn.Parameter(torch.full((before, grid, grid), 0.1))
         self.blocks = nn.ModuleList()
-        for width in reversed(self.widths):
+        for width in reversed(widths):
             for kernel, stride in ((3, 1), (3, 1), (4, 2)):
                 self.blocks.append(StyleBlock(before, width, kernel, stride, 256))
                 before = width
@@ -356,6 +357,21 @@ def vae_conv(**args) -> LatentAutoencoder:
 def vqvae_conv_latents(**args) -> LatentAutoencoder:
     """QLAE's network with 12 vectors of one codebook of 512."""
     return LatentAutoencoder(**{"bottleneck": "vq"} | args)
+
+
+def vqprior_tiny(**args) -> CodePrior:
+    """192 wide, 6 blocks."""
+    return CodePrior(**args)
+
+
+def vqprior_small(**args) -> CodePrior:
+    """384 wide, 12 blocks."""
+    return CodePrior(**{"dim": 384, "depth": 12, "heads": 6} | args)
+
+
+def vqprior_base(**args) -> CodePrior:
+    """768 wide, 12 blocks: as wide and deep as LlamaGen's smallest."""
+    return CodePrior(**{"dim": 768, "depth": 12, "heads": 12} | args)
 
 
 def vqgan_f16(**args) -> VQGAN:

@@ -1,5 +1,6 @@
-"""What `zoo eval` prints and `zoo show` draws of a vector-quantised autoencoder."""
+"""What `zoo eval` prints and `zoo show` draws of a vector-quantised autoencoder, and of a prior of its codes."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -8,24 +9,32 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zoo import plots
+from zoo.data.factors import RENDERED, render
 from zoo.data.readers import SAMPLES
 from zoo.infomec import infomec
 from zoo.vq.model import VQVAE, LatentAutoencoder
+from zoo.vq.prior import CodePrior
 from zoo.vq.usage import CodebookUsage
 
+Model = VQVAE | LatentAutoencoder | CodePrior
 Batches = Iterable[tuple[Tensor, Tensor]]
 STEPS = 7  # of a traversal through a latent that has no codes
+SHOWN = 10  # images in a row
 
 
 @torch.no_grad()
-def evaluate(model: VQVAE | LatentAutoencoder, batches: Batches, train: Batches) -> dict[str, float]:
+def evaluate(model: Model, batches: Batches, train: Batches) -> dict[str, float]:
     """How much of an image survives the codes, and how many of them are in use, over the whole test set.
 
     `error` is the mean squared error over the variance of the test set's pixels, 1 for the mean grey (van den Oord's
     example); `psnr` is in dB, of the mean squared error of all images together. Where the factors of the images are
     known, InfoM, InfoE and InfoC say what the latents know of them (the standalone definition, 10,000 images at most).
+
+    Of a prior: nats a code given the class, its exponential, and bits an image.
     """
     model = model.eval()
+    if isinstance(model, CodePrior):
+        return _likelihood(model, batches)
     usage = CodebookUsage(model.quantizer.codebook_size, model.quantizer.num_codebooks) if model.quantizer else None
     error, first, second, values, count = 0.0, 0.0, 0.0, 0, 0
     latents, factors = [], []
@@ -50,23 +59,49 @@ def evaluate(model: VQVAE | LatentAutoencoder, batches: Batches, train: Batches)
     return figures | {"images": count}
 
 
-def figure(model: VQVAE | LatentAutoencoder, classes: list[str], batches: Batches | None) -> Figure:
-    """Shipped images that fit the model, or else shipped photographs, through the codes."""
+@torch.no_grad()
+def figure(model: Model, classes: list[str], batches: Batches | None) -> Figure:
+    """Shipped digits or photographs through the codes, factors of rendered scenes one by one, a prior's own images."""
     from zoo.report import read_image
 
+    if isinstance(model, CodePrior):
+        return _samples(model)
+    if isinstance(model, LatentAutoencoder) and model.input_shape[0] == 3:
+        scene = render(torch.tensor([[1, 3, 2, 3, 4, 0, 3]]), model.input_shape[-1])  # (1, 3, H, W)
+        return _traversals(model.eval(), scene[0], model.reconstruct(scene)[0], _meanings(model))
+    if model.input_shape[0] == 1 and batches is not None:
+        images = next(iter(batches))[0]  # (B, 1, H, W), class after class
+        some = images[:: max(1, len(images) // SHOWN)][:SHOWN]
+        return explain(model, some, [""] * len(some), classes)
     paths = sorted((SAMPLES / "photos").glob("*.jpg"))
     return explain(model, torch.stack([read_image(p, model) for p in paths]), [p.stem for p in paths], classes)
 
 
+def _meanings(model: LatentAutoencoder) -> list[str]:
+    """The factor of rendered scenes that each latent tells most of, and which share of it (normalised information)."""
+    draw = torch.Generator().manual_seed(0)
+    factors = torch.stack([torch.randint(n, (2000,), generator=draw) for n in RENDERED.values()], 1)  # (N, S)
+    x = render(factors, model.input_shape[-1])  # (N, 3, H, W)
+    z = model.encode(x) if model.quantizer is not None else model.forward_features(x)  # (N, L)
+    scores = infomec(z, factors, discrete=not z.is_floating_point())
+    share, best = scores.nmi.nan_to_num().max(0)  # (L,) twice
+    names = list(RENDERED)
+    return [f"{names[i]} {s:.2f}" if a else "unused" for i, s, a in zip(best, share, scores.active)]
+
+
 @torch.no_grad()
-def explain(model: VQVAE | LatentAutoencoder, images: Tensor, names: list[str], classes: list[str]) -> Figure:
+def explain(model: Model, images: Tensor, names: list[str], classes: list[str]) -> Figure:
     """Image, reconstruction, difference and codes, a column each; of latents instead their traversals.
+
+    Of a prior: how much each code surprises it.
 
     Args:
         images: (B, C, H, W) in [0, 1].
         names: a title for each.
     """
     model = model.eval()
+    if isinstance(model, CodePrior):
+        return _surprise(model, images, names)
     recon = model.reconstruct(images)  # (B, C, H, W)
     if isinstance(model, LatentAutoencoder):
         return _traversals(model, images[0], recon[0])
@@ -90,8 +125,8 @@ def explain(model: VQVAE | LatentAutoencoder, images: Tensor, names: list[str], 
     return fig
 
 
-def _traversals(model: LatentAutoencoder, image: Tensor, recon: Tensor) -> Figure:
-    """A row for a latent: it takes its values, one after the other, and all others stay."""
+def _traversals(model: LatentAutoencoder, image: Tensor, recon: Tensor, meanings: list[str] | None = None) -> Figure:
+    """A row for a latent: it takes its values, one after the other, all others stay; those of a factor together."""
     latents = model.forward_features(image[None])  # (1, L) or (1, L·D)
     if model.bottleneck == "qlae":
         values = model.quantizer.values.sort(-1).values.expand(model.latents, -1)  # (L, V)
@@ -105,16 +140,64 @@ def _traversals(model: LatentAutoencoder, image: Tensor, recon: Tensor) -> Figur
     fig, axes = plt.subplots(
         model.latents, count + 2, figsize=(0.72 * (count + 2), 0.72 * model.latents + 0.3), squeeze=False
     )
-    for i, line in enumerate(axes):
+    meanings = meanings or [""] * model.latents
+    order = sorted(range(model.latents), key=lambda i: (meanings[i] == "unused", meanings[i].split(" ")[0]))
+    for row, (i, line) in enumerate(zip(order, axes)):
         some = latents.reshape(1, model.latents, -1).repeat(count, 1, 1)  # (V, L, 1 or D)
         some[:, i] = values[i].reshape(count, -1)
         pictures = (image, recon, *model.decode(some.flatten(1)))
         for j, (ax, pixels) in enumerate(zip(line, pictures)):
-            if j < 2 and i:
+            if j < 2 and row:
                 ax.axis("off")
                 continue
             plots.picture(ax, pixels)
-            if not i:
+            if not row:
                 ax.set_title("image" if not j else "recon." if j == 1 else "", fontsize=7)
-        line[2].set_ylabel(f"z{i}", fontsize=7, rotation=0, labelpad=8, va="center")
+        line[-1].yaxis.set_label_position("right")
+        line[-1].set_ylabel(f"z{i}  {meanings[i]}", fontsize=7, rotation=0, labelpad=4, va="center", ha="left")
+    return fig
+
+
+def _likelihood(model: CodePrior, batches: Batches) -> dict[str, float]:
+    nats, count = 0.0, 0
+    for x, y in batches:
+        nats += model(x, y if model.num_classes else None).loss.double().item() * len(x)
+        count += len(x)
+    nats /= count
+    return {
+        "nats": nats,
+        "perplexity": math.exp(nats),
+        "bits_per_image": nats * model.length / math.log(2),
+        "images": count,
+    }
+
+
+def _samples(model: CodePrior) -> Figure:
+    """A row for a class, drawn with seed 0."""
+    rows = max(1, model.num_classes)
+    labels = torch.arange(rows).repeat_interleave(SHOWN) if model.num_classes else torch.full((SHOWN,), -1)
+    images = model.sample(labels, generator=torch.Generator().manual_seed(0))  # (rows·SHOWN, C, H, W)
+    fig, axes = plt.subplots(rows, SHOWN, figsize=(0.72 * SHOWN + 0.3, 0.72 * rows + 0.2), squeeze=False)
+    for ax, pixels in zip(axes.flat, images):
+        plots.picture(ax, pixels)
+    for label, line in enumerate(axes[:, 0] if model.num_classes else ()):
+        line.set_ylabel(str(label), fontsize=8, rotation=0, labelpad=8, va="center")
+    return fig
+
+
+def _surprise(model: CodePrior, images: Tensor, names: list[str]) -> Figure:
+    """Images, what the codes keep of them, and each code's nats given those before it, of any class."""
+    out = model(images)
+    log_p = out.logits.float().log_softmax(-1).gather(-1, out.indices.flatten(1)[..., None])  # (B, N, 1)
+    nats = -log_p.reshape(out.indices.shape)  # (B, h, w)
+    recon = model.tokenizer.decode(out.indices)  # (B, C, H, W)
+    fig, axes = plt.subplots(3, len(images), figsize=(1.5 * len(images) + 0.6, 4.8), squeeze=False)
+    for column, (image, again, surprise, name) in enumerate(zip(images, recon, nats, names)):
+        plots.picture(axes[0, column], image)
+        plots.picture(axes[1, column], again)
+        axes[2, column].imshow(surprise, vmin=0, vmax=math.log(model.codebook_size), interpolation="nearest")
+        axes[2, column].set(xticks=[], yticks=[], xlabel=f"{surprise.sum() / math.log(2):.0f} bits")
+        axes[0, column].set_title(name, fontsize=8)
+    for ax, title in zip(axes[:, 0], ("image", "reconstruction", "surprise")):
+        ax.set_ylabel(title, fontsize=8)
     return fig
