@@ -1,6 +1,6 @@
 """QLAE, its baselines and its ablations on the rendered scenes: what their latents know of the factors (InfoMEC).
 
-The same network, data, steps and step size for all, in small: 32 px, an eighth of the width. Results are kept in --out
+The same network, data, steps and step size for all, in small: 32 px, a quarter of the width. Results are kept in --out
 as they come; a second call goes on with what is missing.
 """
 

@@ -260,3 +260,9 @@ def test_a_missing_vgg_is_explained(monkeypatch, tmp_path):
     monkeypatch.setattr("torch.hub.download_url_to_file", lambda *a, **k: (_ for _ in ()).throw(OSError("no network")))
     with pytest.raises(ValueError, match=r"VGG-16, which cannot be had: no network.*perceptual_weight to 0"):
         gan(perceptual_weight=1.0)
+
+
+def test_a_model_of_factors_is_measured_on_scenes_unless_told():
+    from zoo import report
+
+    assert report.sample(zoo.load("qlae_conv.rendered")) == "rendered"

@@ -207,6 +207,8 @@ class LatentAutoencoder(nn.Module):
                 before = width
         self.to_pixels = nn.Conv2d(before, channels, 3, padding=1, bias=False)
 
+    default_data = "rendered"  # what `zoo eval` measures on unless it is told
+
     @property
     def no_decay(self) -> list[str]:
         """The values of the latents: only their losses move them."""
