@@ -14,7 +14,7 @@ USES = {
     "image-classification": "logits = model(images)",
     "image-feature-extraction": "model.forward_features(images)",
     "video-classification": "logits = model(clips)",
-    "unconditional-image-generation": "drawn = model.sample(labels); out = model(images)",
+    "unconditional-image-generation": "drawn = model.sample(labels)\nout = model(images)",
     "feature-extraction": "model.forward_features(clips)",
 }
 ROOT = Path(__file__).parent
