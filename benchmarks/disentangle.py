@@ -7,13 +7,13 @@ as they come; a second call goes on with what is missing.
 import argparse
 import json
 import logging
-import statistics
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
+from benchmarks import harness
 from zoo.data.factors import FactorData
 from zoo.vq.lit import LitVQ
 
@@ -50,14 +50,9 @@ def table(results: dict[str, dict[str, float]]) -> str:
     for method in METHODS:
         seeds = [v for k, v in results.items() if k.rpartition(" ")[0] == method]
         if seeds:
-            cells = [_cell([s[k] for s in seeds], 1 if k == "psnr" else 2) for k in FIGURES]
+            cells = [harness.spread([s[k] for s in seeds], 1 if k == "psnr" else 2) for k in FIGURES]
             lines.append(f"| {method} | {' | '.join(cells)} | {len(seeds)} |")
     return "\n".join(lines)
-
-
-def _cell(values: list[float], digits: int) -> str:
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def main(argv: list[str] | None = None) -> None:

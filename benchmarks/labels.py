@@ -14,6 +14,7 @@ from pathlib import Path
 import lightning as L
 import torch
 
+from benchmarks import harness
 from zoo import hub
 from zoo.classify import LitClassifier
 from zoo.data.clips import SHEET_LAYERS, ClipData, attributes, sprite_characters
@@ -143,16 +144,10 @@ def table(results: dict[str, float]) -> str:
             cells = []
             for way in WAYS:
                 values = [v for k, v in results.items() if k.rpartition(" ")[0] == f"{task} {labels} {way}"]
-                cells.append(_cell([100 * v for v in values]))
+                cells.append(harness.spread([100 * v for v in values], unit=" %"))
             if any(cells):
                 lines.append(f"| {task} | {labels} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _cell(values: list[float]) -> str:
-    if len(values) < 2:
-        return "".join(f"{v:.1f} %" for v in values)
-    return f"{statistics.mean(values):.1f} % ({min(values):.1f} to {max(values):.1f})"
 
 
 def draw(results: dict[str, float], path: Path) -> None:

@@ -9,8 +9,8 @@ import time
 import torch
 from torch import Tensor
 
-from zoo import hub
-from zoo.data.images import ImageData
+from zoo import hub, report
+from zoo.metrics import classification
 
 WAYS = ((1.0, 1.0), (1.0, 1.5), (1.0, 2.0), (0.9, 1.0), (0.8, 1.0))  # temperature, guidance
 
@@ -23,16 +23,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     prior, reader = hub.load(args.prior), hub.load(args.reader)
-    data = ImageData("samples/mnist", image_size=28, channels=1)
-    data.setup("test")
-    x, y = (
-        torch.cat(parts)
-        for parts in zip(*(data.on_after_batch_transfer(batch, 0) for batch in data.in_order("test", 500)))
-    )
+    x, y = next(report.batches(prior, "samples/mnist", 1000))
 
-    @torch.no_grad()
     def read(images: Tensor, labels: Tensor) -> float:
-        return (reader(images).argmax(-1) == labels).float().mean().item()
+        return classification(reader, [(images, labels)])["accuracy"]
 
     print("| digits | read as what they are meant to be |\n|---|---|")
     print(f"| {len(x):,} of the test set | {100 * read(x, y):.1f} % |")

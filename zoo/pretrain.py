@@ -11,7 +11,28 @@ from zoo import hub, optim, registry
 from zoo.metrics import knn_accuracy
 
 
-class LitMAE(L.LightningModule):
+class Pretraining(L.LightningModule):
+    """What training without labels shares: a `model` with its `zoo_config`, AdamW, warm-up, cosine.
+
+    Hyperparameters read here: lr, base_lr, weight_decay, betas, warmup_epochs and min_lr, of which None keeps the peak.
+    """
+
+    def on_fit_start(self) -> None:
+        # Lightning keeps the mode a submodule is handed over in, and a model from zoo.load may be in eval mode.
+        self.train()
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        # All that export needs to build the model again.
+        checkpoint["zoo"] = self.model.zoo_config
+
+    def configure_optimizers(self) -> dict:
+        h = self.hparams
+        lr = optim.learning_rate(self.trainer, h.lr, h.base_lr)
+        optimizer = torch.optim.AdamW(optim.decay_groups(self.model, h.weight_decay), lr, tuple(h.betas), fused=True)
+        return optim.warmup_cosine(optimizer, self.trainer, lr, lr if h.min_lr is None else h.min_lr, h.warmup_epochs)
+
+
+class LitMAE(Pretraining):
     """The published pretraining (He et al. 2021, A.1; Tong et al. 2022): AdamW, warm-up, cosine.
 
     A batch is (images (B, C, H, W) or clips (B, F, C, H, W) in [0, 1], labels (B,) int64). Labels never train anything:
@@ -124,21 +145,6 @@ class LitMAE(L.LightningModule):
             grid = make_grid(torch.cat(pictures), nrow=len(pictures[0]))  # (C, H', W')
             for board in boards:
                 board.add_image("val/reconstruction", grid, self.global_step)
-
-    def on_fit_start(self) -> None:
-        # Lightning keeps the mode a submodule is handed over in, and a model from zoo.load may be in eval mode.
-        self.train()
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        # All that export needs to build the model again.
-        checkpoint["zoo"] = self.model.zoo_config
-
-    def configure_optimizers(self) -> dict:
-        h = self.hparams
-        lr = optim.learning_rate(self.trainer, h.lr, h.base_lr)
-        groups = optim.decay_groups(self.model, h.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr, tuple(h.betas), fused=True)
-        return optim.warmup_cosine(optimizer, self.trainer, lr, h.min_lr, h.warmup_epochs)
 
 
 def _with_decoder(arch: str) -> str:

@@ -57,12 +57,12 @@ def family(model: nn.Module) -> ModuleType:
 
 
 def sample(model: nn.Module) -> str:
-    """The shipped images or clips that fit a model: its size and, of a classifier, its classes.
+    """What a model asks for by `default_data`, or the shipped images or clips of its size and a classifier's classes.
 
     Raises:
         ValueError: none do.
     """
-    if hasattr(model, "default_data") and model.input_shape[0] == 3:
+    if getattr(model, "default_data", None):
         return model.default_data
     samples = registry.facts(registry.family_of(model.zoo_config["arch"])).SAMPLES
     if model.input_shape not in samples:

@@ -5,7 +5,6 @@ Codebook use is of whole epochs; InfoMEC is measured where factors are known.
 
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,10 +12,11 @@ from torchvision.utils import make_grid
 
 from zoo import adversarial, hub, optim
 from zoo.infomec import infomec
+from zoo.pretrain import Pretraining
 from zoo.vq.usage import CodebookUsage
 
 
-class LitVQ(L.LightningModule):
+class LitVQ(Pretraining):
     """The published training (van den Oord et al. 2017, A.1; Hsu et al. 2023, C): Adam with decoupled weight decay.
 
     A batch is (images (B, C, H, W) in [0, 1], labels). Labels never train anything: factors, (B, S) int64, score the
@@ -126,20 +126,6 @@ class LitVQ(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.hparams.clip is not None:
             torch.nn.utils.clip_grad_value_(optimizer.param_groups[0]["params"], self.hparams.clip)
-
-    def on_fit_start(self) -> None:
-        # Lightning keeps the mode a submodule is handed over in, and a model from zoo.load may be in eval mode.
-        self.train()
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        # All that export needs to build the model again.
-        checkpoint["zoo"] = self.model.zoo_config
-
-    def configure_optimizers(self) -> dict:
-        h = self.hparams
-        lr = optim.learning_rate(self.trainer, h.lr, h.base_lr)
-        optimizer = torch.optim.AdamW(optim.decay_groups(self.model, h.weight_decay), lr, tuple(h.betas), fused=True)
-        return optim.warmup_cosine(optimizer, self.trainer, lr, lr if h.min_lr is None else h.min_lr, h.warmup_epochs)
 
 
 class LitVQGAN(LitVQ):
@@ -256,7 +242,7 @@ class LitVQGAN(LitVQ):
         ]
 
 
-class LitPrior(L.LightningModule):
+class LitPrior(Pretraining):
     """The published training of a prior (Sun et al. 2024, §3.3): AdamW, gradients clipped by the trainer.
 
     A batch is (images (B, C, H, W) in [0, 1], labels (B,) int64). The frozen tokeniser makes codes of them on the way.
@@ -347,17 +333,3 @@ class LitPrior(L.LightningModule):
             grid = make_grid(self.model.sample(labels if self.hparams.num_classes else labels - 1), nrow=8)
             for board in boards:
                 board.add_image("val/samples", grid, self.global_step)
-
-    def on_fit_start(self) -> None:
-        # Lightning keeps the mode a submodule is handed over in, and a model from zoo.load may be in eval mode.
-        self.train()
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        # All that export needs to build the model again.
-        checkpoint["zoo"] = self.model.zoo_config
-
-    def configure_optimizers(self) -> dict:
-        h = self.hparams
-        lr = optim.learning_rate(self.trainer, h.lr, h.base_lr)
-        optimizer = torch.optim.AdamW(optim.decay_groups(self.model, h.weight_decay), lr, tuple(h.betas), fused=True)
-        return optim.warmup_cosine(optimizer, self.trainer, lr, lr if h.min_lr is None else h.min_lr, h.warmup_epochs)

@@ -178,6 +178,7 @@ class LatentAutoencoder(nn.Module):
         if image_size % 16 or image_size < 32 or latents < 1:
             raise ValueError(f"image_size={image_size}, latents={latents}: a multiple of 16 from 32 on, and at least 1")
         self.input_shape = (channels, image_size, image_size)
+        self.default_data = "rendered" if channels == 3 else None  # what `zoo eval` measures on unless it is told
         self.latents, self.bottleneck, self.beta, self.code_dim = latents, bottleneck, beta, code_dim
         self.quantizer = None
         if bottleneck == "qlae":
@@ -206,8 +207,6 @@ class LatentAutoencoder(nn.Module):
                 self.blocks.append(StyleBlock(before, width, kernel, stride, 256))
                 before = width
         self.to_pixels = nn.Conv2d(before, channels, 3, padding=1, bias=False)
-
-    default_data = "rendered"  # what `zoo eval` measures on unless it is told
 
     @property
     def no_decay(self) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.layers import Mlp, check_images, sides
+from zoo.vq.quantize import within
 
 
 class PriorOutput(NamedTuple):
@@ -109,7 +110,7 @@ class CodePrior(nn.Module):
         indices = self.encode(x) if x.is_floating_point() else x
         if indices.shape[1:] != self.grid:
             raise ValueError(f"codes are {tuple(indices.shape)}, expected (B, {self.grid[0]}, {self.grid[1]})")
-        _check(indices, 0, self.codebook_size, "codes")
+        within(indices, 0, self.codebook_size, "codes", look=indices.device.type == "cpu")
         target = indices.flatten(1)  # (B, N)
         logits = self.to_codes(self._features(target, labels))  # (B, N, K)
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -192,7 +193,7 @@ class CodePrior(nn.Module):
         return self.norm(x)  # (B, N, D)
 
     def _classes(self, labels: Tensor) -> Tensor:
-        _check(labels, -1, self.num_classes, "labels")
+        within(labels, -1, self.num_classes, "labels", look=labels.device.type == "cpu")
         if self.training and self.num_classes:
             hidden = torch.rand(len(labels), device=labels.device) < self.label_drop
             labels = labels.masked_fill(hidden, -1)
@@ -221,16 +222,6 @@ class CausalBlock(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, is_causal=n > 1)  # (B, heads, N, D/heads)
         x = x + self.drop(self.proj(y.transpose(1, 2).reshape(b, n, d)))
         return x + self.drop(self.mlp(self.norm2(x))), (k, v)  # (B, N, D)
-
-
-def _check(values: Tensor, low: int, high: int, what: str) -> None:
-    """Refuse what is not int64 in [low, high); the values are looked at on the CPU only, elsewhere that would wait."""
-    if values.dtype != torch.int64:
-        raise ValueError(f"{what} are {values.dtype}, expected int64")
-    if values.device.type == "cpu" and not torch.compiler.is_compiling() and values.numel():
-        least, most = (v.item() for v in values.aminmax())
-        if least < low or most >= high:
-            raise ValueError(f"{what} span {least} to {most}, allowed {low} to {high - 1}")
 
 
 def _load(prior: CodePrior) -> nn.Module:

@@ -619,13 +619,25 @@ def _look_up(table: Tensor, indices: Tensor) -> Tensor:
 
 
 def _checked(indices: Tensor, size: int) -> Tensor:
-    if indices.dtype != torch.int64:
-        raise ValueError(f"indices are {indices.dtype}, expected int64")
-    if not torch.compiler.is_compiling() and indices.numel():
-        low, high = (v.item() for v in indices.aminmax())
-        if low < 0 or high >= size:
-            raise ValueError(f"indices span {low} to {high}, allowed 0 to {size - 1}; -1 marks a masked token")
-    return indices
+    return within(indices, 0, size, "indices", "; -1 marks a masked token")
+
+
+def within(values: Tensor, low: int, high: int, what: str, hint: str = "", look: bool = True) -> Tensor:
+    """The same int64 values, of which none is below `low` or from `high` on.
+
+    Args:
+        look: also look at them, which waits for the device; a compiled graph never does.
+
+    Raises:
+        ValueError: another dtype, or values out of range.
+    """
+    if values.dtype != torch.int64:
+        raise ValueError(f"{what} are {values.dtype}, expected int64")
+    if look and not torch.compiler.is_compiling() and values.numel():
+        least, most = (v.item() for v in values.aminmax())
+        if least < low or most >= high:
+            raise ValueError(f"{what} span {least} to {most}, allowed {low} to {high - 1}{hint}")
+    return values
 
 
 def _histogram(indices: Tensor, keep: Tensor, size: int) -> Tensor:
