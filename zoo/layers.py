@@ -4,6 +4,8 @@ B images of a batch · C channels · H W height and width in pixels · P patch s
 D width
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,14 +75,66 @@ class Attention(nn.Module):
             bias = torch.cat([of_q, torch.zeros_like(of_k), of_v])  # (3D,)
         qkv = F.linear(x, self.qkv.weight, bias).reshape(b, n, 3, self.heads, d // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, D/heads) each
-        # torch's fused kernel is several times slower than plain products for bfloat16 gradients on a CPU (2.15).
-        plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
-        x = _attend(q, k, v) if plain else F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, D/heads)
+        x = attend(q, k, v)  # (B, heads, N, D/heads)
         return self.proj(x.transpose(1, 2).reshape(b, n, d))  # (B, N, D)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1).to(v.dtype) @ v  # (B, heads, N, D/heads)
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`softmax(q kᵀ / √D) v` of (B, heads, N, D) each, by whichever way is fastest.
+
+    That is torch's fused kernel, but for bfloat16 gradients on a CPU, where it takes 2 to 5 times as long (2.15): there
+    short sequences take plain products, and long ones ChunkedAttention.
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, D)
+    if q.shape[2] > 256 and not torch.compiler.is_compiling():
+        return ChunkedAttention.apply(q, k, v)  # (B, heads, N, D)
+    return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1).to(v.dtype) @ v  # (B, heads, N, D)
+
+
+class ChunkedAttention(torch.autograd.Function):
+    """Attention a few heads and 512 queries at a time, so that the scores stay in the processor's cache.
+
+    No scores are kept: the backward pass makes them again (Dao et al. 2022, §3.1). Keys are not cut, a row of scores is
+    whole.
+    """
+
+    QUERIES = 512
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        shape = q.shape
+        q, k, v = (x.flatten(0, 1) for x in (q * shape[-1] ** -0.5, k, v))  # (B·heads, N, D) each
+        ctx.save_for_backward(q, k, v)
+        y = torch.empty_like(v)
+        for qs, ks, vs, ys in _by_heads(q, k, v, y):
+            for qc, yc in _by_queries(qs, ys):
+                yc.copy_((qc @ ks.mT).softmax(-1) @ vs)  # (threads, 512, D)
+        return y.reshape(shape)  # (B, heads, N, D)
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = ctx.saved_tensors
+        dq, dk, dv = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))  # sums over chunks: not in bfloat16
+        for qs, ks, vs, dys, dqs, dks, dvs in _by_heads(q, k, v, dy.flatten(0, 1), dq, dk, dv):
+            for qc, dyc, dqc in _by_queries(qs, dys, dqs):
+                p = (qc @ ks.mT).softmax(-1)  # (threads, 512, N)
+                ds = torch._softmax_backward_data(dyc @ vs.mT, p, -1, p.dtype)  # (threads, 512, N)
+                dqc.copy_(ds @ ks)  # (threads, 512, D)
+                dks += ds.mT @ qc  # (threads, N, D)
+                dvs += p.mT @ dyc  # (threads, N, D)
+        dq *= q.shape[-1] ** -0.5
+        return tuple(g.to(q.dtype).reshape(dy.shape) for g in (dq, dk, dv))  # (B, heads, N, D) each
+
+
+def _by_heads(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(x.split(max(2, torch.get_num_threads())) for x in tensors))  # (threads, N, D) each
+
+
+def _by_queries(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(x.split(ChunkedAttention.QUERIES, 1) for x in tensors))  # (threads, 512, D) each
 
 
 class Mlp(nn.Module):

@@ -344,7 +344,7 @@ class VideoMAE(VideoViT):
         latent = self.encode(take(cubes, ids_keep), ids_keep)  # (B, T + K, D)
         pred = self._decode(latent, ids_keep, ids_pred)[:, -ids_pred.shape[1] :]  # (B, M, E)
         pred = self.decoder.head(pred)  # (B, M, outputs)
-        error = (pred - self.target(cubes, ids_pred)).square().mean(-1)  # (B, M)
+        error = F.mse_loss(pred, self.target(cubes, ids_pred), reduction="none").mean(-1)  # (B, M)
         if self.decode == "running_cell" and self.training:
             hidden = torch.ones_like(order, dtype=error.dtype).scatter(1, ids_keep, 0).gather(1, ids_pred)  # (B, M)
             return VideoMAEOutput((error * hidden).sum() / hidden.sum(), pred, ids_keep, ids_pred)
@@ -648,8 +648,8 @@ def resample(table: Tensor, grid: tuple[int, int, int]) -> Tensor:
 def norm_pixel(cubes: Tensor, channels: int) -> Tensor:
     """`(t - mean) / (√var + 1e-6)` over each colour of a cube apart, unbiased (VideoMAE's target), (B, M, UP²C)."""
     x = cubes.unflatten(-1, (-1, channels))  # (B, M, UP², C)
-    mean, std = x.mean(-2, keepdim=True), x.var(-2, keepdim=True).sqrt()  # (B, M, 1, C)
-    return ((x - mean) / (std + 1e-6)).flatten(2)  # (B, M, UP²C)
+    var, mean = torch.var_mean(x, -2, keepdim=True)  # (B, M, 1, C) each
+    return (x - mean).div_(var.sqrt() + 1e-6).flatten(2)  # (B, M, UP²C)
 
 
 # Masks: an order of the cubes for each clip, (B, N) int64, of which the first `keep` are kept. The counts are
