@@ -19,9 +19,17 @@ def small(arch: str) -> torch.nn.Module:
         return zoo.create(arch, dim=48, depth=2, heads=3)
     if registry.family_of(arch) == "vq":
         return zoo.create(arch, **({"image_size": 32, "width": 32} if count > 20_000_000 else {}))
+    if registry.family_of(arch) == "dcae":
+        return zoo.create(arch, **(narrow(arch) if count > 20_000_000 else {}))
     if count > 20_000_000:
         args |= {"depth": 2} | ({} if arch.endswith("_classifier") else {"decoder_depth": 1})
     return zoo.create(arch, **args)
+
+
+def narrow(arch: str) -> dict:
+    """Keywords that make a large DC-AE affordable, with the blocks, ratio and latents it has."""
+    stages = int(re.search(r"_f(\d+)", arch)[1]).bit_length()
+    return {"image_size": 2**stages, "widths": [16, 32, 32, 32, 64, 64, 128, 512][:stages]}
 
 
 def image_batch(model: torch.nn.Module, count: int = 4) -> torch.Tensor:

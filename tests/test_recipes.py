@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import narrow
 
 import zoo
 from zoo import fit, hub, recipe, registry
@@ -34,13 +35,12 @@ def affordable(name):
         args.get("weights")
     )
     large = int(re.search(r"([\d,]+) parameters", registry.summary(args["arch"]))[1].replace(",", "")) > 20_000_000
+    smaller = narrow(args["arch"]) if registry.family_of(args["arch"]) == "dcae" else {"depth": 2}
+    smaller = {"width": 32} if "width" in hub.keywords(args["arch"]) else smaller
     return [
         *(["--model.weights", "null"] if args.get("weights") and not (found and found.embedded) else []),
-        *(
-            ["--model.arch_args." + ("width=32" if "width" in hub.keywords(args["arch"]) else "depth=2")]
-            if large
-            else []
-        ),
+        *(["--model.phase", "1"] if args.get("phase", 1) > 1 else []),  # the others need the weights of the one before
+        *(f"--model.arch_args.{k}={v}" for k, v in smaller.items() if large and k != "image_size"),
         *(["--model.perceptual_weight", "0"] if "perceptual_weight" in args else []),
         *(["--model.compile", "false"] if args.get("compile") else []),
         *(["--model.arch_args.quantizer_args.init", "uniform"] if "kmeans" in str(args.get("arch_args")) else []),

@@ -178,7 +178,7 @@ def _export(argv: list[str]) -> None:
     parser = _parser("export", "A run, a Lightning checkpoint or a name → a folder to give away.")
     parser.add_argument("ckpt", help="run directory, .ckpt file, arch.tag or checkpoint folder")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--to", default="safetensors", help="safetensors (default), timm or onnx")
+    parser.add_argument("--to", default="safetensors", help="safetensors (default), timm, diffusers or onnx")
     parser.add_argument("--half", action="store_true", help="store float16, half the size")
     args = parser.parse_args(argv)
     from zoo import hub

@@ -13,7 +13,7 @@ from zoo import hub, registry
 # What trainers wrap around a state dict, averaged weights before the last ones, and put before its keys.
 WRAPPERS = ("ema", "state_dict", "model", "module", "model_state_dict", "model_state")
 PREFIXES = ("module.", "_orig_mod.", "model.")
-FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pt")
+FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin", "pytorch_model.pt")
 
 
 def convert(source: str | Path | Mapping[str, Any], arch: str, **args: Any) -> nn.Module:

@@ -30,7 +30,8 @@ from zoo.registry import Weights
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-EXPORTS = ("safetensors", "timm", "onnx")
+DIFFUSERS = "diffusion_pytorch_model.safetensors"
+EXPORTS = ("safetensors", "timm", "diffusers", "onnx")
 
 
 # The doors
@@ -70,8 +71,8 @@ def load(name: str, **args: Any) -> nn.Module:
     """A trained model, in eval mode.
 
     Args:
-        name: "arch.tag", a checkpoint folder, "hf://org/name@revision", a Lightning checkpoint, or a run's directory
-            (its best checkpoint, else its last).
+        name: "arch.tag", a checkpoint folder, "hf://org/name@revision", a Lightning checkpoint, a run's directory
+            (its best checkpoint, else its last), or the folder of a recipe's runs (the newest).
         args: keywords of the arch, on top of those the weights were made with.
 
     Raises:
@@ -138,7 +139,8 @@ def export(ckpt: str | Path, folder: str | Path, to: str = "safetensors", half: 
         ckpt: a Lightning checkpoint, or a run's directory (its best checkpoint, else its last), or a checkpoint
             folder or name for another format of it.
         folder: where to write.
-        to: "safetensors", a checkpoint folder; "timm", a file timm loads; "onnx", `model.onnx`.
+        to: "safetensors", a checkpoint folder; "timm", a file timm loads; "diffusers", a folder its from_pretrained
+            loads; "onnx", `model.onnx`.
         half: store parameters as float16, half the size; the model still computes in float32 once loaded.
     """
     if to not in EXPORTS:
@@ -150,15 +152,21 @@ def export(ckpt: str | Path, folder: str | Path, to: str = "safetensors", half: 
     if to == "safetensors":
         return save(model, folder, _run_metrics(Path(ckpt)))
     folder = Path(folder)
-    if to == "timm":
-        convert = importlib.import_module(f"zoo.{registry.family_of(model.zoo_config['arch'])}.convert")
-        if not hasattr(convert, "to_timm"):
-            raise ValueError(f"timm has no twin of {model.zoo_config['arch']}; allowed here: safetensors, onnx")
-        folder.mkdir(parents=True, exist_ok=True)
-        with write_aside(folder) as aside:
-            save_file(convert.to_timm(model), aside(WEIGHTS), metadata={"format": "pt"})
-        return folder
-    return _export_onnx(model.eval(), folder)
+    if to == "onnx":
+        return _export_onnx(model.eval(), folder)
+    arch = model.zoo_config["arch"]
+    convert = importlib.import_module(f"zoo.{registry.family_of(arch)}.convert")
+    if not hasattr(convert, f"to_{to}"):
+        allowed = [e for e in EXPORTS if e in ("safetensors", "onnx") or hasattr(convert, f"to_{e}")]
+        raise ValueError(f"{to} has no twin of {arch}; allowed here: {', '.join(allowed)}")
+    state, config = (convert.to_timm(model), None) if to == "timm" else convert.to_diffusers(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_aside(folder) as aside:
+        state = {k: v.contiguous() for k, v in state.items()}
+        save_file(state, aside(WEIGHTS if to == "timm" else DIFFUSERS), metadata={"format": "pt"})
+        if config is not None:
+            aside(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return folder
 
 
 def push(folder: str | Path, repo: str, dry_run: str | Path | None = None) -> str:
@@ -255,6 +263,8 @@ def _open(name: str) -> Source:
     path = Path(name)
     if name in registry.records() or not _is_place(name):
         return _open_record(registry.weights_info(name))
+    if not (path / CONFIG).is_file() and not (path / "checkpoints").is_dir():
+        path = max(path.glob("*/checkpoints"), default=path / "checkpoints").parent  # the newest of a recipe's runs
     if path.suffix == ".ckpt" or (path / "checkpoints").is_dir():
         return _open_lightning(path if path.suffix == ".ckpt" else _pick_checkpoint(path))
     folder, fetch = _hub_folder(name) if name.startswith("hf://") else (path, None)

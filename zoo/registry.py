@@ -8,7 +8,7 @@ from functools import cache
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-FAMILIES = ("mae", "videomae", "vq", "bilinear")
+FAMILIES = ("mae", "videomae", "vq", "dcae", "bilinear")
 
 PERMISSIVE = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0")
 
