@@ -21,11 +21,13 @@ zoo eval NAME|FOLDER|RUN [--data SOURCE]
                                     the family's own figures; the last line is JSON
 zoo show NAME|FOLDER|RUN [IMAGE …] -o FILE.png
                                     a picture of what the model does
-zoo export RUN|CKPT|NAME FOLDER [--to safetensors|timm|onnx] [--half]
+zoo export RUN|CKPT|NAME FOLDER [--to safetensors|timm|diffusers|onnx] [--half]
 zoo push FOLDER|NAME ORG/NAME [--dry-run FOLDER]
                                     publish on the Hugging Face Hub, or write what would be published
 zoo verify NAME                     hash, strict load, golden outputs
 zoo convert FILE ARCH FOLDER        somebody else's checkpoint into a folder of ours
+zoo latents NAME FOLDER --data SOURCE [--flip]
+                                    a data set through an encoder, once, for a diffusion recipe
 
 NAME is arch.tag (`zoo ls --pretrained`), a checkpoint folder, or hf://org/name@revision."""
 
@@ -222,6 +224,25 @@ def _convert(argv: list[str]) -> None:
     print(hub.save(convert(args.file, args.arch, **args.args), args.folder))
 
 
+def _latents(argv: list[str]) -> None:
+    parser = _parser("latents", "A data set through an encoder, once: a folder that a diffusion recipe reads.")
+    parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", required=True, help="as ImageData's source: folder, Hub id, torchvision:NAME")
+    parser.add_argument("--image-size", type=int, help="in px; default: the model's")
+    parser.add_argument("--flip", action="store_true", help="training images mirrored too")
+    parser.add_argument("--batch-size", type=int, default=64)
+    args = parser.parse_args(argv)
+    from zoo import hub
+    from zoo.data.images import ImageData
+    from zoo.data.latents import write
+
+    model = hub.load(args.name)
+    channels, height, _ = model.input_shape
+    data = ImageData(args.data, args.image_size or height, channels, crop_pct=1.0)
+    print(write(model, data, args.folder, args.flip, args.batch_size, args.name))
+
+
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(f"zoo {verb}", description=description)
 
@@ -238,6 +259,7 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "push": _push,
     "verify": _verify,
     "convert": _convert,
+    "latents": _latents,
 }
 
 if __name__ == "__main__":

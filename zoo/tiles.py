@@ -15,9 +15,10 @@ def tiled(
     ratio: tuple[int, int] = (1, 1),
     batch_size: int = 1,
 ) -> Tensor:
-    """`function(x)`, computed of overlapping square tiles and blended linearly where they overlap.
+    """`function(x)`, computed of overlapping square tiles and blended where they overlap.
 
-    Exact for a function that looks no further than half an overlap; others differ by what they miss of the whole.
+    The outer quarter of an overlap is not used and the middle half is blended linearly: exact for a function that looks
+    no further than that quarter. Others differ by what they miss of the whole.
 
     Args:
         function: (B, C, h, w) → (B, C', h·up/down, w·up/down).
@@ -35,22 +36,23 @@ def tiled(
     if height <= tile and width <= tile:
         return function(x)
     up, down = ratio
-    tops, lefts = _starts(height, tile, overlap), _starts(width, tile, overlap)
-    weight = _ramp(min(tile, height) * up // down, overlap * up // down)[:, None] * _ramp(
-        min(tile, width) * up // down, overlap * up // down
-    )  # (h', w')
+    places = list(product(_starts(height, tile, overlap), _starts(width, tile, overlap)))
     out = total = None
-    places = list(product(tops, lefts))
     for some in (places[i : i + batch_size] for i in range(0, len(places), batch_size)):
         y = function(torch.cat([x[:, :, t : t + tile, left : left + tile] for t, left in some]))  # (n·B, C', h', w')
         if out is None:
             out = y.new_zeros(len(x), y.shape[1], height * up // down, width * up // down)  # (B, C', H', W')
             total = out.new_zeros(out.shape[2:])  # (H', W')
-            weight = weight.to(out)
-        for (t, left), part in zip(some, y.split(len(x))):
-            rows, columns = (slice(s * up // down, s * up // down + n) for s, n in zip((t, left), weight.shape))
-            out[:, :, rows, columns] += part * weight
-            total[rows, columns] += weight
+        for place, part in zip(some, y.split(len(x))):
+            starts = [s * up // down for s in place]
+            spans = [slice(s, s + n) for s, n in zip(starts, part.shape[2:])]
+            ramps = [
+                _ramp(n, overlap * up // down, s == 0, s + n == whole)
+                for s, n, whole in zip(starts, part.shape[2:], total.shape)
+            ]
+            weight = (ramps[0][:, None] * ramps[1]).to(out)  # (h', w')
+            out[:, :, spans[0], spans[1]] += part * weight
+            total[spans[0], spans[1]] += weight
     return out.div_(total)  # (B, C', H', W')
 
 
@@ -61,7 +63,8 @@ def _starts(side: int, tile: int, overlap: int) -> list[int]:
     return [*range(0, side - tile, tile - overlap), side - tile]
 
 
-def _ramp(side: int, overlap: int) -> Tensor:
-    """Weights of a tile's places along an axis, (side,): rising over the overlap, 1, falling."""
-    place = torch.arange(side) + 0.5
-    return torch.minimum(place, side - place).div(max(overlap, 0.5)).clamp(max=1)
+def _ramp(side: int, overlap: int, first: bool, last: bool) -> Tensor:
+    """Weights of a tile's places along an axis, (side,): rising, 1, falling, but for where the image itself ends."""
+    rise = ((torch.arange(side) + 0.5 - overlap / 4) / max(overlap / 2, 1e-6)).clamp(0, 1)
+    ones = torch.ones(side)
+    return (ones if first or not overlap else rise) * (ones if last or not overlap else rise.flip(0))

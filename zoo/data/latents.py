@@ -1,0 +1,167 @@
+"""Latents of a data set, computed once: `write` them with an autoencoder, train on them with `LatentData`.
+
+A folder of latents holds config.json, and of a split SPLIT_latents.npy (N, c, h, w) float16 and SPLIT_labels.npy (N,)
+int64. Latents lie there as the decoder takes them; batches are normalised as diffusion wants them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo import hub
+from zoo.data.factors import Shown
+from zoo.data.images import Batches, ImageData
+
+FORMAT = "latentzoo latents 1"
+
+
+@torch.no_grad()
+def write(
+    model: nn.Module, data: ImageData, folder: str | Path, flip: bool = False, batch_size: int = 64, name: str = ""
+) -> Path:
+    """Encode the training and the test split of `data` as they are, nothing augmented.
+
+    Each file is written aside and renamed, config.json last: a folder with one is whole.
+
+    Args:
+        model: with `encode`, `latent_mean` and `latent_std`, on any device.
+        data: sized for the model.
+        flip: training images mirrored too, after the others.
+        name: the weights' name, for whoever decodes; by default what the model remembers.
+
+    Raises:
+        ValueError: a model without latents, or latents beyond float16.
+    """
+    if not hasattr(model, "latent_std"):
+        raise ValueError(f"{type(model).__name__} has no continuous latents; DC-AE and RAE have")
+    folder, model = Path(folder), model.eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    data.prepare_data()
+    data.setup()
+    (folder / hub.CONFIG).unlink(missing_ok=True)
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "encoder": name or model.zoo_config.get("name", model.zoo_config["arch"]),
+        "fingerprint": hub.fingerprint(model),
+        "mean": model.latent_mean.cpu().tolist(),
+        "std": model.latent_std.cpu().tolist(),
+        "source": data.hparams.source,
+        "image_size": data.input_shape[-1],
+        "classes": data.classes,
+    }
+    with hub.write_aside(folder) as aside:
+        for split in ("train", "test"):
+            turns = (False, True) if flip and split == "train" else (False,)
+            batches, count = data.in_order(split, batch_size), len(data.splits[split][1])
+            out, labels, at, first, second = None, [], 0, 0.0, 0.0
+            for mirrored in turns:
+                for batch in batches:
+                    x, y = data.on_after_batch_transfer(batch, 0)
+                    z = model.encode((x.flip(-1) if mirrored else x).to(model.latent_std.device)).cpu()  # (B, c, h, w)
+                    if out is None:
+                        shape = (count * len(turns), *z.shape[1:])
+                        with open(aside(f"{split}_latents.npy"), "wb"):
+                            out = np.lib.format.open_memmap(aside(f"{split}_latents.npy"), "w+", np.float16, shape)
+                    half = z.half()
+                    if not half.isfinite().all():
+                        raise ValueError(
+                            f"latents reach {z.abs().max():.3g}, beyond float16; normalise the model first"
+                        )
+                    out[at : at + len(z)] = half.numpy()
+                    labels, at = [*labels, y], at + len(z)
+                    flat = z.double().movedim(1, 0).flatten(1)  # (c, B·h·w)
+                    first, second = first + flat.sum(1), second + flat.square().sum(1)
+            out.flush()
+            np.save(aside(f"{split}_labels.npy").open("wb"), torch.cat(labels).numpy())
+            mean = first / (at * shape[2] * shape[3])  # (c,)
+            std = (second / (at * shape[2] * shape[3]) - mean.square()).clamp(min=0).sqrt()  # (c,)
+            config[split] = {"shape": list(shape), "mean": mean.tolist(), "std": std.tolist()}
+        aside(hub.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+class LatentData(L.LightningDataModule):
+    """Batches of written latents: (latents (B, c, h, w), normalised, labels (B,) int64). Nothing is encoded again.
+
+    Args:
+        folder: what `write` or `zoo latents` wrote.
+        batch_size: latents of a training batch, per process.
+        eval_batch_size: of a validation or test batch; None: `batch_size`.
+        seed: of the order.
+        encoder: weights that must have made the latents, by name or place; None trusts the folder.
+
+    Raises:
+        FileNotFoundError: no such folder, or one that was not finished.
+        ValueError: latents of another encoder, or another format.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        batch_size: int = 256,
+        eval_batch_size: int | None = None,
+        seed: int = 0,
+        encoder: str | None = None,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        path = Path(folder) / hub.CONFIG
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} has no {hub.CONFIG}: write it with `zoo latents NAME {folder} --data …`")
+        self.config = json.loads(path.read_text(encoding="utf-8"))
+        if self.config.get("format") != FORMAT:
+            raise ValueError(f"{path} is no config of latents; write them with `zoo latents`")
+        if encoder is not None and hub.fingerprint(hub.load(encoder)) != self.config["fingerprint"]:
+            raise ValueError(
+                f"{folder} was written by {self.config['encoder']}, whose tensors are not those of {encoder}; write it "
+                "again, or decode with the encoder it was written by"
+            )
+        self.classes: list[str] = self.config["classes"]
+        self.splits: dict[str, tuple[Shown, Tensor]] = {}
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of every latent."""
+        return tuple(self.config["train"]["shape"][1:])
+
+    def setup(self, stage: str | None = None) -> None:
+        """Map the files."""
+        for split in ("train", "test"):
+            latents, labels = (
+                np.load(Path(self.hparams.folder) / f"{split}_{what}.npy", mmap_mode="c", allow_pickle=False)
+                for what in ("latents", "labels")
+            )
+            if list(latents.shape) != self.config[split]["shape"] or len(labels) not in (len(latents),):
+                raise ValueError(
+                    f"{self.hparams.folder} is damaged: {split} is not what config.json says; write it again"
+                )
+            self.splits[split] = Shown(torch.from_numpy(latents)), torch.from_numpy(np.array(labels))
+        self.splits["val"] = self.splits["test"]
+
+    def train_dataloader(self) -> Batches:
+        return self._batches("train", self.hparams.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> Batches:
+        return self._batches("val", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
+
+    def test_dataloader(self) -> Batches:
+        return self._batches("test", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """float16 (B, c, h, w) on the device → normalised, float32."""
+        z, y, _ = batch
+        mean, std = (z.new_tensor(self.config[k], dtype=torch.float32)[:, None, None] for k in ("mean", "std"))
+        return (z.float() - mean) / std, y  # (B, c, h, w), (B,)
+
+    def _batches(self, split: str, batch_size: int, shuffle: bool) -> Batches:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return Batches(*self.splits[split], batch_size, shuffle, self.hparams.seed, rank, world)
