@@ -33,15 +33,21 @@ def run(ratio: int, shortcuts: str, seed: int, data: ImageData, steps: int, fold
     args = {"widths": WIDTHS[:stages], "shortcut": SHORTCUTS[shortcuts]}
     args |= {"encoder_attention": (), "decoder_attention": ()}
     lit = LitDCAE(ARCHS[ratio], None, args, lr=1e-3, min_lr=0.0, warmup_epochs=0.05, perceptual_weight=0)
+    trainer = fit(lit, data, steps)
+    (figures,) = trainer.test(lit, data, verbose=False)
+    if seed == 0:
+        hub.save(lit.model, folder / f"f{ratio}_{shortcuts}")
+    return {"psnr": figures["test/psnr"], "parameters": sum(p.numel() for p in lit.model.parameters())}
+
+
+def fit(lit: LitDCAE, data: ImageData, steps: int) -> L.Trainer:
+    """Train for so many steps, at most one epoch, and leave nothing behind."""
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     trainer = L.Trainer(
         max_steps=steps, max_epochs=1, limit_val_batches=0, precision="bf16-mixed", **dict.fromkeys(quiet, False)
     )
     trainer.fit(lit, data)
-    (figures,) = trainer.test(lit, data, verbose=False)
-    if seed == 0:
-        hub.save(lit.model, folder / f"f{ratio}_{shortcuts}")
-    return {"psnr": figures["test/psnr"], "parameters": sum(p.numel() for p in lit.model.parameters())}
+    return trainer
 
 
 def table(results: dict[str, dict[str, float]]) -> str:

@@ -366,6 +366,8 @@ class Down(nn.Module):
             y = F.pixel_unshuffle(y, 2)  # (B, D', h/2, w/2)
         if self.shortcut == "none":
             return y
+        if x.shape[1] == self.width:
+            return y + F.avg_pool2d(x, 2)  # (B, D', h/2, w/2)
         moved = F.pixel_unshuffle(x, 2)  # (B, 4D, h/2, w/2)
         if self.shortcut == "isotropic":
             moved = _turn(moved)
@@ -509,7 +511,8 @@ class CPURMSNorm(torch.autograd.Function):
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact)  # (..., 1)
         scale = (norm.square() / x.shape[-1] + EPS).rsqrt()  # (..., 1)
         ctx.save_for_backward(x, weight, scale)
-        return torch.addcmul(bias, x * scale, weight).to(x.dtype)  # (..., D)
+        y = x * scale  # (..., D), at least float32
+        return torch.addcmul(bias, y, weight, out=y).to(x.dtype)  # (..., D)
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
