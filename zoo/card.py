@@ -57,7 +57,7 @@ def folder_card(config: dict[str, Any]) -> str:
     body = [
         f"---\n{front.to_yaml()}\n---",
         f"# {title}",
-        f"{registry.summary(arch)}. {facts.PAPER}.",
+        f"{registry.summary(arch)}. {facts.PAPER}.{_made_with(config['args'])}",
         '```python\nimport zoo\n\nmodel = zoo.load("hf://ORG/NAME")  # or this folder; hashed and loaded strictly\n'
         f"{USES[facts.task(arch)]}  # {_input(config)}\n```",
         (ROOT / family / "card.md").read_text(encoding="utf-8").strip(),
@@ -133,6 +133,12 @@ def _facts(w: Weights) -> list[tuple[str, str]]:
 
 def _metric_row(m: Metric) -> tuple[str, ...]:
     return m.name, f"{m.value:g} {m.unit}".strip(), m.data, m.protocol
+
+
+def _made_with(args: dict[str, Any]) -> str:
+    """What these weights have otherwise than the arch by default."""
+    given = ", ".join(f"`{k}={v}`" for k, v in args.items() if v not in (None, {}, []))
+    return f" That is the arch; these weights have {given}." if given else ""
 
 
 def _input(config: dict[str, Any]) -> str:
