@@ -128,10 +128,14 @@ def test_what_diffusers_has_no_words_for_is_not_exported(args):
     depths = {"encoder_depths": [0, 1, 1], "decoder_depths": [0, 1, 1]}
     with pytest.raises(ValueError, match="diffusers' AutoencoderDC has"):
         to_diffusers(zoo.create("dcae_f32c32", **SMALL | depths | args))
-    model = zoo.create("dcae_tiny_f4c4")
-    model.latent_std[0] = 2.0
-    with pytest.raises(ValueError, match="one scale"):
-        to_diffusers(model)
+
+
+def test_the_exported_scale_makes_latents_of_rms_1():
+    model = zoo.load("dcae_tiny_f8c4.tiny_imagenet")
+    z = model.denormalise(torch.randn(1000, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    scale = to_diffusers(model)[1]["scaling_factor"]
+    assert abs((scale * z).square().mean().sqrt() - 1) < 0.01
+    assert to_diffusers(zoo.create("dcae_tiny_f4c4", latent_scale=0.4552))[1]["scaling_factor"] == pytest.approx(0.4552)
 
 
 def test_official_records_state_their_scale_and_build():

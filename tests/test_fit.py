@@ -185,6 +185,13 @@ def test_validate_builds_and_runs_one_batch_and_leaves_nothing(tmp_path, capsys,
     assert not list(tmp_path.iterdir())
 
 
+def test_validate_takes_recipes_with_a_discriminator(capsys):
+    sprites = ["--data.source", "samples/sprites", "--data.batch_size", "8", "--trainer.precision", "32"]
+    phase = ["dcae/tiny_imagenet_f8_phase3", "--model.weights", "tiny_imagenet"]
+    assert cli.main(["validate", *phase, *sprites]) == 0
+    assert "learning rate 0.0002" in capsys.readouterr().out
+
+
 def test_cp_gives_a_recipe_of_ones_own_and_never_overwrites(tmp_path, capsys):
     assert cli.main(["cp", "bilinear/smoke", str(tmp_path / "mine.yaml")]) == 0
     assert cli.main(["cp", "bilinear/smoke", str(tmp_path / "mine.yaml")]) == 2

@@ -71,7 +71,7 @@ def validate(argv: list[str]) -> int:
     print(f"labels      {tuple(labels.shape)} {labels.dtype}, {data.num_classes} classes")
     print(f"parameters  {sum(p.numel() for p in model.model.parameters()):,}")
     steps = cli.config["trainer"]["accumulate_grad_batches"] * cli.trainer.world_size
-    lr = max(group["initial_lr"] for group in cli.trainer.optimizers[0].param_groups)
+    lr = max(group.get("initial_lr", group["lr"]) for group in cli.trainer.optimizers[0].param_groups)
     print(f"batch       {len(images) * steps} images an optimiser step, learning rate {lr:g}")
     print(f"{argv[0]} is valid")
     return 0
@@ -370,9 +370,11 @@ def _keys() -> list[str]:
     from zoo.classify import LitClassifier
     from zoo.data.clips import ClipData
     from zoo.data.images import ImageData
+    from zoo.dcae.lit import LitDCAE
     from zoo.pretrain import LitMAE
+    from zoo.vq.lit import LitPrior, LitVQGAN
 
-    places = (LitClassifier, LitMAE, ImageData, ClipData, L.Trainer)
+    places = (LitClassifier, LitMAE, LitVQGAN, LitPrior, LitDCAE, ImageData, ClipData, L.Trainer)
     return [
         "model",
         "data",

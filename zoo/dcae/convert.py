@@ -176,20 +176,14 @@ def _args(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def to_diffusers(model: DCAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the config.json of diffusers' AutoencoderDC.
+    """The tensors and the config.json of diffusers' AutoencoderDC, whose one scale is 1 over the latents' RMS.
 
     Raises:
         ValueError: a model it has no words for.
     """
     ways = {m.shortcut for m in model.modules() if isinstance(m, Down | Up)} - {"none"}
-    std = model.latent_std.unique()
     if ways != {"grouped"} or isinstance(model.encoder.stem, HaarStem) or model.low_rank is not None:
         raise ValueError("diffusers' AutoencoderDC has grouped shortcuts, no Haar stem and no matrix on the latents")
-    if model.latent_mean.any() or len(std) > 1:
-        raise ValueError(
-            "diffusers' AutoencoderDC has one scale of latents and no mean; set latent_mean to 0 and latent_std to "
-            "one value first, then the images are the same"
-        )
     state, args = {}, _args(model.state_dict())
     for name, tensor in model.state_dict().items():
         if name.startswith("latent_"):
@@ -205,7 +199,8 @@ def to_diffusers(model: DCAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 state[name.replace("qkv", f"to_{part}")] = third
         else:
             state[name] = tensor.flatten(1) if name.endswith(".attn.to_out.weight") else tensor
-    return state, _diffusers_config(model, args, 1 / std.item())
+    rms = (model.latent_mean.square() + model.latent_std.square()).mean().sqrt().item()
+    return state, _diffusers_config(model, args, 1 / rms)
 
 
 def _diffusers_config(model: DCAE, args: Mapping[str, Any], scale: float) -> dict[str, Any]:
