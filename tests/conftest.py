@@ -21,6 +21,11 @@ def small(arch: str) -> torch.nn.Module:
         return zoo.create(arch, **({"image_size": 32, "width": 32} if count > 20_000_000 else {}))
     if registry.family_of(arch) == "dcae":
         return zoo.create(arch, **(narrow(arch) if count > 20_000_000 else {}))
+    if arch.startswith("ditdh"):
+        return zoo.create(arch, **({"grid": 4, "depth": [2, 1]} if count > 20_000_000 else {}))
+    if registry.family_of(arch) == "rae":
+        shipped = {"image_size": 64, "encoder": "mae_vit_tiny.tiny_imagenet", "encoder_size": 64}
+        return zoo.create(arch, **shipped, latent_channels=192, grid=8, depth=2)
     if count > 20_000_000:
         args |= {"depth": 2} | ({} if arch.endswith("_classifier") else {"decoder_depth": 1})
     return zoo.create(arch, **args)

@@ -86,7 +86,7 @@ def test_another_tokenizer_is_refused(tokenizer, tmp_path):
     other.quantizer.codebook += 1
     hub.save(other, tmp_path / "other")
     model = prior(tokenizer=str(tmp_path / "other"), tokenizer_hash=hub.fingerprint(hub.load(tokenizer))[:16])
-    with pytest.raises(ValueError, match="other is not the tokeniser that this prior was trained with"):
+    with pytest.raises(ValueError, match="other is not the tokenizer that these weights were trained with"):
         model.sample(torch.tensor([1]))
     with pytest.raises(ValueError, match=r"has 24 codes for images \(1, 28, 28\), this prior 30"):
         prior(codebook_size=30, tokenizer=tokenizer).sample(torch.tensor([1]))
@@ -125,4 +125,4 @@ def test_training_learns_and_is_told_by_the_tokenizer(tokenizer, tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     loaded = hub.load(str(tmp_path / "a.ckpt"))
     assert torch.equal(loaded(codes()).logits, lit.model.eval()(codes()).logits)
-    assert LitPrior("vqprior_tiny", tokenizer, str(tmp_path / "a.ckpt")).model.tokenizer_name == tokenizer
+    assert LitPrior("vqprior_tiny", tokenizer, str(tmp_path / "a.ckpt")).model._tokenizer.name == tokenizer

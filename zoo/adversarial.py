@@ -1,7 +1,9 @@
-"""What sharpens reconstructions: a patch discriminator, the hinge losses, their adaptive weight, a perceptual distance.
+"""What sharpens reconstructions: discriminators, the hinge losses, their adaptive weight, a perceptual distance.
 
 B images · C H W channels and sides in px · h w the discriminator's grid of patches
 """
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,12 +50,84 @@ def generator_loss(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor, largest: float = 1e4) -> Tensor:
-    """`‖∇ reconstruction‖ / (‖∇ adversarial‖ + 1e-4)` at the last layer's weight (Esser et al. 2021, equation 7)."""
+class TokenDiscriminator(nn.Module):
+    """Real or not, by what a frozen vision transformer sees (Sauer et al. 2023, §3.2): (B, 3, H, W) → logits (B, T·N).
+
+    A small head looks at the tokens of each of T depths. The transformer is injected and is in no state dict.
+
+    Args:
+        tokens: images (B, 3, H, W) in [0, 1] → T maps of tokens (B, N, D), with gradients.
+        dim: D.
+        taps: T.
+        kernel: tokens in a row that a head's middle sees.
+    """
+
+    def __init__(self, tokens: Callable[[Tensor], Sequence[Tensor]], dim: int, taps: int, kernel: int = 9):
+        super().__init__()
+        self.tokens = [tokens]  # in a list: no submodule
+        self.heads = nn.ModuleList(TokenHead(dim, kernel) for _ in range(taps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] → logits (B, T·N), above 0 for real."""
+        maps = self.tokens[0]((x + 1) / 2)  # T of (B, N, D)
+        return torch.cat([head(m.mT) for head, m in zip(self.heads, maps)], 1)
+
+
+class TokenHead(nn.Module):
+    """Tokens (B, D, N) → logits (B, N). Norms are of a sample alone, the row of tokens is a ring."""
+
+    def __init__(self, dim: int, kernel: int):
+        super().__init__()
+        self.first = _spectral(dim, dim, 1)
+        self.middle = _spectral(dim, dim, kernel)
+        self.last = nn.utils.parametrizations.spectral_norm(nn.Conv1d(dim, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)  # (B, D, N)
+        x = (x + self.middle(x)) * 0.5**0.5
+        return self.last(x)[:, 0]  # (B, N)
+
+
+def _spectral(before: int, after: int, kernel: int) -> nn.Sequential:
+    conv = nn.Conv1d(before, after, kernel, padding=kernel // 2, padding_mode="circular")
+    norm = nn.InstanceNorm1d(after, affine=True)
+    return nn.Sequential(nn.utils.parametrizations.spectral_norm(conv), norm, nn.LeakyReLU(0.2))
+
+
+def differentiable_augment(x: Tensor, shift: float = 0.125) -> Tensor:
+    """Brightness, saturation, contrast and place of each image, at random, with gradients (Zhao et al. 2020, §3.2).
+
+    Args:
+        x: images (B, C, H, W) in [-1, 1].
+        shift: largest, in shares of a side; what is uncovered is 0.
+    """
+    b, _, height, width = x.shape
+    bright, saturated, contrast = torch.rand(3, b, 1, 1, 1, device=x.device, dtype=x.dtype)  # (B, 1, 1, 1) each
+    x = x + bright - 0.5
+    grey = x.mean(1, keepdim=True)  # (B, 1, H, W)
+    x = (x - grey) * 2 * saturated + grey
+    mean = x.mean((1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
+    x = (x - mean) * (contrast + 0.5) + mean
+    rows, columns = (_shifted(b, side, int(side * shift + 0.5), x.device) for side in (height, width))  # (B, H), (B, W)
+    padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)  # (B, H + 2, W + 2, C)
+    images = torch.arange(b, device=x.device)[:, None, None]
+    return padded[images, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # (B, C, H, W)
+
+
+def _shifted(b: int, side: int, most: int, device: torch.device) -> Tensor:
+    """Places in a row with one zero on either side, moved by up to `most`: (B, side)."""
+    moved = torch.arange(side, device=device) + torch.randint(-most, most + 1, (b, 1), device=device)
+    return (moved + 1).clamp(0, side + 1)
+
+
+def adaptive_weight(
+    reconstruction: Tensor, adversarial: Tensor, last: Tensor, largest: float = 1e4, eps: float = 1e-4
+) -> Tensor:
+    """`‖∇ reconstruction‖ / (‖∇ adversarial‖ + eps)` at the last layer's weight (Esser et al. 2021, equation 7)."""
     of_reconstruction, of_adversarial = (
         torch.autograd.grad(loss, last, retain_graph=True)[0].float().norm() for loss in (reconstruction, adversarial)
     )
-    return (of_reconstruction / (of_adversarial + 1e-4)).clamp(0, largest).detach()
+    return (of_reconstruction / (of_adversarial + eps)).clamp(0, largest).detach()
 
 
 class Perceptual:

@@ -21,6 +21,8 @@ zoo eval NAME|FOLDER|RUN [--data SOURCE]
                                     the family's own figures; the last line is JSON
 zoo show NAME|FOLDER|RUN [IMAGE …] -o FILE.png
                                     a picture of what the model does
+zoo sample NAME|FOLDER|RUN [--classes 3,7 --steps 50 --guidance 1.5] -o FILE.png
+                                    what a generative model draws, class by class
 zoo export RUN|CKPT|NAME FOLDER [--to safetensors|timm|diffusers|onnx] [--half]
 zoo push FOLDER|NAME ORG/NAME [--dry-run FOLDER]
                                     publish on the Hugging Face Hub, or write what would be published
@@ -176,6 +178,30 @@ def _show(argv: list[str]) -> None:
     print(report.show(args.name, args.images, args.output))
 
 
+def _sample(argv: list[str]) -> None:
+    parser = _parser("sample", "Draw what a generative model draws, a row for each class.")
+    parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png")
+    parser.add_argument("--classes", default="", help="numbers, names or any, with commas between; default: the first")
+    parser.add_argument("--each", type=int, default=8, help="images of a class")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="of the solver, default 50")
+    parser.add_argument("--solver", help="euler (default) or heun")
+    parser.add_argument("--guidance", type=float, help="default 1, none")
+    parser.add_argument(
+        "--interval", type=float, nargs=2, metavar=("FROM", "TO"), help="times with guidance, in [0, 1]"
+    )
+    parser.add_argument("--guide", metavar="NAME", help="a weaker model that guides instead of no class")
+    parser.add_argument("--temperature", type=float, help="of a prior of codes")
+    parser.add_argument("--top-k", type=int, help="of a prior of codes")
+    given = vars(parser.parse_args(argv))
+    from zoo import report
+
+    how = {k: v for k in report.SAMPLING if (v := given[k]) is not None}
+    classes = [c.strip() for c in given["classes"].split(",") if c.strip()]
+    print(report.draw(given["name"], given["output"], classes, given["each"], given["seed"], **how))
+
+
 def _export(argv: list[str]) -> None:
     parser = _parser("export", "A run, a Lightning checkpoint or a name → a folder to give away.")
     parser.add_argument("ckpt", help="run directory, .ckpt file, arch.tag or checkpoint folder")
@@ -232,15 +258,20 @@ def _latents(argv: list[str]) -> None:
     parser.add_argument("--image-size", type=int, help="in px; default: the model's")
     parser.add_argument("--flip", action="store_true", help="training images mirrored too")
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--measure", metavar="FOLDER", help="first take mean and deviation of them, and save the model")
     args = parser.parse_args(argv)
     from zoo import hub
     from zoo.data.images import ImageData
-    from zoo.data.latents import write
+    from zoo.data.latents import measure, write
 
     model = hub.load(args.name)
     channels, height, _ = model.input_shape
     data = ImageData(args.data, args.image_size or height, channels, crop_pct=1.0)
-    print(write(model, data, args.folder, args.flip, args.batch_size, args.name))
+    if args.measure:
+        measure(model, data, args.batch_size)
+        model.zoo_config.pop("name", None)
+        print(hub.save(model, args.measure))
+    print(write(model, data, args.folder, args.flip, args.batch_size, args.measure or args.name))
 
 
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:
@@ -255,6 +286,7 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "fit": _fit,
     "eval": _eval,
     "show": _show,
+    "sample": _sample,
     "export": _export,
     "push": _push,
     "verify": _verify,

@@ -44,7 +44,7 @@ def translate(state: Mapping[str, Any], arch: str, args: Mapping[str, Any]) -> t
         args: what is known of the model besides, for tables that a file leaves out.
     """
     dialects = importlib.import_module(f"zoo.{registry.family_of(arch)}.convert")
-    return dialects.to_zoo(_unwrap(state), args)
+    return dialects.to_zoo(unwrap(state), args)
 
 
 def read_state(path: Path) -> Mapping[str, Any]:
@@ -65,7 +65,8 @@ def read_state(path: Path) -> Mapping[str, Any]:
         raise ValueError(f"{path} is not safetensors ({error}); get it again") from error
 
 
-def _unwrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def unwrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, out of what trainers put around them and before their names."""
     for key in WRAPPERS:
         if isinstance(state.get(key), Mapping):
             state = state[key]

@@ -285,10 +285,13 @@ def _open_record(record: Weights) -> Source:
         file = _download(record.repo, record.file, record.revision)
     if not record.foreign:
         return Source(config, read_tensors(file, record.sha256, record.size), file)
-    from zoo.foreign import read_state, translate
+    from zoo.foreign import read_state, translate, unwrap
 
     _check_foreign(file, record)
-    state, _ = translate(read_state(file), record.arch, record.args)
+    tensors = unwrap(read_state(file))
+    if record.beside:
+        tensors |= read_state(_download(record.repo, record.beside, record.revision))
+    state, _ = translate(tensors, record.arch, record.args)
     return Source(config, state, file)
 
 
@@ -296,7 +299,8 @@ def _open_lightning(file: Path) -> Source:
     checkpoint = read_pickle(file)
     if "zoo" not in checkpoint:
         raise ValueError(f"{file} was not written by a LightningModule of this zoo; `zoo convert` reads foreign files")
-    prefix = "model."
+    averaged = "average.module."  # a moving average is what was evaluated
+    prefix = averaged if any(k.startswith(averaged) for k in checkpoint["state_dict"]) else "model."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     return Source(checkpoint["zoo"], state, file)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics import Metric
 
 
 @torch.no_grad()
@@ -69,3 +70,30 @@ def classification(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -
     logits, labels = (torch.cat(parts) for parts in zip(*((model.eval()(x), y) for x, y in batches)))
     accuracy = (logits.argmax(-1) == labels).float().mean().item()
     return {"accuracy": accuracy, "loss": F.cross_entropy(logits, labels).item(), "images": len(labels)}
+
+
+class Moments(Metric):
+    """Mean and deviation over batches and processes, exact: counts and sums in float64.
+
+    Args:
+        shape: (C, h, w) of each channel at each place, or (C, 1, 1) of each channel.
+    """
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        self.dims = [0] if shape[1:] != (1, 1) else [0, 2, 3]
+        for name, size in (("count", ()), ("first", shape), ("second", shape)):
+            state = torch.zeros(tuple(size), dtype=torch.float64)
+            self.add_state(name, state, dist_reduce_fx="sum", persistent=True)
+
+    def update(self, z: Tensor) -> None:
+        """Latents (B, C, h, w)."""
+        z = z.detach().double()
+        self.count += z.numel() / self.first.numel()
+        self.first += z.sum(self.dims, keepdim=True).reshape(self.first.shape)
+        self.second += z.square().sum(self.dims, keepdim=True).reshape(self.first.shape)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, both of the given shape."""
+        mean = self.first / self.count
+        return mean, (self.second / self.count - mean.square()).clamp(min=1e-12).sqrt()

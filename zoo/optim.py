@@ -30,9 +30,15 @@ def learning_rate(trainer: L.Trainer, lr: float | None, base_lr: float | None) -
     return base_lr * batch / 256
 
 
-def warmup_cosine(optimizer: Optimizer, trainer: L.Trainer, lr: float, min_lr: float, warmup_epochs: float) -> dict:
-    """Linear warm-up, then half a cosine from lr to min_lr, step by step (Loshchilov and Hutter 2017)."""
-    steps = trainer.estimated_stepping_batches
+def warmup_cosine(
+    optimizer: Optimizer, trainer: L.Trainer, lr: float, min_lr: float, warmup_epochs: float, accumulate: int = 1
+) -> dict:
+    """Linear warm-up, then half a cosine from lr to min_lr, step by step (Loshchilov and Hutter 2017).
+
+    Args:
+        accumulate: batches of an optimiser step, where not the trainer counts them.
+    """
+    steps = math.ceil(trainer.estimated_stepping_batches / accumulate)
     warmup = warmup_epochs * steps / trainer.max_epochs if warmup_epochs else 0
 
     def scale(step: int) -> float:
@@ -40,6 +46,23 @@ def warmup_cosine(optimizer: Optimizer, trainer: L.Trainer, lr: float, min_lr: f
             return (step + 1) / warmup
         done = (step - warmup) / max(1, steps - warmup)
         return (min_lr + (lr - min_lr) * (1 + math.cos(math.pi * min(1, done))) / 2) / lr
+
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, scale), "interval": "step"}}
+
+
+def warmup_linear(
+    optimizer: Optimizer, trainer: L.Trainer, lr: float, min_lr: float, warmup_epochs: float, decay_epoch: float | None
+) -> dict:
+    """Linear warm-up, a constant, and from `decay_epoch` on a line to min_lr, step by step."""
+    steps = trainer.estimated_stepping_batches
+    epoch = steps / trainer.max_epochs
+    warmup, start = warmup_epochs * epoch, steps if decay_epoch is None else decay_epoch * epoch
+
+    def scale(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min(1.0, max(0.0, step - start) / max(1, steps - start))
+        return (lr + (min_lr - lr) * done) / lr
 
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, scale), "interval": "step"}}
 

@@ -1,13 +1,14 @@
-"""LitMAE: pretrains masked autoencoders of images and of video, with an online probe and pictures in the log."""
+"""What training without labels shares, and LitMAE, which pretrains masked autoencoders of images and of video."""
 
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.utils import make_grid
 
-from zoo import hub, optim, registry
+from zoo import adversarial, hub, optim, registry
 from zoo.metrics import knn_accuracy
 
 
@@ -21,6 +22,14 @@ class Pretraining(L.LightningModule):
         # Lightning keeps the mode a submodule is handed over in, and a model from zoo.load may be in eval mode.
         self.train()
 
+    def on_before_backward(self, loss: Tensor) -> None:
+        if not loss.isfinite():
+            raise ValueError(
+                f"the loss is {loss.item()} at step {self.trainer.global_step}, batch "
+                f"{self.trainer.fit_loop.batch_idx} of epoch {self.current_epoch}: nothing was learned from it; "
+                "`zoo fit --resume RUN` goes on from the last checkpoint, with a lower learning rate or in float32"
+            )
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         # All that export needs to build the model again.
         checkpoint["zoo"] = self.model.zoo_config
@@ -30,6 +39,108 @@ class Pretraining(L.LightningModule):
         lr = optim.learning_rate(self.trainer, h.lr, h.base_lr)
         optimizer = torch.optim.AdamW(optim.decay_groups(self.model, h.weight_decay), lr, tuple(h.betas), fused=True)
         return optim.warmup_cosine(optimizer, self.trainer, lr, lr if h.min_lr is None else h.min_lr, h.warmup_epochs)
+
+
+class Averaging(Pretraining):
+    """Keeps an exponential moving average of the model: what is evaluated, exported and saved as the best.
+
+    Hyperparameter read here: ema, the decay an optimiser step; 0 is off. Of a model that needs a frozen network, that
+    one is not copied.
+    """
+
+    def keep_average(self) -> None:
+        """Called at the end of `__init__`, before anything is compiled."""
+        decay = self.hparams.ema
+        if not 0 <= decay < 1:
+            raise ValueError(f"ema={decay}, allowed 0 to below 1")
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        if self.average is not None:
+            self.average.requires_grad_(False)
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The average once there is one, else the model."""
+        return self.model if self.average is None or not self.average.n_averaged else self.average.module
+
+    def update_average(self) -> None:
+        """After each step of the model's optimiser."""
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+
+class Adversarial(Pretraining):
+    """Training against a `discriminator`, by hand: what VQGAN, DC-AE's third phase and RAE share.
+
+    Gradients of either never reach the other, and both step once in `accumulate` batches. Read here: hyperparameters
+    accumulate and disc_weight; `last_layer`, whose gradients weigh the two losses.
+    """
+
+    largest_weight, weight_eps = 1e4, 1e-4
+
+    def __init__(self):
+        super().__init__()
+        self.steps = 0  # of the model's optimiser: the trainer counts both optimisers'
+
+    def judge(self, x: Tensor) -> Tensor:
+        """The discriminator's logits of images (B, C, H, W) in [-1, 1]."""
+        return self.discriminator(x)
+
+    def adversarial_step(
+        self,
+        loss: Tensor,
+        reconstruction: Tensor,
+        real: Tensor,
+        fake: Tensor,
+        last: bool,
+        figures: dict[str, Tensor],
+        counts: bool = True,
+        learns: bool = True,
+        adaptive: bool = True,
+        clip: float | None = None,
+    ) -> Tensor:
+        """Both optimisers' part of a step; the loss of the model.
+
+        Args:
+            loss: all of it, but for the adversarial term; `reconstruction` is the part that λ weighs against.
+            real, fake: images (B, C, H, W) in [-1, 1].
+            last: whether this batch completes an optimiser step.
+            figures: where terms are written down.
+            counts, learns: whether the adversarial term counts, and whether the discriminator learns.
+            adaptive: False sets λ to 1.
+            clip: largest norm of the model's gradient.
+        """
+        h = self.hparams
+        if counts:
+            self.discriminator.requires_grad_(False)
+            against = adversarial.generator_loss(self.judge(fake))
+            weight = 1.0
+            if adaptive:
+                weight = adversarial.adaptive_weight(
+                    reconstruction, against, self.last_layer, self.largest_weight, self.weight_eps
+                )
+            loss = loss + weight * h.disc_weight * against
+            figures |= {"generator": against, "adaptive_weight": weight}
+        self.manual_backward(loss / h.accumulate)
+        if learns:
+            self.discriminator.requires_grad_(True)
+            judged = adversarial.discriminator_loss(self.judge(real.detach()), self.judge(fake.detach()))
+            self.manual_backward(judged / h.accumulate)
+            figures["discriminator"] = judged
+        if last:
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+            for optimizer in self.optimizers()[: 1 + learns]:
+                optimizer.step()
+                optimizer.zero_grad()
+            self.steps += 1
+        return loss
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["steps"] = self.steps
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.steps = checkpoint["steps"]
 
 
 class LitMAE(Pretraining):

@@ -8,7 +8,7 @@ from functools import cache
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-FAMILIES = ("mae", "videomae", "vq", "dcae", "bilinear")
+FAMILIES = ("mae", "videomae", "vq", "dcae", "rae", "bilinear")
 
 PERMISSIVE = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0")
 
@@ -42,6 +42,7 @@ class Weights:
     md5: str = ""  # its first digits, where that is what the publisher states
     foreign: bool = False  # in the authors' own layout, converted while it is loaded
     file: str = "model.safetensors"
+    beside: str = ""  # another file of the repository, whose tensors belong to it
     recipe: str | None = None
     command: str | None = None
     hardware: str | None = None

@@ -1,6 +1,7 @@
 """`zoo eval` and `zoo show` for any model: find it, find its data, let the family speak."""
 
 import importlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo import hub, plots, registry
+
+SAMPLING = ("steps", "solver", "guidance", "interval", "guide", "temperature", "top_k")  # what `zoo sample` sets
 
 
 def evaluate(name: str, source: str | None = None, batch_size: int | None = None) -> dict[str, Any]:
@@ -51,6 +54,48 @@ def show(name: str, images: list[Path], output: Path) -> Path:
     return plots.write(report.figure(model, classes, data), output)
 
 
+def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int = 0, **how: Any) -> Path:
+    """Images that a model draws, a row for each class, and how they come about.
+
+    Args:
+        classes: numbers, names, or "any"; none: the first eight.
+        each: images of a class.
+        how: keywords of the model's `sample`; `guide` by name.
+
+    Raises:
+        ValueError: a model that draws nothing, a class or keyword that it does not have.
+    """
+    model = hub.load(name)
+    if not hasattr(model, "sample"):
+        raise ValueError(f"{name} draws no images; `zoo ls 'ditdh*'` and `zoo ls 'vqprior*'` list those that do")
+    if each < 1:
+        raise ValueError(f"{each} images of a class: at least 1")
+    allowed = inspect.signature(getattr(model, "sample_latents", None) or model.sample_codes).parameters
+    for key in how:
+        if key not in allowed:
+            raise ValueError(f"{name} takes no {key}; it takes {', '.join(k for k in allowed if k in SAMPLING)}")
+    if "guide" in how:
+        how["guide"] = hub.load(how["guide"])
+        if how["guide"].input_shape != model.input_shape:
+            raise ValueError(f"the guide paints {how['guide'].input_shape}, {name} {model.input_shape}")
+    names = model.zoo_config.get("classes") or []
+    count = model.num_classes
+    given = classes or [str(c) for c in range(min(8, count))] or ["any"]
+    labels = torch.tensor([_label(c, names, count) for c in given])
+    return plots.write(family(model).samples(model, labels, each, names, seed, **how), output)
+
+
+def _label(given: str, names: list[str], count: int) -> int:
+    if given == "any":
+        return -1
+    matches = [i for i, n in enumerate(names) if given.lower() in [part.strip().lower() for part in n.split(",")]]
+    label = int(given) if given.lstrip("-").isdigit() else matches[0] if matches else None
+    if label is None or not 0 <= label < count:
+        known = f", or a name{registry.suggest(given, names)}" if names else ""
+        raise ValueError(f"no class {given!r}; give 0 to {count - 1}, any{known}")
+    return label
+
+
 def family(model: nn.Module) -> ModuleType:
     """The report module of a model's family."""
     return importlib.import_module(f"zoo.{registry.family_of(model.zoo_config['arch'])}.report")
@@ -65,11 +110,10 @@ def sample(model: nn.Module) -> str:
     if getattr(model, "default_data", None):
         return model.default_data
     samples = registry.facts(registry.family_of(model.zoo_config["arch"])).SAMPLES
-    if model.input_shape not in samples:
-        raise ValueError(
-            f"nothing that ships with the package fits {model.input_shape}; give --data FOLDER or a Hub id"
-        )
-    source = samples[model.input_shape]
+    shape = _shape(model)
+    if shape not in samples:
+        raise ValueError(f"nothing that ships with the package fits {shape}; give --data FOLDER or a Hub id")
+    source = samples[shape]
     classes, named = _data(model, source, "test").classes, model.zoo_config.get("classes")
     if hasattr(model, "head") and (named != classes if named else model.head.out_features != len(classes)):
         raise ValueError(f"{source} has other classes than this classifier; give --data FOLDER or a Hub id")
@@ -83,6 +127,11 @@ def batches(model: nn.Module, source: str, batch_size: int, split: str = "test")
         yield data.on_after_batch_transfer(batch, 0)
 
 
+def _shape(model: nn.Module) -> tuple[int, ...]:
+    """Of the images a model is about: what a model of latents draws."""
+    return model.autoencoder.input_shape if hasattr(model, "autoencoder") else model.input_shape
+
+
 def _batch_size(model: nn.Module) -> int:
     return 64 if len(model.input_shape) == 4 else 1000
 
@@ -92,7 +141,7 @@ def _data(model: nn.Module, source: str, split: str) -> Any:
     from zoo.data.factors import FactorData
     from zoo.data.images import ImageData
 
-    *frames, channels, height, _ = model.input_shape
+    *frames, channels, height, _ = _shape(model)
     if source == "rendered" or source.endswith((".npz", ".h5")):
         data = FactorData(source, height)
     else:
@@ -113,7 +162,7 @@ def read_image(path: Path, model: nn.Module) -> Tensor:
     from PIL import Image, UnidentifiedImageError
     from torchvision.transforms.v2 import functional as T
 
-    channels, height, width = model.input_shape
+    channels, height, width = _shape(model)
     try:
         image = Image.open(path).convert("L" if channels == 1 else "RGB")
     except UnidentifiedImageError as error:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo import hub
 from zoo.data.factors import Shown
 from zoo.data.images import Batches, ImageData
+from zoo.metrics import Moments
 
 FORMAT = "latentzoo latents 1"
 
@@ -35,10 +36,15 @@ def write(
         name: the weights' name, for whoever decodes; by default what the model remembers.
 
     Raises:
-        ValueError: a model without latents, or latents beyond float16.
+        ValueError: a model without latents or without statistics of them, or latents beyond float16.
     """
     if not hasattr(model, "latent_std"):
         raise ValueError(f"{type(model).__name__} has no continuous latents; DC-AE and RAE have")
+    if not getattr(model, "measured", True):
+        raise ValueError(
+            "this model's latent_mean and latent_std were never measured; `zoo latents … --measure FOLDER` does so "
+            "first and saves the model there"
+        )
     folder, model = Path(folder), model.eval()
     folder.mkdir(parents=True, exist_ok=True)
     data.prepare_data()
@@ -51,6 +57,7 @@ def write(
         "mean": model.latent_mean.cpu().tolist(),
         "std": model.latent_std.cpu().tolist(),
         "source": data.hparams.source,
+        "flip": flip,
         "image_size": data.input_shape[-1],
         "classes": data.classes,
     }
@@ -58,7 +65,7 @@ def write(
         for split in ("train", "test"):
             turns = (False, True) if flip and split == "train" else (False,)
             batches, count = data.in_order(split, batch_size), len(data.splits[split][1])
-            out, labels, at, first, second = None, [], 0, 0.0, 0.0
+            out, labels, at, moments = None, [], 0, Moments((len(model.latent_mean), 1, 1))
             for mirrored in turns:
                 for batch in batches:
                     x, y = data.on_after_batch_transfer(batch, 0)
@@ -74,15 +81,26 @@ def write(
                         )
                     out[at : at + len(z)] = half.numpy()
                     labels, at = [*labels, y], at + len(z)
-                    flat = z.double().movedim(1, 0).flatten(1)  # (c, B·h·w)
-                    first, second = first + flat.sum(1), second + flat.square().sum(1)
+                    moments.update(z)
             out.flush()
             np.save(aside(f"{split}_labels.npy").open("wb"), torch.cat(labels).numpy())
-            mean = first / (at * shape[2] * shape[3])  # (c,)
-            std = (second / (at * shape[2] * shape[3]) - mean.square()).clamp(min=0).sqrt()  # (c,)
+            mean, std = (m.flatten() for m in moments.compute())  # (c,) each
             config[split] = {"shape": list(shape), "mean": mean.tolist(), "std": std.tolist()}
         aside(hub.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+@torch.no_grad()
+def measure(model: nn.Module, data: ImageData, batch_size: int = 64) -> None:
+    """Set a model's `latent_mean` and `latent_std` to those of the training images, exactly, in one pass."""
+    data.prepare_data()
+    data.setup()
+    moments = Moments(model.latent_mean.reshape(len(model.latent_mean), *model.latent_mean.shape[1:] or (1, 1)).shape)
+    for batch in data.in_order("train", batch_size):
+        x, _ = data.on_after_batch_transfer(batch, 0)
+        moments.update(model.eval().encode(x.to(model.latent_std.device)).cpu())
+    for own, found in zip((model.latent_mean, model.latent_std), moments.compute()):
+        own.copy_(found.reshape(own.shape))
 
 
 class LatentData(L.LightningDataModule):
@@ -121,7 +139,10 @@ class LatentData(L.LightningDataModule):
                 f"{folder} was written by {self.config['encoder']}, whose tensors are not those of {encoder}; write it "
                 "again, or decode with the encoder it was written by"
             )
+        if not {"mean", "std"} <= self.config.keys():
+            raise ValueError(f"{path} has no statistics of the latents; write them again with `zoo latents`")
         self.classes: list[str] = self.config["classes"]
+        self._statistics: Tensor | None = None
         self.splits: dict[str, tuple[Shown, Tensor]] = {}
 
     @property
@@ -159,9 +180,70 @@ class LatentData(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """float16 (B, c, h, w) on the device → normalised, float32."""
         z, y, _ = batch
-        mean, std = (z.new_tensor(self.config[k], dtype=torch.float32)[:, None, None] for k in ("mean", "std"))
+        if self._statistics is None:
+            found = (torch.tensor(self.config[k]) for k in ("mean", "std"))  # (c,), or as the model has them (c, h, w)
+            self._statistics = torch.stack([s if s.ndim == 3 else s[:, None, None] for s in found])
+        mean, std = self._statistics = self._statistics.to(z.device)  # (c, 1 or h, 1 or w) each
         return (z.float() - mean) / std, y  # (B, c, h, w), (B,)
 
     def _batches(self, split: str, batch_size: int, shuffle: bool) -> Batches:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return Batches(*self.splits[split], batch_size, shuffle, self.hparams.seed, rank, world)
+
+
+class ImageLatentData(LatentData):
+    """Images and their written latents, for training a decoder: ((images, latents as written), labels).
+
+    What the encoder gives is read, not computed: images are seen as they were encoded, mirrored where that was asked.
+
+    Args:
+        folder, batch_size, eval_batch_size, seed, encoder: as LatentData's.
+        source: the images, as ImageData's; None is where they were.
+        cache: as ImageData's.
+
+    Raises:
+        ValueError: other images than were encoded.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        source: str | None = None,
+        batch_size: int = 256,
+        eval_batch_size: int | None = None,
+        seed: int = 0,
+        encoder: str | None = None,
+        cache: str = "auto",
+    ):
+        super().__init__(folder, batch_size, eval_batch_size, seed, encoder)
+        self.save_hyperparameters()
+        self.images = ImageData(source or self.config["source"], self.config["image_size"], 3, cache=cache)
+
+    def prepare_data(self) -> None:
+        self.images.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Map the latents, read the images."""
+        super().setup(stage)
+        self.images.setup()
+        for split in ("train", "test"):
+            latents, labels = self.splits[split]
+            turns = 2 if split == "train" and self.config.get("flip") else 1
+            if not torch.equal(labels, self.images.splits[split][1].repeat(turns)):
+                raise ValueError(
+                    f"{self.hparams.folder} was written of {self.config['source']}, whose {split} images are not those "
+                    f"of {self.images.hparams.source}"
+                )
+            self.splits[split] = latents, torch.arange(len(labels))  # the place of each travels where labels do
+        self.splits["val"] = self.splits["test"]
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """→ ((images (B, 3, H, W) in [0, 1], latents (B, c, h, w)), labels (B,))."""
+        z, i, stamp = batch
+        pixels, labels = self.images.splits["train" if stamp is not None else "test"]
+        place, count = i.cpu(), len(labels)
+        array = pixels.array if pixels.array is not None else pixels
+        x = array[place % count] if array is not pixels else torch.stack([pixels[int(k)] for k in place % count])
+        mirrored = (i >= count)[:, None, None, None]
+        x = x.to(z.device, non_blocking=True).float() / 255  # (B, 3, H, W)
+        return (torch.where(mirrored, x.flip(-1), x), z.float()), labels[place % count].to(z.device)

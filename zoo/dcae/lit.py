@@ -12,7 +12,8 @@ from torchvision.utils import make_grid
 
 from zoo import adversarial, hub, optim
 from zoo.dcae.model import DCAEOutput, mask_channels
-from zoo.pretrain import Pretraining
+from zoo.metrics import Moments
+from zoo.pretrain import Adversarial
 
 # What each phase trains: everything; what lies next to the latents; what makes the pixels.
 TRAINABLE = {
@@ -22,7 +23,7 @@ TRAINABLE = {
 }
 
 
-class LitDCAE(Pretraining):
+class LitDCAE(Adversarial):
     """One of the three published phases; each starts from the weights of the one before.
 
     | phase | images | trains | loss | AdamW as published |
@@ -109,8 +110,7 @@ class LitDCAE(Pretraining):
         self.perceptual = adversarial.Perceptual() if perceptual_weight else None
         self.discriminator = adversarial.PatchDiscriminator(self.model.input_shape[0]) if phase == 3 else None
         self.automatic_optimization = phase < 3
-        self.steps = 0  # of the autoencoder's optimiser in phase 3: the trainer counts both optimisers'
-        self.moments: list[Tensor] = []
+        self.moments = Moments((self.model.latent_channels, 1, 1))
         if compile:
             self.model.compile()
 
@@ -149,7 +149,8 @@ class LitDCAE(Pretraining):
             loss = loss + h.nuclear_weight * figures["nuclear"]
         if h.phase == 3:
             with torch.autocast(x.device.type, enabled=False):  # where others met NaN in bfloat16
-                loss = self._adversarial_step(loss, real, fake, batch_idx, figures)
+                last = (batch_idx + 1) % h.accumulate == 0 or self.trainer.is_last_batch
+                loss = self.adversarial_step(loss, loss, real, fake, last, figures, counts=self.steps >= h.disc_warmup)
         self.log_dict({f"train/{k}": v for k, v in figures.items()})
         self.log("train/loss", loss, prog_bar=True)
         return loss if h.phase < 3 else None
@@ -168,31 +169,8 @@ class LitDCAE(Pretraining):
         wanted = F.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True)  # (B, C, H/2, W/2)
         return F.l1_loss(2 * self.model.decode_unclamped(small), 2 * wanted)
 
-    def _adversarial_step(
-        self, reconstruction: Tensor, real: Tensor, fake: Tensor, batch_idx: int, figures: dict[str, Tensor]
-    ) -> Tensor:
-        """Both optimisers' part of a step; the loss of the autoencoder."""
-        h, loss = self.hparams, reconstruction
-        if self.steps >= h.disc_warmup:
-            self.discriminator.requires_grad_(False)
-            against = adversarial.generator_loss(self.discriminator(fake))
-            weight = adversarial.adaptive_weight(reconstruction, against, self._last_layer)
-            loss = loss + weight * h.disc_weight * against
-            figures |= {"generator": against, "adaptive_weight": weight}
-        self.manual_backward(loss / h.accumulate)
-        self.discriminator.requires_grad_(True)
-        judged = adversarial.discriminator_loss(self.discriminator(real), self.discriminator(fake.detach()))
-        self.manual_backward(judged / h.accumulate)
-        figures["discriminator"] = judged
-        if (batch_idx + 1) % h.accumulate == 0 or self.trainer.is_last_batch:
-            for optimizer in self.optimizers():
-                optimizer.step()
-                optimizer.zero_grad()
-            self.steps += 1
-        return loss
-
     @property
-    def _last_layer(self) -> Tensor:
+    def last_layer(self) -> Tensor:
         head = self.model.decoder.head
         return getattr(head, "conv", head).weight
 
@@ -211,34 +189,22 @@ class LitDCAE(Pretraining):
             figures["perceptual"] = self.perceptual(2 * out.recon.clamp(0, 1) - 1, 2 * x - 1)
         self.log_dict({f"{split}/{k}": v for k, v in figures.items()}, batch_size=len(x), sync_dist=True)
         if split == "val":
-            z = out.latents.double().movedim(1, 0).flatten(1)  # (c, B·h·w)
-            count = torch.full_like(z[:, 0], z.shape[1])
-            self.moments.append(torch.stack([count, z.sum(1), z.square().sum(1)]))  # (3, c)
+            self.moments.update(out.latents)
             if batch_idx == 0:
                 self._draw(x[:8], out.recon[:8])
 
     def on_validation_epoch_end(self) -> None:
-        moments = self.all_gather(torch.stack(self.moments).sum(0))  # (3, c), or of all processes (P, 3, c)
-        count, first, second = moments.reshape(-1, 3, self.model.latent_channels).sum(0)  # (c,) each
-        self.moments.clear()
-        if self.trainer.sanity_checking:
-            return
-        mean = first / count  # (c,)
-        self.model.latent_mean.copy_(mean)
-        self.model.latent_std.copy_((second / count - mean.square()).clamp(min=1e-12).sqrt())
+        mean, std = self.moments.compute()  # (c, 1, 1) each, of all processes
+        self.moments.reset()
+        if not self.trainer.sanity_checking:
+            self.model.latent_mean.copy_(mean.flatten())
+            self.model.latent_std.copy_(std.flatten())
 
     def _draw(self, x: Tensor, recon: Tensor) -> None:
         """Originals above reconstructions, where a logger takes pictures."""
         for board in (b.experiment for b in self.loggers if hasattr(b.experiment, "add_image")):
             grid = make_grid(torch.cat([x, recon.clamp(0, 1).to(x)]), nrow=len(x))  # (C, H', W')
             board.add_image("val/reconstruction", grid, self.global_step)
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["steps"] = self.steps
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.steps = checkpoint["steps"]
 
     def configure_optimizers(self) -> dict | list[torch.optim.Optimizer]:
         h = self.hparams

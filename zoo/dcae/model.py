@@ -102,6 +102,11 @@ class DCAE(nn.Module):
         self.register_buffer("latent_std", torch.full((latent_channels,), 1 / latent_scale))
 
     @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of an image of the model's size."""
+        return self.latent_channels, *(side // self.factor for side in self.input_shape[1:])
+
+    @property
     def latent_channels(self) -> int:
         return len(self.latent_mean)
 

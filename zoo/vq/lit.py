@@ -12,7 +12,7 @@ from torchvision.utils import make_grid
 
 from zoo import adversarial, hub, optim
 from zoo.infomec import infomec
-from zoo.pretrain import Pretraining
+from zoo.pretrain import Adversarial, Pretraining
 from zoo.vq.usage import CodebookUsage
 
 
@@ -128,7 +128,7 @@ class LitVQ(Pretraining):
             torch.nn.utils.clip_grad_value_(optimizer.param_groups[0]["params"], self.hparams.clip)
 
 
-class LitVQGAN(LitVQ):
+class LitVQGAN(LitVQ, Adversarial):
     """The published training of VQGAN (Esser et al. 2021, §3.1; Sun et al. 2024, §3.2), one pass of the model a step.
 
     `loss = mean |x̂ - x| + perceptual_weight · LPIPS + losses of the codes + λ · disc_weight · (-mean D(x̂))`, with λ the
@@ -178,7 +178,7 @@ class LitVQGAN(LitVQ):
         self.automatic_optimization = False
         self.discriminator = adversarial.PatchDiscriminator(self.model.input_shape[0])
         self.perceptual = adversarial.Perceptual() if perceptual_weight else None
-        self.steps = 0  # of the autoencoder's optimiser: the trainer counts both optimisers'
+        self.largest_weight = largest_weight
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         h = self.hparams
@@ -187,52 +187,28 @@ class LitVQGAN(LitVQ):
         out = self.model(x, update=last)
         real, fake = 2 * x - 1, 2 * out.recon - 1
         reconstruction = (F.l1_loss if h.reconstruction == "l1" else F.mse_loss)(fake, real)
-        figures = {f"train/{k}": v for k, v in (out.losses | out.stats).items()}
+        figures = out.losses | out.stats
         if self.perceptual is not None:
-            distance = self.perceptual(fake, real)
-            figures["train/perceptual"] = distance
-            reconstruction = reconstruction + h.perceptual_weight * distance
-        loss = reconstruction + sum(v for k, v in out.losses.items() if k != "reconstruction")
-        counts, learns = self.steps >= h.disc_start, self.steps >= h.disc_start - h.disc_warmup
-        if counts:
-            self.discriminator.requires_grad_(False)
-            against = adversarial.generator_loss(self.discriminator(fake))
-            weight = (
-                adversarial.adaptive_weight(reconstruction, against, self._last_layer, h.largest_weight)
-                if h.adaptive
-                else 1.0
-            )
-            loss = loss + weight * h.disc_weight * against
-            figures |= {"train/generator": against, "train/adaptive_weight": weight}
-        autoencoder, discriminator = self.optimizers()
-        self.manual_backward(loss / h.accumulate)
-        if learns:
-            self.discriminator.requires_grad_(True)
-            judged = adversarial.discriminator_loss(
-                self.discriminator(real.detach()), self.discriminator(fake.detach())
-            )
-            self.manual_backward(judged / h.accumulate)
-            figures["train/discriminator"] = judged
-        if last:
-            if h.gradient_clip is not None:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), h.gradient_clip)
-            for optimizer in (autoencoder, discriminator) if learns else (autoencoder,):
-                optimizer.step()
-                optimizer.zero_grad()
-            self.steps += 1
-        self.log_dict(figures)
+            figures["perceptual"] = self.perceptual(fake, real)
+            reconstruction = reconstruction + h.perceptual_weight * figures["perceptual"]
+        loss = self.adversarial_step(
+            reconstruction + sum(v for k, v in out.losses.items() if k != "reconstruction"),
+            reconstruction,
+            real,
+            fake,
+            last,
+            figures,
+            counts=self.steps >= h.disc_start,
+            learns=self.steps >= h.disc_start - h.disc_warmup,
+            adaptive=h.adaptive,
+            clip=h.gradient_clip,
+        )
+        self.log_dict({f"train/{k}": v for k, v in figures.items()})
         self.log("train/loss", loss, prog_bar=True)
 
     @property
-    def _last_layer(self) -> Tensor:
+    def last_layer(self) -> Tensor:
         return self.model.decoder.conv_out.weight
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["steps"] = self.steps
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.steps = checkpoint["steps"]
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         h = self.hparams

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.frozen import Frozen
 from zoo.layers import Mlp, check_images, sides
 from zoo.vq.quantize import within
 
@@ -60,8 +61,7 @@ class CodePrior(nn.Module):
             raise ValueError(f"dim={dim} is no multiple of heads={heads}")
         self.input_shape, self.grid = (channels, *sides(image_size)), tuple(grid)
         self.codebook_size, self.num_classes, self.label_drop = codebook_size, num_classes, label_drop
-        self.tokenizer_name, self.tokenizer_hash = tokenizer, tokenizer_hash
-        self._tokenizer: list[nn.Module] = []  # in a list, so that its tensors are not this model's
+        self._tokenizer = Frozen("tokenizer", tokenizer, tokenizer_hash, lambda: _load(self))
         self.classes = nn.Embedding(num_classes + 1, dim)  # the last row stands for any class
         self.codes = nn.Embedding(codebook_size, dim)
         self.positions = nn.Parameter(torch.zeros(self.length, dim))
@@ -93,10 +93,7 @@ class CodePrior(nn.Module):
         Raises:
             ValueError: its weights are not those that this prior was trained with, or its codes have another shape.
         """
-        device = self.positions.device
-        if not self._tokenizer:
-            self._tokenizer.append(_load(self))
-        return self._tokenizer[0].to(device)
+        return self._tokenizer().to(self.positions.device)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> PriorOutput:
         """Images (B, C, H, W) in [0, 1], or their codes (B, h, w) int64 → logits and loss.
@@ -227,17 +224,11 @@ class CausalBlock(nn.Module):
 def _load(prior: CodePrior) -> nn.Module:
     from zoo import hub
 
-    tokenizer = hub.load(prior.tokenizer_name).requires_grad_(False)
-    found = hub.fingerprint(tokenizer)
-    if not found.startswith(prior.tokenizer_hash):
-        raise ValueError(
-            f"{prior.tokenizer_name} is not the tokeniser that this prior was trained with: the hash of its weights "
-            f"begins {found[:16]}, not {prior.tokenizer_hash}; give tokenizer=PLACE of the right one"
-        )
+    name = prior._tokenizer.name
+    tokenizer = hub.load(name)
     size, shape = tokenizer.quantizer.codebook_size, tokenizer.input_shape
     if (size, shape) != (prior.codebook_size, prior.input_shape):
         raise ValueError(
-            f"{prior.tokenizer_name} has {size} codes for images {shape}, this prior {prior.codebook_size} for "
-            f"{prior.input_shape}"
+            f"{name} has {size} codes for images {shape}, this prior {prior.codebook_size} for {prior.input_shape}"
         )
     return tokenizer

@@ -65,7 +65,8 @@ def figure(model: Model, classes: list[str], batches: Batches | None) -> Figure:
     from zoo.report import read_image
 
     if isinstance(model, CodePrior):
-        return _samples(model)
+        labels = torch.arange(model.num_classes) if model.num_classes else torch.tensor([-1])
+        return samples(model, labels, SHOWN, classes)
     if isinstance(model, LatentAutoencoder) and model.input_shape[0] == 3:
         scene = render(torch.tensor([[1, 3, 2, 3, 4, 0, 3]]), model.input_shape[-1])  # (1, 3, H, W)
         return _traversals(model.eval(), scene[0], model.reconstruct(scene)[0], _meanings(model))
@@ -172,16 +173,20 @@ def _likelihood(model: CodePrior, batches: Batches) -> dict[str, float]:
     }
 
 
-def _samples(model: CodePrior) -> Figure:
-    """A row for a class, drawn with seed 0."""
-    rows = max(1, model.num_classes)
-    labels = torch.arange(rows).repeat_interleave(SHOWN) if model.num_classes else torch.full((SHOWN,), -1)
-    images = model.sample(labels, generator=torch.Generator().manual_seed(0))  # (rows·SHOWN, C, H, W)
-    fig, axes = plt.subplots(rows, SHOWN, figsize=(0.72 * SHOWN + 0.3, 0.72 * rows + 0.2), squeeze=False)
-    for ax, pixels in zip(axes.flat, images):
+@torch.no_grad()
+def samples(model: CodePrior, labels: Tensor, each: int, names: list[str], seed: int = 0, **how) -> Figure:
+    """A row of drawn images for each label (R,), -1 is any class; `how` as `CodePrior.sample_codes`."""
+    images = model.sample(labels.repeat_interleave(each), generator=torch.Generator().manual_seed(seed), **how)
+    rows = len(labels)
+    fig, axes = plt.subplots(rows, each, figsize=(0.72 * each + 0.3, 0.72 * rows + 0.2), squeeze=False)
+    for ax, pixels in zip(axes.flat, images):  # (R · each) of (C, H, W)
         plots.picture(ax, pixels)
-    for label, line in enumerate(axes[:, 0] if model.num_classes else ()):
-        line.set_ylabel(str(label), fontsize=8, rotation=0, labelpad=8, va="center")
+    for label, line in zip(labels.tolist(), axes[:, 0]):
+        if label >= 0:
+            name = names[label] if label < len(names) else str(label)
+            line.set_ylabel(
+                name, fontsize=8, rotation=0, labelpad=8, va="center", ha="right" if len(name) > 2 else "center"
+            )
     return fig
 
 

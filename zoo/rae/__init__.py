@@ -1,0 +1,1 @@
+"""Representation autoencoders: a decoder for a frozen encoder, and a diffusion transformer in its latents."""
