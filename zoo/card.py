@@ -14,7 +14,7 @@ USES = {
     "image-classification": "logits = model(images)",
     "image-feature-extraction": "model.forward_features(images)",
     "video-classification": "logits = model(clips)",
-    "unconditional-image-generation": "drawn = model.sample(labels)\nout = model(images)",
+    "unconditional-image-generation": "drawn = model.sample(labels)",
     "feature-extraction": "model.forward_features(clips)",
 }
 ROOT = Path(__file__).parent
@@ -142,7 +142,8 @@ def _made_with(args: dict[str, Any]) -> str:
 
 
 def _input(config: dict[str, Any]) -> str:
-    return f"(B, {', '.join(map(str, config['input']['shape']))}), float pixels in [0, 1]"
+    shape, latents = ", ".join(map(str, config["input"]["shape"])), "of" in config["input"]
+    return f"(B, {shape}), {config['input']['of'] if latents else 'float pixels in [0, 1]'}"
 
 
 def _table(head: tuple[str, ...], rows: Any) -> str:

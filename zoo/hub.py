@@ -444,8 +444,7 @@ def folder_config(model: nn.Module) -> dict[str, Any]:
         "input": {
             "shape": list(model.input_shape),
             "layout": "B F C H W" if len(model.input_shape) == 4 else "B C H W",
-            "range": [0, 1],
-            "normalised_inside": True,
+            **({"of": model.takes} if hasattr(model, "takes") else {"range": [0, 1], "normalised_inside": True}),
         },
     }
 

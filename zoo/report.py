@@ -73,7 +73,7 @@ def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int =
     allowed = inspect.signature(getattr(model, "sample_latents", None) or model.sample_codes).parameters
     for key in how:
         if key not in allowed:
-            raise ValueError(f"{name} takes no {key}; it takes {', '.join(k for k in allowed if k in SAMPLING)}")
+            raise ValueError(f"{name} takes no {key}; it takes {', '.join(k for k in SAMPLING if k in allowed)}")
     if "guide" in how:
         how["guide"] = hub.load(how["guide"])
         if how["guide"].input_shape != model.input_shape:

@@ -217,14 +217,13 @@ class ImageLatentData(LatentData):
     ):
         super().__init__(folder, batch_size, eval_batch_size, seed, encoder)
         self.save_hyperparameters()
-        self.images = ImageData(source or self.config["source"], self.config["image_size"], 3, cache=cache)
-
-    def prepare_data(self) -> None:
-        self.images.prepare_data()
+        self.images: ImageData | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Map the latents, read the images."""
         super().setup(stage)
+        source = self.hparams.source or self.config["source"]
+        self.images = ImageData(source, self.config["image_size"], 3, cache=self.hparams.cache)
         self.images.setup()
         for split in ("train", "test"):
             latents, labels = self.splits[split]

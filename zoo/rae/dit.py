@@ -92,6 +92,7 @@ class DiTDH(nn.Module):
         self._init()
 
     no_decay = ("y_embedder.embedding_table.weight",)
+    takes = "normalised latents"
 
     @property
     def autoencoder(self) -> nn.Module:
@@ -129,8 +130,8 @@ class DiTDH(nn.Module):
         return FlowOutput((velocity - (noise - z)).square().mean(), velocity, t)
 
     def shifted(self, t: Tensor) -> Tensor:
-        """`α t / (1 + (α - 1) t)`."""
-        return self.shift * t / (1 + (self.shift - 1) * t)
+        """`α t / (1 + (α - 1) t)`, written so that 1 stays exactly 1."""
+        return t / (t + (1 - t) / self.shift)
 
     def velocity(self, z: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """v̂ (B, C, h, w) of noisy latents (B, C, h, w) at times t (B,), for labels (B,) or any class."""

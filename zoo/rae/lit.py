@@ -113,7 +113,7 @@ class LitRAE(Averaging, Adversarial):
         if self.moments is not None and self.current_epoch == 0:
             self.moments.update(z)
         recon = model.decode_unclamped(model.add_noise(z) if model.noise else z)  # (B, 3, H, W)
-        real, fake = 2 * x - 1, 2 * recon.float() - 1
+        real, fake = 2 * x.to(recon.dtype) - 1, 2 * recon - 1
         figures = {"reconstruction": F.l1_loss(fake, real)}
         loss = figures["reconstruction"]
         if self.perceptual is not None:
@@ -145,7 +145,7 @@ class LitRAE(Averaging, Adversarial):
         return self.discriminator(adversarial.differentiable_augment(x))
 
     def _taps(self, x: Tensor) -> list[Tensor]:
-        return self.backbone().to(x.device).taps(x, self.hparams.disc_taps)
+        return self.backbone().to(x).taps(x, self.hparams.disc_taps)
 
     def _schedulers(self) -> list:
         found = self.lr_schedulers()
