@@ -211,3 +211,20 @@ def test_a_model_handed_over_in_eval_mode_trains_in_train_mode():
     trainer = L.Trainer(max_steps=1, limit_val_batches=0, logger=False, enable_checkpointing=False)
     trainer.fit(lit, RandomImages((1, 16, 16), 64, 64))
     assert seen == [True]
+
+
+@pytest.mark.parametrize("recipe", ["bilinear/smoke", "rae/ditdh_smoke"])
+@pytest.mark.parametrize(("algorithm", "function"), [("norm", "clip_grad_norm_"), ("value", "clip_grad_value_")])
+def test_gradients_are_clipped_under_mixed_precision(recipe, algorithm, function, tmp_path, monkeypatch):
+    clip, largest = getattr(torch.nn.utils, function), []
+
+    def spy(parameters, value):
+        clip(parameters, value)
+        grads = torch.stack([p.grad.norm() if algorithm == "norm" else p.grad.abs().max() for p in parameters])
+        largest.append((grads.norm() if algorithm == "norm" else grads.max()).item())
+
+    monkeypatch.setattr(torch.nn.utils, function, spy)
+    how = ["--trainer.gradient_clip_val", "0.01", "--trainer.gradient_clip_algorithm", algorithm]
+    train(tmp_path, recipe, "--trainer.precision", "bf16-mixed", "--trainer.max_epochs", "1", *how)
+    assert largest
+    assert max(largest) <= 0.0101

@@ -3,6 +3,7 @@
 import math
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torch.optim import Optimizer
@@ -65,6 +66,24 @@ def warmup_linear(
         return (lr + (min_lr - lr) * done) / lr
 
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, scale), "interval": "step"}}
+
+
+class Clipping:
+    """For a LightningModule: `Trainer(gradient_clip_val=…)` also with a fused optimiser under bf16-mixed.
+
+    Lightning refuses every fused optimiser under mixed precision, since it unscales gradients by itself. bfloat16 scales
+    none.
+    """
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        if gradient_clip_val is None or self.trainer.precision != "bf16-mixed":
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        value = gradient_clip_algorithm == "value"
+        clip = torch.nn.utils.clip_grad_value_ if value else torch.nn.utils.clip_grad_norm_
+        clip([p for group in optimizer.param_groups for p in group["params"]], gradient_clip_val)
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:

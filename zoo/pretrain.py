@@ -12,7 +12,7 @@ from zoo import adversarial, hub, optim, registry
 from zoo.metrics import knn_accuracy
 
 
-class Pretraining(L.LightningModule):
+class Pretraining(optim.Clipping, L.LightningModule):
     """What training without labels shares: a `model` with its `zoo_config`, AdamW, warm-up, cosine.
 
     Hyperparameters read here: lr, base_lr, weight_decay, betas, warmup_epochs and min_lr, of which None keeps the peak.
