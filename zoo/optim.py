@@ -69,9 +69,9 @@ def warmup_linear(
 
 
 class Clipping:
-    """For a LightningModule: `Trainer(gradient_clip_val=…)` also with a fused optimiser under bf16-mixed.
+    """For a LightningModule: the trainer's gradient_clip_val also with a fused optimiser under bf16-mixed.
 
-    Lightning refuses every fused optimiser under mixed precision, since it unscales gradients by itself. bfloat16 scales
+    Lightning refuses every fused optimiser under mixed precision, as it unscales gradients by itself. bfloat16 scales
     none.
     """
 

@@ -1,6 +1,7 @@
 """What training without labels shares, and LitMAE, which pretrains masked autoencoders of images and of video."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import lightning as L
 import torch
@@ -17,6 +18,30 @@ class Pretraining(optim.Clipping, L.LightningModule):
 
     Hyperparameters read here: lr, base_lr, weight_decay, betas, warmup_epochs and min_lr, of which None keeps the peak.
     """
+
+    @classmethod
+    def from_weights(cls, name: str, **args) -> Self:
+        """Ready to go on training from `arch.tag`, a checkpoint folder or hf://org/name; keywords as the class's."""
+        arch = hub.load(name).zoo_config["arch"]
+        return cls(arch, name.removeprefix(f"{arch}."), **args)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "test")
+
+    def log_pictures(self, name: str, draw: Callable[[], Tensor], across: int = 8) -> None:
+        """Images (B, C, H, W) in [0, 1] as a grid; they are only made where a logger takes pictures."""
+        boards = [b.experiment for b in self.loggers if hasattr(b.experiment, "add_image")]
+        if boards:
+            grid = make_grid(draw(), nrow=across)  # (C, H', W')
+            for board in boards:
+                board.add_image(name, grid, self.global_step)
+
+    def log_reconstructions(self, x: Tensor, recon: Tensor) -> None:
+        """Eight originals (B, C, H, W) above what was made of them."""
+        self.log_pictures("val/reconstruction", lambda: torch.cat([x[:8], recon[:8].clamp(0, 1).to(x)]), len(x[:8]))
 
     def on_fit_start(self) -> None:
         # Lightning keeps the mode a submodule is handed over in, and a model from zoo.load may be in eval mode.
@@ -194,12 +219,6 @@ class LitMAE(Pretraining):
             self.model.compile(fullgraph=True, dynamic=False)
         self.features: list[tuple[Tensor, Tensor]] = []
 
-    @classmethod
-    def from_weights(cls, name: str, **args) -> "LitMAE":
-        """Ready to go on training from `arch.tag`, a checkpoint folder or hf://org/name; keywords as above."""
-        arch = hub.load(name).zoo_config["arch"]
-        return cls(arch, name.removeprefix(f"{arch}."), **args)
-
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) or clips (B, F, C, H, W) in [0, 1] → tokens (B, T + N, D), nothing masked."""
         return self.model.forward_features(x)
@@ -208,12 +227,6 @@ class LitMAE(Pretraining):
         loss = self.model(batch[0]).loss
         self.log("train/loss", loss, prog_bar=True)
         return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "val")
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "test")
 
     def on_validation_epoch_end(self) -> None:
         self._probe("val")
@@ -229,7 +242,8 @@ class LitMAE(Pretraining):
             tokens = self.model.forward_features(x)[:, self.model.num_cls_tokens :]  # (B, N, D)
             self.features.append((tokens.mean(1).float(), y))  # (B, D), (B,)
         if split == "val" and batch_idx == 0:
-            self._draw(x[:8], order[:8])
+            across = getattr(self.model, "pred_frames", x.shape[1]) if x.ndim == 5 else len(x[:8])
+            self.log_pictures("val/reconstruction", lambda: self._rows(x[:8], order[:8]), across)
 
     def _order(self, x: Tensor, batch_idx: int) -> Tensor:
         # The same masks at every validation, whatever the training has drawn: losses compare.
@@ -245,17 +259,13 @@ class LitMAE(Pretraining):
             accuracy = knn_accuracy(bank, labels[::2], features[1::2], labels[1::2], min(20, len(bank)))
             self.log(f"{split}/knn", accuracy, prog_bar=True, sync_dist=True)
 
-    def _draw(self, x: Tensor, order: Tensor) -> None:
-        """Sample, masked, predicted, pasted, one below the other, where a logger takes them; a clip is a row."""
-        boards = [b.experiment for b in self.loggers if hasattr(b.experiment, "add_image")]
-        if boards:
-            pictures = [x, *(p.to(x) for p in self.model.reconstruct(x, order))]
-            if x.ndim == 5:  # of a model that predicts some frames, the others are left out
-                frames = torch.linspace(0, x.shape[1] - 1, pictures[1].shape[1]).long()
-                pictures = [p[0, frames] if p is x else p[0] for p in pictures]  # (F, C, H, W) each
-            grid = make_grid(torch.cat(pictures), nrow=len(pictures[0]))  # (C, H', W')
-            for board in boards:
-                board.add_image("val/reconstruction", grid, self.global_step)
+    def _rows(self, x: Tensor, order: Tensor) -> Tensor:
+        """Samples, masked, predicted, pasted, one below the other; of clips, the first, a frame a picture."""
+        pictures = [x, *(p.to(x) for p in self.model.reconstruct(x, order))]
+        if x.ndim == 5:  # of a model that predicts some frames, the others are left out
+            frames = torch.linspace(0, x.shape[1] - 1, pictures[1].shape[1]).long()
+            pictures = [p[0, frames] if p is x else p[0] for p in pictures]  # (F, C, H, W) each
+        return torch.cat(pictures)  # (4 B or 4 F, C, H, W)
 
 
 def _with_decoder(arch: str) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.utils import make_grid
 
 from zoo import adversarial, hub, optim
 from zoo.dcae.model import DCAEOutput, mask_channels
@@ -114,12 +113,6 @@ class LitDCAE(Adversarial):
         if compile:
             self.model.compile()
 
-    @classmethod
-    def from_weights(cls, name: str, **args) -> "LitDCAE":
-        """Ready to go on training from `arch.tag`, a checkpoint folder or hf://org/name; keywords as above."""
-        arch = hub.load(name).zoo_config["arch"]
-        return cls(arch, name.removeprefix(f"{arch}."), **args)
-
     def train(self, mode: bool = True) -> "LitDCAE":
         super().train(mode)
         for module in self.model.modules():  # frozen statistics stay as they are
@@ -174,12 +167,6 @@ class LitDCAE(Adversarial):
         head = self.model.decoder.head
         return getattr(head, "conv", head).weight
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "val")
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "test")
-
     def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> None:
         x = batch[0]
         out = self.model(x)
@@ -191,7 +178,9 @@ class LitDCAE(Adversarial):
         if split == "val":
             self.moments.update(out.latents)
             if batch_idx == 0:
-                self._draw(x[:8], out.recon[:8])
+                self.log_pictures(
+                    "val/reconstruction", lambda: torch.cat([x[:8], out.recon[:8].clamp(0, 1).to(x)]), len(x[:8])
+                )
 
     def on_validation_epoch_end(self) -> None:
         mean, std = self.moments.compute()  # (c, 1, 1) each, of all processes
@@ -199,12 +188,6 @@ class LitDCAE(Adversarial):
         if not self.trainer.sanity_checking:
             self.model.latent_mean.copy_(mean.flatten())
             self.model.latent_std.copy_(std.flatten())
-
-    def _draw(self, x: Tensor, recon: Tensor) -> None:
-        """Originals above reconstructions, where a logger takes pictures."""
-        for board in (b.experiment for b in self.loggers if hasattr(b.experiment, "add_image")):
-            grid = make_grid(torch.cat([x, recon.clamp(0, 1).to(x)]), nrow=len(x))  # (C, H', W')
-            board.add_image("val/reconstruction", grid, self.global_step)
 
     def configure_optimizers(self) -> dict | list[torch.optim.Optimizer]:
         h = self.hparams

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.utils import make_grid
 
 from zoo import adversarial, hub, optim
 from zoo.frozen import Frozen
@@ -96,12 +95,6 @@ class LitRAE(Averaging, Adversarial):
             self.model.decoder.compile()
             self.model.encoder.compile()
 
-    @classmethod
-    def from_weights(cls, name: str, **args) -> "LitRAE":
-        """Ready to go on training from `arch.tag`, a checkpoint folder or hf://org/name; keywords as above."""
-        arch = hub.load(name).zoo_config["arch"]
-        return cls(arch, name.removeprefix(f"{arch}."), **args)
-
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] → the same after the latents."""
         return self.averaged.reconstruct(x)
@@ -162,12 +155,6 @@ class LitRAE(Averaging, Adversarial):
                 model.latent_mean.copy_(mean)
                 model.latent_std.copy_(std)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "val")
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "test")
-
     def _evaluate(self, batch: tuple[Any, Tensor], batch_idx: int, split: str) -> None:
         x, z = batch[0] if isinstance(batch[0], list | tuple) else (batch[0], None)
         model = self.averaged
@@ -178,13 +165,7 @@ class LitRAE(Averaging, Adversarial):
             figures["perceptual"] = self.perceptual(2 * recon.clamp(0, 1) - 1, 2 * x - 1)
         self.log_dict({f"{split}/{k}": v for k, v in figures.items()}, batch_size=len(x), sync_dist=True)
         if split == "val" and batch_idx == 0:
-            self._draw(x[:8], recon[:8])
-
-    def _draw(self, x: Tensor, recon: Tensor) -> None:
-        """Originals above reconstructions, where a logger takes pictures."""
-        for board in (b.experiment for b in self.loggers if hasattr(b.experiment, "add_image")):
-            grid = make_grid(torch.cat([x, recon.clamp(0, 1).to(x)]), nrow=len(x))  # (C, H', W')
-            board.add_image("val/reconstruction", grid, self.global_step)
+            self.log_reconstructions(x, recon)
 
     def configure_optimizers(self) -> tuple[list, list]:
         h = self.hparams
@@ -283,12 +264,6 @@ class LitDiT(Averaging):
         super().optimizer_step(*args, **kwargs)
         self.update_average()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "val")
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "test")
-
     def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> None:
         """The loss at the same times and noises at every validation, so that losses compare."""
         z, y = batch
@@ -299,12 +274,10 @@ class LitDiT(Averaging):
 
     def on_validation_epoch_end(self) -> None:
         """Samples, where a logger takes pictures."""
-        for board in (b.experiment for b in self.loggers if hasattr(b.experiment, "add_image")):
-            labels = torch.arange(16, device=self.device) % max(1, self.hparams.num_classes)
-            labels = labels if self.hparams.num_classes else labels - 1
-            generator = torch.Generator(self.device).manual_seed(0)
-            images = self.averaged.sample(labels, steps=25, generator=generator)  # (16, 3, H, W)
-            board.add_image("val/samples", make_grid(images, nrow=8), self.global_step)
+        labels = torch.arange(16, device=self.device) % max(1, self.hparams.num_classes)
+        labels = labels if self.hparams.num_classes else labels - 1
+        generator = torch.Generator(self.device).manual_seed(0)
+        self.log_pictures("val/samples", lambda: self.averaged.sample(labels, steps=25, generator=generator))
 
     def configure_optimizers(self) -> dict:
         h = self.hparams

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.utils import make_grid
 
 from zoo import adversarial, hub, optim
 from zoo.infomec import infomec
@@ -61,12 +60,6 @@ class LitVQ(Pretraining):
         if compile:
             self.model.compile()
 
-    @classmethod
-    def from_weights(cls, name: str, **args) -> "LitVQ":
-        """Ready to go on training from `arch.tag`, a checkpoint folder or hf://org/name; keywords as above."""
-        arch = hub.load(name).zoo_config["arch"]
-        return cls(arch, name.removeprefix(f"{arch}."), **args)
-
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] → the same after the bottleneck."""
         return self.model.reconstruct(x)
@@ -78,12 +71,6 @@ class LitVQ(Pretraining):
         self.log_dict({f"train/{k}": v for k, v in (out.losses | out.stats).items()})
         self.log("train/loss", out.loss, prog_bar=True)
         return out.loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "val")
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "test")
 
     def on_validation_epoch_end(self) -> None:
         self._summarise("val")
@@ -104,7 +91,9 @@ class LitVQ(Pretraining):
         if y.ndim == 2 and sum(len(f) for _, f in self.latents) < self.hparams.infomec_images:
             self.latents.append((out.indices if out.indices.numel() else self.model.forward_features(x).float(), y))
         if split == "val" and batch_idx == 0:
-            self._draw(x[:8], out.recon[:8])
+            self.log_pictures(
+                "val/reconstruction", lambda: torch.cat([x[:8], out.recon[:8].clamp(0, 1).to(x)]), len(x[:8])
+            )
 
     def _summarise(self, split: str) -> None:
         if self.usage is not None:
@@ -116,12 +105,6 @@ class LitVQ(Pretraining):
             scores = infomec(latents, factors, discrete=not latents.is_floating_point())
             for name in ("infom", "infoe", "infoc"):
                 self.log(f"{split}/{name}", getattr(scores, name), prog_bar=True, sync_dist=True)
-
-    def _draw(self, x: Tensor, recon: Tensor) -> None:
-        """Originals above reconstructions, where a logger takes pictures."""
-        for board in (b.experiment for b in self.loggers if hasattr(b.experiment, "add_image")):
-            grid = make_grid(torch.cat([x, recon.clamp(0, 1).to(x)]), nrow=len(x))  # (C, H', W')
-            board.add_image("val/reconstruction", grid, self.global_step)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.hparams.clip is not None:
@@ -286,26 +269,17 @@ class LitPrior(Pretraining):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "test")
-
     def _loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
         codes = self.model.encode(x)  # (B, h, w)
         return self.model(codes, y if self.hparams.num_classes else None).loss
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> None:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> None:
         """Nats a code, given the class."""
         self.log(f"{split}/loss", self._loss(batch), batch_size=len(batch[0]), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Samples, where a logger takes pictures."""
-        boards = [b.experiment for b in self.loggers if hasattr(b.experiment, "add_image")]
-        if boards:
-            labels = torch.arange(16, device=self.device) % max(1, self.hparams.num_classes)
-            grid = make_grid(self.model.sample(labels if self.hparams.num_classes else labels - 1), nrow=8)
-            for board in boards:
-                board.add_image("val/samples", grid, self.global_step)
+        labels = torch.arange(16, device=self.device) % max(1, self.hparams.num_classes)
+        labels = labels if self.hparams.num_classes else labels - 1
+        self.log_pictures("val/samples", lambda: self.model.sample(labels))
