@@ -295,6 +295,21 @@ def test_velocities_are_the_authors():
     )
 
 
+def test_norms_of_queries_and_keys_bound_the_scores():
+    model = flow(qk_norm=True)
+    attention = model.blocks[0].attn
+    for norm in (attention.q_norm, attention.k_norm):
+        nn.init.ones_(norm.weight)
+    with torch.no_grad():
+        attention.qkv.weight[:64] *= 100  # queries and keys: their size is gone after the norms
+        large = model.velocity(noise(), torch.tensor([0.2, 0.9], dtype=torch.double))
+        attention.qkv.weight[:64] /= 50
+        attention.qkv.bias[:64] /= 50
+        torch.testing.assert_close(
+            model.velocity(noise(), torch.tensor([0.2, 0.9], dtype=torch.double)), large, rtol=0, atol=1e-3
+        )
+
+
 def test_the_shift_follows_the_values_of_a_latent():
     with torch.device("meta"):
         assert zoo.create("ditdh_s").shift == pytest.approx(6.928, abs=1e-3)

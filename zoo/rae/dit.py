@@ -41,6 +41,7 @@ class DiTDH(nn.Module):
         num_classes: labels; one more stands for any class.
         dim, depth, heads: of the deep part and of the head, two each; equal widths are a plain DiT.
         mlp_ratio: of SwiGLU, whose hidden width is `⌊2/3 mlp_ratio D⌋`.
+        qk_norm: RMS norms on queries and keys (Dehghani et al. 2023); the released weights have none.
         label_drop: share of the labels that training hides, so that guidance has something to guide away from.
         time: of training, before the shift: "logit_normal" or "uniform".
         shift: α of `t' = α t / (1 + (α - 1) t)`, of training and of sampling: more values a latent need more noise
@@ -61,6 +62,7 @@ class DiTDH(nn.Module):
         depth: Sequence[int] = (28, 2),
         heads: Sequence[int] = (16, 16),
         mlp_ratio: float = 4.0,
+        qk_norm: bool = False,
         label_drop: float = 0.1,
         time: str = "logit_normal",
         shift: float | None = None,
@@ -84,7 +86,7 @@ class DiTDH(nn.Module):
         self.y_embedder.embedding_table = nn.Embedding(num_classes + 1, deep)  # the last row stands for any class
         self.register_buffer("pos_embed", sincos(deep, grid, grid)[None])  # (1, N, D)
         self.blocks = nn.ModuleList(
-            LightningBlock(d, n, mlp_ratio) for d, n, count in zip(dim, heads, depth) for _ in range(count)
+            LightningBlock(d, n, mlp_ratio, qk_norm) for d, n, count in zip(dim, heads, depth) for _ in range(count)
         )
         self.final_layer = FinalLayer(wide, latent_channels)
         for name, d, n in zip(("deep", "wide"), dim, heads):
@@ -282,10 +284,10 @@ class TimeEmbedder(nn.Module):
 class LightningBlock(nn.Module):
     """A block of LightningDiT (Yao et al. 2025, §4.1): RMS norms, rotary attention, SwiGLU, adaptive and gated."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float):
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, qk_norm: bool = False):
         super().__init__()
         self.norm1, self.norm2 = RMSNorm(dim), RMSNorm(dim)
-        self.attn, self.mlp = RotaryAttention(dim, heads), SwiGLU(dim, int(2 / 3 * int(dim * mlp_ratio)))
+        self.attn, self.mlp = RotaryAttention(dim, heads, qk_norm), SwiGLU(dim, int(2 / 3 * int(dim * mlp_ratio)))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
 
     def forward(self, x: Tensor, c: Tensor, table: Tensor) -> Tensor:
@@ -321,16 +323,17 @@ class RMSNorm(nn.Module):
 
 
 class RotaryAttention(nn.Module):
-    """Self-attention whose queries and keys are turned by their place."""
+    """Self-attention whose queries and keys are turned by their place, after norms of their own where asked."""
 
-    def __init__(self, dim: int, heads: int):
+    def __init__(self, dim: int, heads: int, qk_norm: bool = False):
         super().__init__()
         self.heads, self.qkv, self.proj = heads, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.q_norm, self.k_norm = (RMSNorm(dim // heads) if qk_norm else nn.Identity() for _ in "qk")
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         b, n, d = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, N, D/heads) each
-        q, k = (turned(each, table).to(v.dtype) for each in (q, k))
+        q, k = (turned(each, table).to(v.dtype) for each in (self.q_norm(q), self.k_norm(k)))
         x = attend(q, k, v)  # (B, heads, N, D/heads)
         return self.proj(x.transpose(1, 2).reshape(b, n, d))  # (B, N, D)
 

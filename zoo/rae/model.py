@@ -80,7 +80,8 @@ class RAE(nn.Module):
         shape = (latent_channels, grid, grid) if per_position else (latent_channels, 1, 1)
         self.register_buffer("latent_mean", torch.zeros(shape))
         self.register_buffer("latent_std", torch.ones(shape))
-        for name, value in (("mean", mean), ("std", std)):
+        self._pixels = {"mean": mean, "std": std}
+        for name, value in self._pixels.items():
             self.register_buffer(name, torch.tensor(value).reshape(-1, 1, 1))  # (3, 1, 1)
 
     @property
@@ -107,7 +108,10 @@ class RAE(nn.Module):
         return self._encoder().to(self.latent_mean)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Positions are computed; an encoder that came along in a foreign file is put in its place, every tensor."""
+        """Adds what follows from the arguments: positions, and pixels' mean and deviation where a file has none.
+
+        An encoder that came along in a foreign file is put in its place, every tensor of it.
+        """
         given = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
         if given:
             from zoo.rae.encoder import from_tensors
@@ -115,6 +119,8 @@ class RAE(nn.Module):
             self._encoder.network = from_tensors(self._encoder.name, given, self.encoder_size, self.layers)
             _check_encoder(self, self._encoder.network)
         state.setdefault("decoder.pos_embed", positions(self.decoder.embed.out_features, self.grid))
+        for name, value in self._pixels.items():
+            state.setdefault(name, torch.tensor(value).reshape(-1, 1, 1))
         return {k: v for k, v in state.items() if not k.startswith("encoder.")}
 
     def forward(self, x: Tensor) -> RAEOutput:

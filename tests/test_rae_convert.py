@@ -1,0 +1,140 @@
+"""RAEs of other houses: the authors' decoder and statistics, diffusers' folder, both spellings of an encoder inside."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import zoo
+from zoo import foreign, hub, registry
+from zoo.rae import encoder as encoders
+from zoo.rae.model import RAE
+
+ENCODER = "timm:vit_small_patch14_reg4_dinov2.lvd142m"
+ARGS = {"encoder": ENCODER, "latent_channels": 384, "dim": 32, "depth": 2, "heads": 2, "hidden": 64}
+AUTHORS = [
+    (r"^decoder\.embed\.", "decoder_embed."),
+    (r"^decoder\.cls_token$", "trainable_cls_token"),
+    (r"^decoder\.blocks\.", "decoder_layers."),
+    (r"\.attn\.([qkv])\.", lambda m: f".attention.attention.{ {'q': 'query', 'k': 'key', 'v': 'value'}[m[1]] }."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+    (r"^decoder\.norm\.", "decoder_norm."),
+    (r"^decoder\.head\.", "decoder_pred."),
+]
+OLD = [(r"\.attn\.([qkv])\.", AUTHORS[3][1]), (r"\.attn\.proj\.", ".attention.output.dense.")]
+NEW = [(r"\.attn\.([qkv])\.", r".attention.\1_proj."), (r"\.attn\.proj\.", ".attention.o_proj.")]
+
+
+def ours() -> RAE:
+    torch.manual_seed(0)
+    model = zoo.create("rae_vit_xl", **ARGS)
+    model.latent_mean.normal_()
+    model.latent_std.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+def split(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Packed queries, keys and values one by one."""
+    parts = {}
+    for name, tensor in state.items():
+        if ".attn.qkv." in name:
+            parts |= {name.replace("qkv", p): t for p, t in zip("qkv", tensor.chunk(3))}
+        else:
+            parts[name] = tensor
+    return parts
+
+
+def renamed(state: dict[str, torch.Tensor], rules: list) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, tensor in state.items():
+        for pattern, new in rules:
+            name = re.sub(pattern, new, name)
+        found[name] = tensor.contiguous()
+    return found
+
+
+def authors(model: RAE) -> dict[str, torch.Tensor]:
+    state = {k: v for k, v in model.state_dict().items() if k.startswith("decoder.") and "pos_embed" not in k}
+    return renamed(split(state), AUTHORS) | {"decoder_pos_embed": torch.zeros(1, 257, 32)}
+
+
+def statistics(model: RAE) -> dict[str, torch.Tensor]:
+    return {"mean": model.latent_mean, "var": model.latent_std.square() - 1e-5}
+
+
+def same(a: RAE, b: RAE, but: tuple[str, ...] = ()) -> None:
+    for name, tensor in a.state_dict().items():
+        if name not in but:
+            torch.testing.assert_close(b.state_dict()[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_the_authors_decoder_with_its_statistics():
+    model = ours()
+    found = foreign.convert(authors(model) | statistics(model), "rae_vit_xl", encoder=ENCODER, heads=2)
+    same(model, found)
+    assert found.measured
+
+
+def test_a_trainers_average_is_preferred_and_prefixes_fall():
+    model = ours()
+    state = {f"module.{k}": v for k, v in authors(model).items()}
+    wrapped = {"model": {k: torch.zeros_like(v) for k, v in state.items()}, "ema": state}
+    found = foreign.convert(wrapped, "rae_vit_xl", encoder=ENCODER, heads=2)
+    same(model, found, ("latent_mean", "latent_std"))
+    assert not found.measured
+
+
+@pytest.mark.parametrize("spelling", ["old", "new"])
+def test_an_encoder_inside_is_taken_in_either_spelling(spelling):
+    model, vit = ours(), encoders.create_timm(ENCODER, 224)
+    torch.nn.init.normal_(vit.cls_token)
+    state = {k: v for k, v in vit.state_dict().items() if not k.startswith("norm.")}
+    prefix = "encoder.encoder.layer." if spelling == "old" else "encoder.layer."
+    rules = OLD if spelling == "old" else NEW
+    rules = [
+        (r"^blocks\.", prefix),
+        *rules,
+        (r"\.ls(\d)\.gamma$", r".layer_scale\1.lambda1"),
+        (r"^patch_embed\.proj\.", "encoder.embeddings.patch_embeddings.projection."),
+        (r"^cls_token$", "encoder.embeddings.cls_token"),
+        (r"^reg_token$", "encoder.embeddings.register_tokens"),
+    ]
+    table = state.pop("pos_embed")
+    inside = renamed(split(state), rules)
+    inside["encoder.embeddings.position_embeddings"] = torch.cat([torch.zeros(1, 1, 384), table], 1)
+    inside["encoder.embeddings.mask_token"] = torch.zeros(1, 384)
+    bundle = {f"decoder.{k}": v for k, v in authors(model).items()} | inside
+    bundle |= {"_latents_mean": model.latent_mean, "_latents_std": model.latent_std - 1e-5}
+    bundle |= {"encoder_mean": model.mean[None], "encoder_std": model.std[None]}
+    found = foreign.convert(bundle, "rae_vit_xl", encoder=ENCODER, heads=2)
+    same(model, found)
+    own = found.encoder.vit.state_dict()
+    assert all(torch.equal(own[k], v) for k, v in vit.state_dict().items())
+    del bundle[next(k for k in bundle if "layer_scale1" in k)]
+    with pytest.raises(ValueError, match=r"1 tensors differ, blocks\.0\.ls1\.gamma first"):
+        foreign.convert(bundle, "rae_vit_xl", encoder=ENCODER, heads=2)
+
+
+def test_a_record_joins_the_statistics_beside_its_decoder(tmp_path, monkeypatch):
+    model = ours()
+    save_file(authors(model), tmp_path / "decoder.safetensors")
+    save_file({k: v.contiguous() for k, v in statistics(model).items()}, tmp_path / "stat.safetensors")
+    name = "rae_vit_xl.dinov2_base"
+    record = registry.records()[name]
+    local = {"file": "decoder.safetensors", "beside": "stat.safetensors", "args": ARGS}
+    changed = type(record)(**vars(record) | local)
+    monkeypatch.setattr(registry, "weights_info", lambda name: changed)
+    monkeypatch.setattr(hub, "_download", lambda repo, file, revision: tmp_path / file)
+    same(model, zoo.load(name))
+
+
+def test_a_cut_file_is_refused():
+    state = authors(ours())
+    del state["decoder_layers.1.attention.attention.key.weight"]
+    with pytest.raises(ValueError, match="no key or value beside it"):
+        foreign.convert(state, "rae_vit_xl", encoder=ENCODER, heads=2)
