@@ -373,6 +373,23 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(cached):
         L.Trainer(max_steps=1, accelerator="cpu", **QUIET).fit(lit, LatentData(folder))
 
 
+def test_gradient_checkpointing_gives_the_same_gradients():
+    labels = torch.tensor([1, 2])
+    t = torch.tensor([0.2, 0.9], dtype=torch.double)
+    kept, made, z = flow(), flow(), narrow().encode(images(2))
+    made.grad_checkpointing = True
+    decoders = narrow(depth=2), narrow(depth=2)
+    decoders[1].grad_checkpointing = True
+    for pair, pass_ in (
+        ((kept, made), lambda m: m.velocity(noise(), t, labels)),
+        (decoders, lambda m: m.decode_unclamped(z)),
+    ):
+        for model in pair:
+            pass_(model).square().sum().backward()
+        for a, b in zip(*(m.parameters() for m in pair)):
+            torch.testing.assert_close(a.grad, b.grad)
+
+
 def test_released_files_load_as_they_are_named():
     model = zoo.create("ditdh_s", grid=4, depth=[1, 1])
     state = {f"module.{k}": v for k, v in model.state_dict().items() if k != "pos_embed"}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 def check_images(x: Tensor, channels: int, height: int, width: int, values: bool = True) -> None:
@@ -181,6 +182,11 @@ class Block(nn.Module):
             return x
         keep = 1 - self.drop_path
         return x * (torch.rand(len(x), 1, 1, device=x.device) < keep).to(x.dtype) / keep
+
+
+def recompute(block: nn.Module, *inputs: Tensor) -> Tensor:
+    """`block(*inputs)`, whose activations are made again in the backward pass, not kept (Chen et al. 2016)."""
+    return checkpoint(block, *inputs, use_reentrant=False) if torch.is_grad_enabled() else block(*inputs)
 
 
 def patchify(x: Tensor, p: int) -> Tensor:

@@ -13,9 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from zoo.layers import check_images, sides
+from zoo.layers import check_images, recompute, sides
 from zoo.tiles import tiled
 
 SHORTCUTS = ("grouped", "isotropic", "none")
@@ -566,10 +565,7 @@ def _turn(moved: Tensor) -> Tensor:
 
 def _through(blocks: nn.ModuleList, x: Tensor, grad_checkpointing: bool) -> Tensor:
     for block in blocks:
-        if grad_checkpointing and torch.is_grad_enabled():
-            x = checkpoint(block, x, use_reentrant=False)
-        else:
-            x = block(x)
+        x = recompute(block, x) if grad_checkpointing else block(x)
     return x
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.frozen import Frozen
-from zoo.layers import attend, sincos
+from zoo.layers import attend, recompute, sincos
 
 SOLVERS = ("euler", "heun")
 TIMES = ("logit_normal", "uniform")
@@ -89,6 +89,7 @@ class DiTDH(nn.Module):
             LightningBlock(d, n, mlp_ratio, qk_norm) for d, n, count in zip(dim, heads, depth) for _ in range(count)
         )
         self.final_layer = FinalLayer(wide, latent_channels)
+        self.grad_checkpointing = False  # keep no activations inside blocks
         for name, d, n in zip(("deep", "wide"), dim, heads):
             self.register_buffer(f"rotary_{name}", rotary(d // n, grid), persistent=False)  # (2, N, D/heads/2)
         self._init()
@@ -148,11 +149,11 @@ class DiTDH(nn.Module):
         c = F.silu(F.silu(t + y))[:, None]  # (B, 1, D)
         s = self.s_embedder(z) + self.pos_embed  # (B, N, D)
         for block in self.blocks[: self.split]:
-            s = block(s, c, self.rotary_deep)  # (B, N, D)
+            s = self._through(block, s, c, self.rotary_deep)  # (B, N, D)
         s = F.silu(self.s_projector(F.silu(t[:, None] + s)))  # (B, N, wide D)
         x = self.x_embedder(z).to(z.dtype)  # (B, N, wide D)
         for block in self.blocks[self.split :]:
-            x = block(x, s, self.rotary_wide)  # (B, N, wide D)
+            x = self._through(block, x, s, self.rotary_wide)  # (B, N, wide D)
         return self.final_layer(x, s).mT.reshape(z.shape).to(z.dtype)  # (B, C, h, w)
 
     def forward_features(self, z: Tensor) -> Tensor:
@@ -237,6 +238,9 @@ class DiTDH(nn.Module):
         finally:
             self.train(training)
         return z
+
+    def _through(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        return recompute(block, *inputs) if self.grad_checkpointing else block(*inputs)
 
     def _dropped(self, labels: Tensor | None, z: Tensor) -> Tensor | None:
         if labels is None or not self.training:

@@ -45,6 +45,7 @@ class LitRAE(Averaging, Adversarial):
         disc_taps: after which of its blocks, besides the last.
         ema: decay of the moving average of the decoder; 0 is off.
         accumulate: batches of an optimiser step.
+        grad_checkpointing: keep no activations inside blocks.
         compile: let torch compile encoder and decoder.
 
     Raises:
@@ -74,6 +75,7 @@ class LitRAE(Averaging, Adversarial):
         disc_taps: Sequence[int] = (2, 5, 8, 11),
         ema: float = 0.9978,
         accumulate: int = 1,
+        grad_checkpointing: bool = False,
         compile: bool = False,
     ):
         super().__init__()
@@ -83,6 +85,7 @@ class LitRAE(Averaging, Adversarial):
         if weights is None:
             told = hub.fingerprint(self.model.encoder.vit)[:16]
             self.model.zoo_config["args"].setdefault("encoder_hash", told)
+        self.model.grad_checkpointing = grad_checkpointing
         self.perceptual = adversarial.Perceptual() if perceptual_weight else None
         self.discriminator = None
         if disc_weight:
@@ -198,6 +201,7 @@ class LitDiT(Averaging):
         decay_epoch: when the step size begins to fall; None keeps it.
         min_lr: where it ends.
         ema: decay of the moving average, which is what draws; 0 is off.
+        grad_checkpointing: keep no activations inside blocks.
         compile: let torch compile the model.
 
     Raises:
@@ -220,6 +224,7 @@ class LitDiT(Averaging):
         decay_epoch: float | None = None,
         min_lr: float = 0.0,
         ema: float = 0.9995,
+        grad_checkpointing: bool = False,
         compile: bool = False,
     ):
         super().__init__()
@@ -234,6 +239,7 @@ class LitDiT(Averaging):
         else:
             self.model = hub.create(arch, weights, autoencoder=autoencoder, **dict(arch_args or {}))
         self.model.autoencoder  # noqa: B018, refuses another one than the weights were trained with
+        self.model.grad_checkpointing = grad_checkpointing
         self.keep_average()
         if compile:
             self.model.compile()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.frozen import Frozen
-from zoo.layers import Block, check_images, sincos, unpatchify
+from zoo.layers import Block, check_images, recompute, sincos, unpatchify
 from zoo.rae.dit import DiTDH
 
 NOISES = ("uniform", "normal")
@@ -87,6 +87,15 @@ class RAE(nn.Module):
     @property
     def latent_channels(self) -> int:
         return len(self.latent_mean)
+
+    @property
+    def grad_checkpointing(self) -> bool:
+        """Keep no activations inside the decoder's blocks."""
+        return self.decoder.grad_checkpointing
+
+    @grad_checkpointing.setter
+    def grad_checkpointing(self, on: bool) -> None:
+        self.decoder.grad_checkpointing = on
 
     @property
     def measured(self) -> bool:
@@ -182,6 +191,7 @@ class Decoder(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.register_buffer("pos_embed", positions(dim, grid))  # (1, 1 + N, D)
         self.blocks = nn.ModuleList(Block(dim, heads, hidden / dim, eps=1e-12) for _ in range(depth))
+        self.grad_checkpointing = False
         self.norm = nn.LayerNorm(dim, 1e-12)
         self.head = nn.Linear(dim, 3 * patch_size**2)
         self.apply(_init)
@@ -191,7 +201,7 @@ class Decoder(nn.Module):
         x = self.embed(z.flatten(2).mT)  # (B, N, D)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed  # (B, 1 + N, D)
         for block in self.blocks:
-            x = block(x)  # (B, 1 + N, D)
+            x = recompute(block, x) if self.grad_checkpointing else block(x)  # (B, 1 + N, D)
         x = self.head(self.norm(x))[:, 1:]  # (B, N, 3P²)
         return unpatchify(x, self.patch_size, h * self.patch_size, w * self.patch_size)  # (B, 3, H, W)
 
