@@ -228,3 +228,36 @@ def test_gradients_are_clipped_under_mixed_precision(recipe, algorithm, function
     train(tmp_path, recipe, "--trainer.precision", "bf16-mixed", "--trainer.max_epochs", "1", *how)
     assert largest
     assert max(largest) <= 0.0101
+
+
+def test_a_loss_that_is_not_finite_names_the_batch_and_the_last_checkpoint(tmp_path, capsys, monkeypatch):
+    from zoo.classify import LitClassifier
+    from zoo.data.images import Batches
+
+    step, seen = LitClassifier.training_step, []
+
+    def broken(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        return loss * float("nan") if self.current_epoch == 1 and batch_idx == 3 else loss
+
+    iterate = Batches.__iter__
+
+    def spy(self):
+        for x, y, stamp in iterate(self):
+            seen.append((self.epoch, self.shuffle, y))
+            yield x, y, stamp
+
+    monkeypatch.setattr(LitClassifier, "training_step", broken)
+    monkeypatch.setattr(Batches, "__iter__", spy)
+    with pytest.raises(ValueError, match="the loss is nan at step") as raised:
+        train(tmp_path, "bilinear/finetune", "--trainer.max_epochs", "2", "--data.batch_size", "200")
+    said = str(raised.value)
+    assert "batch 3 of epoch 1, images [" in said
+    assert (next(tmp_path.glob("*/*")) / "checkpoints").as_posix() in said
+    named = json.loads("[" + said.partition("images [")[2].partition("]")[0] + "]")
+    labels = [y for epoch, shuffle, y in seen if shuffle and epoch == 1][3]
+    from zoo.data.images import ImageData
+
+    data = ImageData("samples/mnist")
+    data.setup()
+    assert torch.equal(data.splits["train"][1][named], labels)

@@ -5,7 +5,7 @@ import math
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -68,12 +68,27 @@ def warmup_linear(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, scale), "interval": "step"}}
 
 
-class Clipping:
-    """For a LightningModule: the trainer's gradient_clip_val also with a fused optimiser under bf16-mixed.
+class Guarded:
+    """For a LightningModule: a loss that is not finite stops before anything is learned from it, and says where.
 
-    Lightning refuses every fused optimiser under mixed precision, as it unscales gradients by itself. bfloat16 scales
-    none.
+    And the trainer's gradient_clip_val works under bf16-mixed: there Lightning refuses every fused optimiser, as those
+    unscale gradients by themselves. bfloat16 scales none.
     """
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        if loss.isfinite().all():
+            return
+        trainer = self.trainer
+        batch, loader = trainer.fit_loop.batch_idx, trainer.train_dataloader
+        images = f", images {loader.indices(batch)}" if hasattr(loader, "indices") else ""
+        kept = [c.last_model_path or c.best_model_path for c in trainer.checkpoint_callbacks]
+        kept = next((path for path in kept if path), "")
+        raise ValueError(
+            f"the loss is {loss.detach().flatten()[0].item()} at step {trainer.global_step}, batch {batch} of epoch "
+            f"{trainer.current_epoch}{images}: nothing was learned from it. "
+            + (f"The last checkpoint is {kept}. " if kept else "")
+            + "Lower the learning rate, clip gradients, or train in float32"
+        )
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

@@ -13,7 +13,7 @@ from zoo import adversarial, hub, optim, registry
 from zoo.metrics import knn_accuracy
 
 
-class Pretraining(optim.Clipping, L.LightningModule):
+class Pretraining(optim.Guarded, L.LightningModule):
     """What training without labels shares: a `model` with its `zoo_config`, AdamW, warm-up, cosine.
 
     Hyperparameters read here: lr, base_lr, weight_decay, betas, warmup_epochs and min_lr, of which None keeps the peak.
@@ -46,14 +46,6 @@ class Pretraining(optim.Clipping, L.LightningModule):
     def on_fit_start(self) -> None:
         # Lightning keeps the mode a submodule is handed over in, and a model from zoo.load may be in eval mode.
         self.train()
-
-    def on_before_backward(self, loss: Tensor) -> None:
-        if not loss.isfinite():
-            raise ValueError(
-                f"the loss is {loss.item()} at step {self.trainer.global_step}, batch "
-                f"{self.trainer.fit_loop.batch_idx} of epoch {self.current_epoch}: nothing was learned from it; "
-                "`zoo fit --resume RUN` goes on from the last checkpoint, with a lower learning rate or in float32"
-            )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         # All that export needs to build the model again.

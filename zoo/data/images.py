@@ -320,6 +320,10 @@ class Batches:
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
+    def indices(self, step: int) -> list[int]:
+        """Which samples of the split the step's batch holds."""
+        return self._order(self.epoch)[step * self.batch_size : (step + 1) * self.batch_size].tolist()
+
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "done": self.done}
 
