@@ -126,17 +126,17 @@ def peak(arch: str, way: str, size: int) -> int:
     with torch.no_grad():
         model.decode(torch.zeros(1, model.latent_channels, 2, 2))
         Path("/proc/self/clear_refs").write_text("5")  # the high water falls to what is held
-        before = _high_water()
+        before = high_water()
         z = torch.randn(1, model.latent_channels, size // model.factor, size // model.factor)
         if way == "tiled":
             tile = 256 // model.factor
             model.decode_tiled(z, tile, tile // 4)
         else:
             model.decode(z)
-    return _high_water() - before
+    return high_water() - before
 
 
-def _high_water() -> int:
+def high_water() -> int:
     return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 

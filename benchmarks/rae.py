@@ -6,12 +6,17 @@ DiT^DH's step on cached latents against one that encodes its images. Equal outpu
 """
 
 import argparse
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks import harness
+from benchmarks.dcae import high_water
 from zoo import adversarial, foreign, hub
 from zoo.rae import encoder as encoders
 from zoo.rae.model import RAE
@@ -158,6 +163,36 @@ def race(row: str, what: str, setting: str, args: argparse.Namespace) -> dict:
     return harness.compare(f"{what}, RAE {row}, {setting}", mine, other, args.repeats, **facts)
 
 
+# On a CPU the peak is a process's, so each side gets its own.
+CHILD = "from benchmarks import rae as r; print(r.peak({!r}, {!r}, {}, {}))"
+
+
+def peak(row: str, what: str, side: int, batch: int) -> int:
+    """Bytes that a call adds to what this process holds, at most (Linux); side 0 is ours, 1 theirs."""
+    x = torch.rand(batch, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    call = works(row, what, x, compiled=False, device="cpu")[side]
+    with torch.set_grad_enabled(what != "encode and decode"):
+        call()
+        Path("/proc/self/clear_refs").write_text("5")  # the high water falls to what is held
+        before = high_water()
+        call()
+    return high_water() - before
+
+
+def memory(row: str, what: str, args: argparse.Namespace) -> list[float]:
+    """GB of ours and theirs."""
+    batch, found = args.batch or ROWS[row][3], []
+    freed = {
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+    }  # what is freed is given back at once
+    for side in (0, 1):
+        child = [sys.executable, "-c", CHILD.format(row, what, side, batch)]
+        done = subprocess.run(child, capture_output=True, text=True, check=True, env=os.environ | freed)
+        found.append(int(done.stdout.splitlines()[-1]) / 1e9)
+    return found
+
+
 def main(argv: list[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", nargs="+", default=["tiny"], choices=ROWS)
@@ -176,6 +211,9 @@ def main(argv: list[str] | None = None) -> list[dict]:
                 results.append(race(row, what, setting, args))
                 r = results[-1]
                 print(f"{r['name']}: {r['ours']:.2f} and {r['theirs']:.2f} images/s, {r['ratio']:.2f}", flush=True)
+            if args.device == "cpu":
+                mine, other = memory(row, what, args)
+                print(f"{what}, RAE {row}: peak memory {mine:.2f} and {other:.2f} GB", flush=True)
     return results
 
 

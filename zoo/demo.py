@@ -12,6 +12,13 @@ from zoo import hub, report
 
 NAME, RECIPE = "bilinear_d256.mnist", "bilinear/finetune"
 PRETRAINED, TRANSFER = "mae_vit_tiny.tiny_imagenet", "mae/cifar10_transfer"
+OTHERS = (  # what is measured of it, name, figure, unit
+    ("linear probe of clips", "videomae_vit_tiny.sprites", "linear", "%"),
+    ("digits through codes", "vqvae_conv_small.mnist", "psnr", "dB"),
+    ("sprites through 256 floats", "dcae_tiny_f8c4.tiny_imagenet", "psnr", "dB"),
+    ("sprites through tokens", "rae_mae_vit_tiny.tiny_imagenet", "psnr", "dB"),
+)
+GENERATOR = "ditdh_tiny.tiny_imagenet"
 
 
 def main(out: Path, repository: Path) -> int:
@@ -57,12 +64,21 @@ def main(out: Path, repository: Path) -> int:
         run = _fit(out / "runs" / ("scratch" if weights else "transfer"), TRANSFER, *sprites, *weights)
         _row(table, f"{what}, 5 epochs, held-out characters", report.evaluate(str(run)))
     table.append(("both", f"{time.perf_counter() - start:.0f} s"))
-    pictures = f"{picture}, {report.show(PRETRAINED, [], out / 'mae.png')}"
+    pictures = [picture, report.show(PRETRAINED, [], out / "mae.png")]
+
+    _say("One checkpoint of each other family, on pictures that ship")
+    for what, name, key, unit in OTHERS:
+        figures = report.evaluate(name)
+        value = 100 * figures[key] if unit == "%" else figures[key]
+        table.append((f"{what}, {name}", f"{value:.1f} {unit}"))
+        pictures.append(report.show(name, [], out / f"{name.partition('_')[0]}.png"))
+    drawn = ("3", "23", "76", "any")
+    pictures.append(report.draw(GENERATOR, out / "samples.png", list(drawn), each=6, steps=25, guidance=2.0))
 
     print("\n" + "-" * 88)
     for what, measured in table:
         print(f"{what:<48} {measured}")
-    print(f"{'pictures':<48} {pictures}")
+    print(f"{'pictures':<48} {', '.join(map(str, pictures))}")
     print(f"{'checkpoint folder, ready for zoo push':<48} {folder}")
     return 0
 

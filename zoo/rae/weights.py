@@ -1,5 +1,6 @@
 """The facts of the representation autoencoders: sizes, checkpoints of our own, the authors' files."""
 
+from zoo.rae.classes import TINY_IMAGENET
 from zoo.registry import Metric, Weights
 
 TITLE = "Representation autoencoders"
@@ -194,6 +195,28 @@ OWN = [
         commit="f3ae755cbdd8b407108d8a3d23ce1b7118ca3b1f",
         golden=(0.29223, 1.0182, 0.99751, 0.9865, 0.78731, 0.69596, 0.6134, 0.69368),
         notes="3 epochs of 64, L1 alone, noise τ 0.5, average of the weights. Stored as float16.",
+    ),
+    _own(
+        "ditdh_tiny.tiny_imagenet",
+        "rae/tiny_imagenet_ditdh_cpu",
+        "49fb85d3f41b686d23fe2087c074af1c94bf9ef57bfe130f2e2dd5a53d86c451",
+        10_328_288,
+        (Metric("loss", 0.5047, "", JPEG, "flow matching, mean (v̂ - v)² over normalised latents; `zoo fit`'s test"),),
+        args={
+            "latent_channels": 192,
+            "grid": 8,
+            "num_classes": 200,
+            "autoencoder": "rae_mae_vit_tiny.tiny_imagenet",
+            "autoencoder_hash": "30d426c7a04b073e",
+        },
+        command="zoo latents rae_mae_vit_tiny.tiny_imagenet latents/rae_tiny_imagenet --data zh-plus/tiny-imagenet && "
+        "zoo fit rae/tiny_imagenet_ditdh_cpu --seed_everything 0 --data.seed 0",
+        wall_time="42 min on a shared core",
+        commit="3a6b1d2282d0b9be54a1d4db43b57407bb297a00",
+        parent="rae_mae_vit_tiny.tiny_imagenet",
+        classes=TINY_IMAGENET,
+        golden=(0.69479, 0.64952, 0.79287, -0.74423, -2.2083, -0.21971, 0.60602, 1.1188),
+        notes="3 epochs of 64: colours and layouts, hardly objects. Stored as float16.",
     ),
 ]
 WEIGHTS = [*OWN, *OFFICIAL]
