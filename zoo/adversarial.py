@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo import parallel
+
 
 class PatchDiscriminator(nn.Module):
     """Real or not, patch by patch (Isola et al. 2017, 6.1.2; Esser et al. 2021): (B, C, H, W) → logits (B, 1, h, w).
@@ -123,10 +125,13 @@ def _shifted(b: int, side: int, most: int, device: torch.device) -> Tensor:
 def adaptive_weight(
     reconstruction: Tensor, adversarial: Tensor, last: Tensor, largest: float = 1e4, eps: float = 1e-4
 ) -> Tensor:
-    """`‖∇ reconstruction‖ / (‖∇ adversarial‖ + eps)` at the last layer's weight (Esser et al. 2021, equation 7)."""
-    of_reconstruction, of_adversarial = (
-        torch.autograd.grad(loss, last, retain_graph=True)[0].float().norm() for loss in (reconstruction, adversarial)
-    )
+    """`‖∇ reconstruction‖ / (‖∇ adversarial‖ + eps)` at the last layer's weight (Esser et al. 2021, equation 7).
+
+    The gradients are those of the joined batch of all processes.
+    """
+    grads = [torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (reconstruction, adversarial)]
+    precise = torch.promote_types(last.dtype, torch.float32)
+    of_reconstruction, of_adversarial = parallel.mean(torch.stack(grads).to(precise)).flatten(1).norm(dim=1)
     return (of_reconstruction / (of_adversarial + eps)).clamp(0, largest).detach()
 
 

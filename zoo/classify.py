@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
-from zoo import hub, optim
+from zoo import hub, optim, parallel
 
 
-class LitClassifier(optim.Guarded, L.LightningModule):
+class LitClassifier(optim.Guarded, parallel.Sharded, L.LightningModule):
     """Fine-tuning and probing: cross-entropy, AdamW, linear warm-up, half a cosine (Loshchilov and Hutter 2017, 2019).
 
     A batch is (images (B, C, H, W) or clips (B, F, C, H, W) in [0, 1], labels (B,) int64). Of clips with V views,

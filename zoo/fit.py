@@ -20,13 +20,15 @@ import jsonargparse
 import lightning as L
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.optim.lr_scheduler import LambdaLR
 
-from zoo import __version__, recipe
+from zoo import __version__, parallel, recipe
+from zoo.data.images import mix
 from zoo.registry import suggest
 
 LAST = Path("checkpoints") / "last.ckpt"
@@ -44,17 +46,21 @@ def fit(argv: list[str]) -> int:
         name, overrides = argv[0], argv[1:]
         file = recipe.recipe_path(name)
         cli = parse(file, overrides)
-        run = _new_run(Path(root), name)
-        _write_down(run, cli, name)
+        # Of several processes, the first one makes the directory and writes into it; the others need no place.
+        run = _new_run(Path(root), name) if cli.trainer.is_global_zero else Path(root)
     else:
         run, overrides = Path(run), argv
         if not (run / LAST).is_file() or not (run / "recipe.yaml").is_file():
             raise ValueError(f"{run} is no run to resume: it needs recipe.yaml and {LAST}; runs lie under runs/RECIPE/")
         cli = parse(run / "recipe.yaml", overrides)
         name = json.loads((run / "environment.json").read_text())["recipe"]
+    if cli.trainer.is_global_zero:
         _write_down(run, cli, name)
-    print(f"run {run}", flush=True)
-    return _run(cli, run, name, resume=run / LAST if (run / LAST).is_file() else None, overridden=bool(overrides))
+        print(f"run {run}", flush=True)
+    status = _run(cli, run, name, resume=run / LAST if (run / LAST).is_file() else None, overridden=bool(overrides))
+    if dist.is_initialized():
+        dist.destroy_process_group()  # threads that still wait for other processes abort a process that ends
+    return status
 
 
 def validate(argv: list[str]) -> int:
@@ -106,6 +112,8 @@ class _CLI(LightningCLI):
 def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridden: bool) -> int:
     trainer, stop = cli.trainer, Stop(run)
     trainer.strategy.checkpoint_io = WriteAside()
+    if getattr(trainer.strategy, "_layer_sync", None) and trainer.strategy.root_device.type == "cpu":
+        trainer.strategy._layer_sync = parallel.JoinBatchNorms()
     trainer.callbacks[:0] = [RunState(overridden)]
     bars = trainer.progress_bar_callback is not None
     if bars and sys.stdout.isatty():
@@ -124,11 +132,14 @@ def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridde
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=resume and str(resume), weights_only=True)
     except Stopped as stopped:
-        print(f"stopped by {signal.Signals(stopped.signum).name}; go on with: zoo fit --resume {run}")
+        if trainer.is_global_zero:
+            print(f"stopped by {signal.Signals(stopped.signum).name}; go on with: zoo fit --resume {run}")
         return 128 + stopped.signum
     seconds = time.perf_counter() - start
     validated = dict(trainer.callback_metrics)
     (figures,) = trainer.test(cli.model, cli.datamodule, verbose=False)
+    if not trainer.is_global_zero:
+        return 0
     found = {
         "recipe": name,
         "seed": cli.config["seed_everything"],
@@ -136,7 +147,7 @@ def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridde
         "metrics": {k: float(v) for k, v in (validated | figures).items()},
         "expect": cli.config["expect"],
         "seconds": round(seconds, 2),
-        "images_per_second": round(stop.images / seconds),
+        "images_per_second": round(stop.images * trainer.world_size / seconds),
     }
     _write_json(run / "metrics.json", found)
     for key, value in figures.items():
@@ -158,16 +169,23 @@ class Stopped(Exception):
 
 
 class Stop(Callback):
-    """SIGTERM and Ctrl-C finish the step, write a checkpoint and leave; a second Ctrl-C leaves at once."""
+    """SIGTERM and Ctrl-C finish the step, write a checkpoint and leave; a second Ctrl-C leaves at once.
+
+    Of several processes, whichever gets the signal stops all of them after the same step.
+    """
 
     def __init__(self, run: Path):
         self.run, self.signum, self.saved, self.images = run, 0, False, 0
         self.before: dict[int, Any] = {}
+        self.group: Any = None  # of CPU tensors: asking a GPU would wait for it at every step
+        self.asked: tuple[torch.Tensor, Any] | None = None
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # Now and not earlier: Lightning puts its own handlers in place just before.
         for signum in (signal.SIGTERM, signal.SIGINT):
             self.before[signum] = signal.signal(signum, self._note)
+        if trainer.world_size > 1:
+            self.group = dist.new_group(backend="gloo")
 
     def _note(self, signum: int, frame: object) -> None:
         if self.signum == signum == signal.SIGINT:
@@ -178,10 +196,24 @@ class Stop(Callback):
         self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, index: int
     ) -> None:
         self.images += len(batch[0])
+        signum = self._agreed()
         # Not on the last batch: between it and the next epoch there is no place to go on from. The next one will do.
-        if self.signum and not trainer.is_last_batch:
+        if signum and not trainer.is_last_batch:
             trainer.save_checkpoint(self.run / LAST)
-            self.saved = True
+            self.signum, self.saved = signum, True
+
+    def _agreed(self) -> int:
+        """The signal that any process has got; of several, what they had got a step ago, so that none waits."""
+        if self.group is None:
+            return self.signum
+        heard = 0
+        if self.asked is not None:
+            flag, work = self.asked
+            work.wait()
+            heard = int(flag)
+        flag = torch.tensor(max(self.signum, heard))
+        self.asked = flag, dist.all_reduce(flag, dist.ReduceOp.MAX, self.group, async_op=True)
+        return heard
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, index: int) -> None:
         if self.saved:  # only now has the step that was saved been logged
@@ -199,9 +231,10 @@ class Stop(Callback):
 
 
 class RunState(Callback):
-    """Exact resume: random states and the place in the epoch travel in the checkpoint.
+    """Exact resume: random states of all processes and the place in the epoch travel in the checkpoint.
 
     On resume, what the recipe and the command line say of the optimiser wins over the checkpoint, where `overridden`.
+    Processes begin with the same weights and draw different masks and noises.
     """
 
     def __init__(self, overridden: bool):
@@ -209,17 +242,24 @@ class RunState(Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict) -> None:
         kind, keys, *rest = np.random.get_state()
-        checkpoint["random"] = {
+        mine = {
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "python": random.getstate(),
             "numpy": (kind, keys.tolist(), *rest),
         }
+        checkpoint["random"] = parallel.gather(mine)  # one of each process
         # Lightning keeps this too, but forgets to give it back once anything has asked for estimated_stepping_batches.
         checkpoint["batches"] = trainer.train_dataloader.state_dict()
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict) -> None:
-        self.states, self.batches = checkpoint.get("random"), checkpoint.get("batches")
+        states, self.batches = checkpoint["random"], checkpoint["batches"]
+        if len(states) != trainer.world_size:
+            raise ValueError(
+                f"the run was trained by {len(states)} processes and cannot go on exactly with {trainer.world_size}; "
+                "give it as many, or begin a new run from it with --model.weights RUN"
+            )
+        self.states = states[trainer.global_rank]
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # Before the checkpoint's optimiser state comes in: these are the values of the recipe and the command line.
@@ -230,6 +270,8 @@ class RunState(Callback):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.batches is not None:
             trainer.train_dataloader.load_state_dict(self.batches)
+        elif trainer.world_size > 1:
+            L.seed_everything(mix(torch.initial_seed(), trainer.global_rank) % 2**32, verbose=False)
         if self.states is None or not self.overridden:
             return
         for optimizer, groups in zip(trainer.optimizers, self.fresh):
@@ -247,8 +289,8 @@ class RunState(Callback):
             return
         states, self.states = self.states, None
         torch.set_rng_state(states["torch"])
-        if torch.cuda.is_available() and states["cuda"]:
-            torch.cuda.set_rng_state_all(states["cuda"])
+        if torch.cuda.is_available() and states["cuda"] is not None:
+            torch.cuda.set_rng_state(states["cuda"])
         version, internal, gauss = states["python"]
         random.setstate((version, tuple(internal), gauss))
         kind, keys, *rest = states["numpy"]
@@ -309,6 +351,7 @@ def _write_down(run: Path, cli: LightningCLI, name: str) -> None:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
+            "processes": cli.trainer.world_size,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "torch": torch.__version__,
             "lightning": L.__version__,

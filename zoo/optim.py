@@ -1,6 +1,7 @@
 """Step sizes and parameter groups that every LightningModule shares."""
 
 import math
+from typing import Any
 
 import lightning as L
 import torch
@@ -74,6 +75,10 @@ class Guarded:
     And the trainer's gradient_clip_val works under bf16-mixed: there Lightning refuses every fused optimiser, as those
     unscale gradients by themselves. bfloat16 scales none.
     """
+
+    def log(self, name: str, value: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> None:
+        # As a float: Lightning averages the counts of processes, and rounds integers down.
+        super().log(name, value, *args, batch_size=None if batch_size is None else float(batch_size), **kwargs)
 
     def on_before_backward(self, loss: Tensor) -> None:
         if loss.isfinite().all():

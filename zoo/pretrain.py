@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.utils import make_grid
 
-from zoo import adversarial, hub, optim, registry
+from zoo import adversarial, hub, optim, parallel, registry
 from zoo.metrics import knn_accuracy
 
 
-class Pretraining(optim.Guarded, L.LightningModule):
+class Pretraining(optim.Guarded, parallel.Sharded, L.LightningModule):
     """What training without labels shares: a `model` with its `zoo_config`, AdamW, warm-up, cosine.
 
     Hyperparameters read here: lr, base_lr, weight_decay, betas, warmup_epochs and min_lr, of which None keeps the peak.
@@ -122,7 +122,8 @@ class Adversarial(Pretraining):
             real, fake: images (B, C, H, W) in [-1, 1].
             last: whether this batch completes an optimiser step.
             figures: where terms are written down.
-            counts, learns: whether the adversarial term counts, and whether the discriminator learns.
+            counts, learns: whether the adversarial term counts, and whether the discriminator learns; where there is
+                none, neither.
             adaptive: False sets λ to 1.
             clip: largest norm of the model's gradient.
         """
@@ -137,16 +138,19 @@ class Adversarial(Pretraining):
                 )
             loss = loss + weight * h.disc_weight * against
             figures |= {"generator": against, "adaptive_weight": weight}
-        self.manual_backward(loss / h.accumulate)
-        if learns:
-            self.discriminator.requires_grad_(True)
-            judged = adversarial.discriminator_loss(self.judge(real.detach()), self.judge(fake.detach()))
-            self.manual_backward(judged / h.accumulate)
-            figures["discriminator"] = judged
+        with parallel.by_hand(self.trainer.strategy):
+            self.manual_backward(loss / h.accumulate)
+            if learns:
+                self.discriminator.requires_grad_(True)
+                judged = adversarial.discriminator_loss(self.judge(real.detach()), self.judge(fake.detach()))
+                self.manual_backward(judged / h.accumulate)
+                figures["discriminator"] = judged
         if last:
+            parallel.average_gradients(self.parameters())
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-            for optimizer in self.optimizers()[: 1 + learns]:
+            optimizers = self.optimizers()
+            for optimizer in optimizers[: 1 + learns] if isinstance(optimizers, list) else [optimizers]:
                 optimizer.step()
                 optimizer.zero_grad()
             self.steps += 1
@@ -230,7 +234,7 @@ class LitMAE(Pretraining):
         x, y = batch
         order = self._order(x, batch_idx)
         self.log(f"{split}/loss", self.model(x, order).loss, batch_size=len(y), sync_dist=True)
-        if sum(len(labels) for _, labels in self.features) < self.hparams.probe_images:
+        if sum(len(labels) for _, labels in self.features) * self.trainer.world_size < self.hparams.probe_images:
             tokens = self.model.forward_features(x)[:, self.model.num_cls_tokens :]  # (B, N, D)
             self.features.append((tokens.mean(1).float(), y))  # (B, D), (B,)
         if split == "val" and batch_idx == 0:
@@ -238,14 +242,17 @@ class LitMAE(Pretraining):
             self.log_pictures("val/reconstruction", lambda: self._rows(x[:8], order[:8]), across)
 
     def _order(self, x: Tensor, batch_idx: int) -> Tensor:
-        # The same masks at every validation, whatever the training has drawn: losses compare.
+        # The same masks at every validation, whatever the training has drawn and on however many processes: losses
+        # compare.
+        rank, world = parallel.world()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(batch_idx)
-            return self.model.draw(len(x)).to(x.device)
+            return self.model.draw(len(x) * world)[rank::world].to(x.device)
 
     def _probe(self, split: str) -> None:
         if self.features:
-            features, labels = (torch.cat(parts)[: self.hparams.probe_images] for parts in zip(*self.features))
+            joined = (parallel.rows(torch.cat(parts)) for parts in zip(*self.features))
+            features, labels = (part[: self.hparams.probe_images] for part in joined)
             self.features.clear()
             bank = features[::2]
             accuracy = knn_accuracy(bank, labels[::2], features[1::2], labels[1::2], min(20, len(bank)))

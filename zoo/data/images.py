@@ -16,6 +16,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -289,7 +290,11 @@ class Batches:
 
     The stamp seeds a training batch's augmentation; it is None for evaluation. `state_dict` says how far an epoch has
     come, so that Lightning resumes it in the middle. With several processes, each takes every world-th image, and all
-    take equally many batches.
+    take equally many batches: training leaves out what does not fill one, evaluation leaves out nothing and evens out
+    the batches.
+
+    Raises:
+        ValueError: fewer images than make a training batch, or than there are processes.
     """
 
     def __init__(
@@ -309,12 +314,16 @@ class Batches:
         self.seed, self.rank, self.world, self.num_workers = seed, rank, world, num_workers
         self.epoch = self.start = self.done = 0
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
-        if len(self) == 0:
+        if len(self) == 0 and shuffle:
             raise ValueError(f"{len(labels)} training images make no batch of {batch_size * world}; lower batch_size")
+        if len(self) == 0 and len(labels):
+            raise ValueError(f"{len(labels)} images for {world} processes, each needs one; take fewer processes")
 
     def __len__(self) -> int:
-        each = len(self.labels) // self.world if self.shuffle else -(-len(self.labels) // self.world)
-        return each // self.batch_size if self.shuffle else -(-each // self.batch_size)
+        n = len(self.labels)
+        if self.shuffle:
+            return n // self.world // self.batch_size
+        return min(-(-n // (self.world * self.batch_size)), n // self.world)
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
@@ -322,7 +331,7 @@ class Batches:
 
     def indices(self, step: int) -> list[int]:
         """Which samples of the split the step's batch holds."""
-        return self._order(self.epoch)[step * self.batch_size : (step + 1) * self.batch_size].tolist()
+        return self._cut(self.epoch)[step].tolist()
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "done": self.done}
@@ -335,7 +344,7 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, list[int] | None]]:
         epoch, start = self.epoch, self.start
         self.start, self.done = 0, start
-        index = self._order(epoch).split(self.batch_size)[start : len(self)]
+        index = self._cut(epoch)[start:]
         for step, (x, i) in enumerate(zip(self._images(index, epoch), index), start):
             self.done = step + 1
             yield x, self.labels[i], [self.seed, epoch, step, self.rank] if self.shuffle else None
@@ -345,10 +354,16 @@ class Batches:
     def _order(self, epoch: int) -> Tensor:
         n = len(self.labels)
         if not self.shuffle:
-            # A process short of an image repeats early ones: collectives need equal counts.
-            return torch.arange(self.rank, -(-n // self.world) * self.world, self.world) % n
+            return torch.arange(self.rank, n, self.world)
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         return torch.randperm(n, generator=generator)[self.rank : n // self.world * self.world : self.world]
+
+    def _cut(self, epoch: int) -> tuple[Tensor, ...]:
+        """The epoch's batches, as indices."""
+        order = self._order(epoch)
+        if self.shuffle or self.world == 1:
+            return order.split(self.batch_size)[: len(self)]
+        return order.tensor_split(len(self))  # a process with an image less has no batch less
 
     def _images(self, index: tuple[Tensor, ...], epoch: int) -> Iterator[Tensor]:
         if self.pixels.array is not None and self.change is None:
@@ -443,16 +458,17 @@ def _mapped(pixels: Pixels) -> Tensor:
     """A memory map of the decoded images; written aside and renamed, so that a cache file is whole or not there."""
     folder = Path(os.environ.get("ZOO_CACHE", Path.home() / ".cache" / "latentzoo")) / "images"
     path = folder / f"{pixels.fingerprint()}.npy"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            out = np.lib.format.open_memmap(aside, "w+", np.uint8, (len(pixels), *pixels.shape))
-            pixels.decode_into(out)
-            out.flush()
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f"{path.stem}.lock"):  # of a machine's processes, one decodes
+        if not path.is_file():
+            aside = path.with_suffix(f".{os.getpid()}.part")
+            try:
+                out = np.lib.format.open_memmap(aside, "w+", np.uint8, (len(pixels), *pixels.shape))
+                pixels.decode_into(out)
+                out.flush()
+                os.replace(aside, path)
+            finally:
+                aside.unlink(missing_ok=True)
     return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write: torch wants a writable array
 
 

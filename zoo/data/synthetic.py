@@ -63,4 +63,5 @@ class RandomImages(L.LightningDataModule):
             image[top : top + height // 2, left : left + width // 2] += 64
         pixels = Pixels(Items(images, labels, self.classes, "random images"), None, c)
         pixels.array = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())  # (N, C, H, W)
-        return Batches(pixels, torch.from_numpy(labels), h.batch_size, shuffle, h.seed)
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return Batches(pixels, torch.from_numpy(labels), h.batch_size, shuffle, h.seed, rank, world)

@@ -127,7 +127,8 @@ class LitDCAE(Adversarial):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
         x, h = batch[0], self.hparams
         out = self._pass(x)
-        real, fake = 2 * x - 1, 2 * out.recon.float() - 1
+        recon = out.recon.to(torch.promote_types(out.recon.dtype, torch.float32))  # (B, C, H, W)
+        real, fake = 2 * x - 1, 2 * recon - 1
         loss = F.l1_loss(fake, real)
         figures = {"reconstruction": loss}
         if self.perceptual is not None:

@@ -114,23 +114,30 @@ class DiTDH(nn.Module):
         self.rotary_deep, self.rotary_wide = deep, wide
         return state
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> FlowOutput:
+    def forward(
+        self, z: Tensor, labels: Tensor | None = None, drawn: tuple[Tensor, Tensor] | None = None
+    ) -> FlowOutput:
         """Normalised latents (B, C, h, w) → the loss at random times.
 
         Args:
             labels: (B,) int64; -1, or None for all, is any class.
+            drawn: times (B,) and noise as z, what `draw` gives; None draws them.
 
         Raises:
             ValueError: latents of another shape, classes that are not there.
         """
         if z.shape[1:] != self.input_shape:
             raise ValueError(f"latents are {tuple(z.shape)}, expected (B, {', '.join(map(str, self.input_shape))})")
-        t = torch.randn(len(z), device=z.device).sigmoid() if self.time == "logit_normal" else None
-        t = self.shifted((torch.rand(len(z), device=z.device) if t is None else t) * LATEST).to(z.dtype)  # (B,)
-        noise = torch.randn_like(z)
+        t, noise = self.draw(z) if drawn is None else drawn  # (B,), (B, C, h, w)
         at = t[:, None, None, None]
         velocity = self.velocity((1 - at) * z + at * noise, t, self._dropped(labels, z))  # (B, C, h, w)
         return FlowOutput((velocity - (noise - z)).square().mean(), velocity, t)
+
+    def draw(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Random times (B,) and noise (B, C, h, w) for latents (B, C, h, w)."""
+        normal = self.time == "logit_normal"
+        t = torch.randn(len(z), device=z.device).sigmoid() if normal else torch.rand(len(z), device=z.device)  # (B,)
+        return self.shifted(t * LATEST).to(z.dtype), torch.randn_like(z)
 
     def shifted(self, t: Tensor) -> Tensor:
         """`α t / (1 + (α - 1) t)`, written so that 1 stays exactly 1."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo import adversarial, hub, optim
+from zoo import adversarial, hub, optim, parallel
 from zoo.frozen import Frozen
 from zoo.metrics import Moments
 from zoo.pretrain import Adversarial, Averaging
@@ -117,17 +117,12 @@ class LitRAE(Averaging, Adversarial):
                 figures["perceptual"] = self.perceptual(fake, real)
             loss = loss + h.perceptual_weight * figures["perceptual"]
         last = (batch_idx + 1) % h.accumulate == 0 or self.trainer.is_last_batch
-        if self.discriminator is None:
-            self.manual_backward(loss / h.accumulate)
-            if last:
-                self.optimizers().step()
-                self.optimizers().zero_grad()
-                self.steps += 1
-        else:
+        counts = learns = False
+        if self.discriminator is not None:
             epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
             counts, learns = epoch >= h.disc_start, epoch >= h.disc_start - h.disc_warmup
-            with torch.autocast(x.device.type, enabled=False):
-                loss = self.adversarial_step(loss, loss, real, fake, last, figures, counts, learns)
+        with torch.autocast(x.device.type, enabled=False):
+            loss = self.adversarial_step(loss, loss, real, fake, last, figures, counts, learns)
         if last:
             for scheduler in self._schedulers():
                 scheduler.step()
@@ -157,6 +152,20 @@ class LitRAE(Averaging, Adversarial):
             for model in (self.model, self.averaged):
                 model.latent_mean.copy_(mean)
                 model.latent_std.copy_(std)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
+        for key, name in self._sums():  # of all processes; the first one goes on with them
+            checkpoint["state_dict"][key] = parallel.total(getattr(self.moments, name))
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        super().on_load_checkpoint(checkpoint)
+        for key, _ in self._sums() if self.global_rank else ():
+            checkpoint["state_dict"][key] = torch.zeros_like(checkpoint["state_dict"][key])
+
+    def _sums(self) -> list[tuple[str, str]]:
+        """Of the moments: keys in a state dict, and attributes."""
+        return [] if self.moments is None else [(f"moments.{n}", n) for n in ("count", "first", "second")]
 
     def _evaluate(self, batch: tuple[Any, Tensor], batch_idx: int, split: str) -> None:
         x, z = batch[0] if isinstance(batch[0], list | tuple) else (batch[0], None)
@@ -271,11 +280,14 @@ class LitDiT(Averaging):
         self.update_average()
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> None:
-        """The loss at the same times and noises at every validation, so that losses compare."""
+        """The loss at the same times and noises at every validation, on however many processes: losses compare."""
         z, y = batch
+        rank, world = parallel.world()
         with torch.random.fork_rng(devices=[z.device] if z.is_cuda else []):
             torch.manual_seed(batch_idx)
-            loss = self.averaged(z, y if self.hparams.num_classes else None).loss
+            drawn = self.model.draw(z.new_empty(len(z) * world, *z.shape[1:]))
+        drawn = tuple(each[rank::world] for each in drawn)
+        loss = self.averaged(z, y if self.hparams.num_classes else None, drawn).loss
         self.log(f"{split}/loss", loss, batch_size=len(z), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo import adversarial, hub, optim
+from zoo import adversarial, hub, optim, parallel
 from zoo.infomec import infomec
 from zoo.pretrain import Adversarial, Pretraining
 from zoo.vq.usage import CodebookUsage
@@ -88,7 +88,7 @@ class LitVQ(Pretraining):
         self.log_dict({f"{split}/{k}": v for k, v in figures.items()}, batch_size=len(x), sync_dist=True)
         if self.usage is not None:
             self.usage.update(out.indices)
-        if y.ndim == 2 and sum(len(f) for _, f in self.latents) < self.hparams.infomec_images:
+        if y.ndim == 2 and sum(len(f) for _, f in self.latents) * self.trainer.world_size < self.hparams.infomec_images:
             self.latents.append((out.indices if out.indices.numel() else self.model.forward_features(x).float(), y))
         if split == "val" and batch_idx == 0:
             self.log_pictures(
@@ -100,7 +100,8 @@ class LitVQ(Pretraining):
             self.log_dict({f"{split}/{k}": v.float() for k, v in self.usage.compute().items()})
             self.usage.reset()
         if self.latents:
-            latents, factors = (torch.cat(parts)[: self.hparams.infomec_images] for parts in zip(*self.latents))
+            joined = (parallel.rows(torch.cat(parts)) for parts in zip(*self.latents))
+            latents, factors = (part[: self.hparams.infomec_images] for part in joined)
             self.latents.clear()
             scores = infomec(latents, factors, discrete=not latents.is_floating_point())
             for name in ("infom", "infoe", "infoc"):

@@ -641,7 +641,7 @@ def within(values: Tensor, low: int, high: int, what: str, hint: str = "", look:
 
 
 def _histogram(indices: Tensor, keep: Tensor, size: int) -> Tensor:
-    return torch.zeros(size, device=indices.device).index_add_(0, indices, keep.float())  # (K,)
+    return keep.new_zeros(size, dtype=torch.float32).index_add_(0, indices, keep.float())  # (K,)
 
 
 def _use(counts: Tensor) -> dict[str, Tensor]:

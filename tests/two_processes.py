@@ -1,0 +1,227 @@
+"""Short trainings of every family, by one process or by two: `torchrun --nproc_per_node 2 tests/two_processes.py FILE`.
+
+In float64, so that what is left between the two is rounding. Two processes with batches of B see the very images, and
+draw the very masks and noises, that one process with batches of 2 B does.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from zoo import parallel
+from zoo.classify import LitClassifier
+from zoo.data.clips import ClipData
+from zoo.data.factors import FactorData
+from zoo.data.images import Batches
+from zoo.data.synthetic import RandomImages
+from zoo.dcae.lit import LitDCAE
+from zoo.frozen import Frozen
+from zoo.pretrain import LitMAE
+from zoo.rae.lit import LitDiT, LitRAE
+from zoo.vq.lit import LitPrior, LitVQ, LitVQGAN
+
+JOINED = 12  # images of a step, over all processes
+TINY_VIT = {"dim": 32, "depth": 2, "heads": 2}
+TINY_MAE = {"image_size": 16, "patch_size": 4, **TINY_VIT, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
+
+
+def images(shape: tuple[int, int, int], count: int = 51) -> RandomImages:
+    """51 over two processes: 26 and 25 to evaluate."""
+    return RandomImages(shape, count, JOINED // parallel.world()[1])
+
+
+def classifier() -> tuple[L.LightningModule, L.LightningDataModule]:
+    args = {"image_size": 16, "patch_size": 4, **TINY_VIT, "num_classes": 4, "head_norm": True}
+    return LitClassifier("mae_vit_tiny_classifier", arch_args=args, lr=1e-3), images((3, 16, 16))
+
+
+def bilinear() -> tuple[L.LightningModule, L.LightningDataModule]:
+    lit = LitClassifier("bilinear_d64", arch_args={"image_size": 16, "num_classes": 4}, lr=1e-2, weight_decay=0.01)
+    return lit, images((1, 16, 16))
+
+
+def mae() -> tuple[L.LightningModule, L.LightningDataModule]:
+    return LitMAE("mae_vit_tiny", arch_args=TINY_MAE, lr=1e-3, warmup_epochs=1), images((3, 16, 16), 48)
+
+
+def videomae() -> tuple[L.LightningModule, L.LightningDataModule]:
+    args = TINY_MAE | {"image_size": 64, "patch_size": 16, "frames": 8}
+    size = JOINED // parallel.world()[1]
+    data = ClipData("sprites", 8, 64, limit=5, batch_size=size, eval_batch_size=size)
+    return LitMAE("videomae_vit_tiny", arch_args=args, lr=1e-3, warmup_epochs=1, probe_images=24), data
+
+
+def vq() -> tuple[L.LightningModule, L.LightningDataModule]:
+    quantizer = {"init": "kmeans", "restart": 0.1, "decay": 0.9}
+    args = {"image_size": 16, "width": 16, "res_blocks": 1, "res_width": 8, "codebook_size": 16, "code_dim": 8}
+    return LitVQ("vqvae_conv_small", arch_args=args | {"quantizer_args": quantizer}, lr=3e-3), images((3, 16, 16))
+
+
+def qlae() -> tuple[L.LightningModule, L.LightningDataModule]:
+    size = JOINED // parallel.world()[1]
+    data = FactorData(image_size=32, num_images=51, num_test=51, batch_size=size, eval_batch_size=size)
+    args = {"image_size": 32, "width": 8}
+    return LitVQ("qlae_conv", arch_args=args, lr=1e-3, weight_decay=0.1, clip=1.0, infomec_images=40), data
+
+
+def vqgan() -> tuple[L.LightningModule, L.LightningDataModule]:
+    args = {"image_size": 32, "width": 32, "codebook_size": 16}
+    lit = LitVQGAN("vqgan_f8", None, args, lr=1e-3, perceptual_weight=0, disc_start=1, disc_warmup=1, accumulate=2)
+    return lit, images((3, 32, 32), 27)
+
+
+def prior() -> tuple[L.LightningModule, L.LightningDataModule]:
+    args = {"dim": 32, "depth": 2, "heads": 2}
+    lit = LitPrior("vqprior_tiny", "vqvae_conv_small.mnist", arch_args=args, num_classes=10, lr=1e-3)
+    return lit, images((1, 28, 28))
+
+
+def dcae() -> tuple[L.LightningModule, L.LightningDataModule]:
+    args = {"image_size": 16, "widths": [16, 32, 32], "encoder_attention": [2], "decoder_attention": [2]}
+    return LitDCAE("dcae_tiny_f4c4", None, args, lr=1e-3, perceptual_weight=0), images((3, 16, 16))
+
+
+def dcae_phase3() -> tuple[L.LightningModule, L.LightningDataModule]:
+    lit = LitDCAE("dcae_tiny_f8c4", "tiny_imagenet", phase=3, lr=1e-3, perceptual_weight=0, disc_warmup=1)
+    return lit, images((3, 64, 64), 27)
+
+
+def rae() -> tuple[L.LightningModule, L.LightningDataModule]:
+    args = {"dim": 32, "depth": 1, "heads": 2, "hidden": 64}
+    how = {"disc_backbone": "mae_vit_tiny.tiny_imagenet", "disc_start": 1, "disc_warmup": 1, "ema": 0.9}
+    return LitRAE("rae_mae_vit_tiny", None, args, lr=1e-3, perceptual_weight=0, **how), images((3, 64, 64), 27)
+
+
+def ditdh() -> tuple[L.LightningModule, L.LightningDataModule]:
+    args = {"dim": [32, 48], "depth": [2, 1], "heads": [2, 3]}
+    lit = LitDiT("ditdh_tiny", "dcae_tiny_f8c4.tiny_imagenet", None, args, num_classes=10, lr=1e-3, ema=0.9)
+    return lit, images((4, 8, 8), 48)
+
+
+CASES: dict[str, Callable[[], tuple[L.LightningModule, L.LightningDataModule]]] = {
+    f.__name__: f for f in (bilinear, classifier, mae, videomae, vq, qlae, vqgan, prior, dcae, dcae_phase3, rae, ditdh)
+}
+SHARDED = ("classifier", "mae", "vqgan", "dcae_phase3", "rae", "ditdh")  # what the others have, these have
+AUTOMATIC = {"gradient_clip_val": 0.5, "accumulate_grad_batches": 2}  # the others clip and accumulate themselves
+
+
+class JoinedDraws(TorchFunctionMode):
+    """What is drawn at random for a batch of B is this process's part of a draw for the joined batch."""
+
+    DRAWS = (torch.rand, torch.randn, torch.randint, torch.randn_like)
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs, (rank, world) = kwargs or {}, parallel.world()
+        mine = JOINED // world
+        if func is torch.randn_like:  # which of itself fills memory in the order in which its argument lies there
+            drawn = func(args[0].new_empty([JOINED if s == mine else s for s in args[0].shape]))
+        elif func not in self.DRAWS or world == 1 or kwargs.get("generator") is not None:
+            return func(*args, **kwargs)
+        else:
+            widened = [tuple(JOINED if s == mine else s for s in a) if isinstance(a, tuple) else a for a in args]
+            bounds = 2 if func is torch.randint else 0
+            drawn = func(*widened[:bounds], *(JOINED if a == mine else a for a in widened[bounds:]), **kwargs)
+        for dim, size in enumerate(drawn.shape):
+            if size == JOINED and world > 1:
+                drawn = drawn.narrow(dim, rank * mine, mine)
+        return drawn
+
+
+class RankByRank(L.Callback):
+    """One process sees a batch in the order of two: first what rank 0 holds."""
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        cut = Batches._cut
+
+        def reordered(self: Batches, epoch: int) -> tuple[Tensor, ...]:
+            batches = cut(self, epoch)
+            return tuple(torch.cat([b[0::2], b[1::2]]) for b in batches) if self.shuffle else batches
+
+        Batches._cut, self.cut = reordered, cut
+
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        Batches._cut = self.cut
+
+
+class TrainingLoss(L.Callback):
+    """The joined loss of every step, drawn as one process would."""
+
+    def __init__(self):
+        self.losses: list[Tensor] = []
+        self.draws = JoinedDraws()
+
+    def on_train_start(self, *args: Any) -> None:
+        L.seed_everything(0, verbose=False)  # the strategies differ in what they draw before
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.draws.__enter__()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self.draws.__exit__(None, None, None)
+        self.losses.append(parallel.mean(trainer.callback_metrics["train/loss"].double()))
+
+
+def train(name: str, strategy: str | Any = "auto") -> dict[str, Tensor]:
+    """Three epochs and a test: every tensor of the state, every figure, the loss of every step."""
+    L.seed_everything(0, verbose=False)
+    lit, data = CASES[name]()
+    lit.double()  # by hand: ModelParallelStrategy knows no precision "64-true"
+    for frozen in [f for holder in (lit, lit.model) for f in vars(holder).values() if isinstance(f, Frozen)]:
+        frozen().double()
+    transferred = data.on_after_batch_transfer
+    data.on_after_batch_transfer = lambda batch, i: [
+        x.double() if x.is_floating_point() else x for x in transferred(batch, i)
+    ]
+    world, losses = parallel.world()[1], TrainingLoss()
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=world,
+        strategy=strategy,
+        max_epochs=3,
+        limit_val_batches=2 if name == "videomae" else None,
+        limit_test_batches=2 if name == "videomae" else None,
+        num_sanity_val_steps=0,
+        sync_batchnorm=False,
+        plugins=[parallel.JoinBatchNorms()] if world > 1 else [],
+        callbacks=[losses] if world > 1 else [losses, RankByRank()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **(AUTOMATIC if lit.automatic_optimization else {}),
+    )
+    torch.set_default_dtype(torch.float64)
+    try:
+        trainer.fit(lit, data)
+        metrics, state = dict(trainer.callback_metrics), trainer.strategy.lightning_module_state_dict()
+        (tested,) = trainer.test(lit, data, verbose=False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    found = {f"state {k}": v for k, v in state.items() if not k.startswith("moments.")}  # which are of one process
+    figures = {k: v for k, v in (metrics | tested).items() if not k.startswith("train/")}
+    found |= {f"figure {k}": torch.as_tensor(v) for k, v in figures.items()}
+    return found | {"loss of each step": torch.stack(losses.losses)}
+
+
+def fsdp() -> ModelParallelStrategy:
+    return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+
+def main(file: str, *names: str) -> None:
+    torch.distributed.init_process_group("gloo")
+    found = {}
+    for name in names or CASES:
+        found[name, "ddp"] = train(name, "ddp")
+        if name in SHARDED:
+            found[name, "fsdp"] = train(name, fsdp())
+    torch.save(found, f"{file}.{parallel.world()[0]}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
