@@ -30,6 +30,8 @@ zoo verify NAME                     hash, strict load, golden outputs
 zoo convert FILE ARCH FOLDER        somebody else's checkpoint into a folder of ours
 zoo latents NAME FOLDER --data SOURCE [--flip]
                                     a data set through an encoder, once, for a diffusion recipe
+zoo shard SOURCE FOLDER [--image-size N]
+zoo shard --index PLACE [FOLDER]    a data set as tar files to stream, or a manifest of tar files that are there
 
 NAME is arch.tag (`zoo ls --pretrained`), a checkpoint folder, or hf://org/name@revision."""
 
@@ -274,6 +276,31 @@ def _latents(argv: list[str]) -> None:
     print(write(model, data, args.folder, args.flip, args.batch_size, args.measure or args.name))
 
 
+def _shard(argv: list[str]) -> None:
+    parser = _parser("shard", "A data set as WebDataset shards and a manifest, for --data.source shards:PLACE.")
+    parser.add_argument("source", help="as ImageData's source, or a folder of videos; with --index, where shards lie")
+    parser.add_argument("folder", nargs="?", help="where shards and manifest go; with --index, the manifest")
+    parser.add_argument("--image-size", type=int, help="shorter side in px, to which larger images are reduced")
+    parser.add_argument("--samples-per-shard", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="of the order of training samples")
+    parser.add_argument("--image-column", help="of parquet, where there is more than one")
+    parser.add_argument("--label-column", help="of parquet, where there is more than one")
+    parser.add_argument("--index", action="store_true", help="write only the manifest, of *.tar that are there")
+    args = parser.parse_args(argv)
+    if args.folder is None and not args.index:
+        raise ValueError("no FOLDER for the shards; give one, or --index for shards that are there")
+    from zoo.data import sharding
+
+    columns = args.image_column, args.label_column
+    written = (
+        sharding.index(args.source, args.folder)
+        if args.index
+        else sharding.write(args.source, args.folder, args.image_size, args.samples_per_shard, args.seed, *columns)
+    )
+    for path in written:
+        print(path, flush=True)
+
+
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(f"zoo {verb}", description=description)
 
@@ -292,6 +319,7 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "verify": _verify,
     "convert": _convert,
     "latents": _latents,
+    "shard": _shard,
 }
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ import contextlib
 import hashlib
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -22,6 +23,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from zoo.data.readers import Items, decode, natural_channels, read
+
+if TYPE_CHECKING:
+    from zoo.data.shards import Sample, Shards
 
 CACHES = ("auto", "memory", "memmap", "none")
 IN_MEMORY, ON_DISK = 16e6, 32e9  # bytes of decoded pixels up to which "auto" takes each
@@ -34,7 +38,8 @@ class ImageData(L.LightningDataModule):
     batches it has not seen.
 
     Args:
-        source: "samples/mnist", "torchvision:MNIST", a folder (`train/CLASS/*.png`, or Hub-style parquet), or a Hub id.
+        source: "samples/mnist", "torchvision:MNIST", a folder (`train/CLASS/*.png`, or Hub-style parquet), a Hub id, or
+            "shards:PLACE", read as a stream: a folder or URL (https, s3, gs, hf://datasets/org/name) of `zoo shard`.
         image_size: side in px; images are resized (shorter side) and centre-cropped to it. None: as they are.
         channels: 1 grey, 3 RGB; None: grey where all images are (64 of them are looked at), else RGB.
         batch_size: images of a training batch, per process.
@@ -56,6 +61,9 @@ class ImageData(L.LightningDataModule):
         seed: of the order, the augmentation and the draws.
         num_workers: processes that decode when nothing is cached.
         image_column, label_column: of parquet, where there is more than one.
+        lanes: of shards, how many are read at once, by all processes together; a multiple of their number.
+        shuffle_buffer: of shards, samples of a lane among which the next one is drawn.
+        bad: of shards, a sample that is damaged is refused by name ("refuse"), or left out with a warning ("skip").
     """
 
     def __init__(
@@ -78,6 +86,9 @@ class ImageData(L.LightningDataModule):
         num_workers: int = 2,
         image_column: str | None = None,
         label_column: str | None = None,
+        lanes: int = 8,
+        shuffle_buffer: int = 128,
+        bad: str = "refuse",
     ):
         super().__init__()
         if cache not in CACHES:
@@ -92,7 +103,18 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"val_fraction={val_fraction}, allowed 0 to below 1")
         if batch_size < 1 or (limit is not None and limit < 1):
             raise ValueError(f"batch_size={batch_size}, limit={limit}: each must be at least 1")
+        if lanes < 1 or shuffle_buffer < 1:
+            raise ValueError(f"lanes={lanes}, shuffle_buffer={shuffle_buffer}: each must be at least 1")
+        if bad not in ("refuse", "skip"):
+            raise ValueError(f"bad={bad!r}, allowed refuse, skip")
         self.save_hyperparameters()
+        if self._streams and (val_fraction or limit is not None or cache in ("memory", "memmap")):
+            raise ValueError(
+                f"val_fraction={val_fraction}, limit={limit}, cache={cache!r}: shards are read as they are; choose "
+                "when they are written, or read the source they were made of"
+            )
+        if bad == "skip" and not self._streams:
+            raise ValueError(f"bad='skip' is for shards; write some with `zoo shard {source} FOLDER`, or mend the file")
         self.splits: dict[str, tuple[Pixels, Tensor]] = {}
         self.classes: list[str] = []
 
@@ -102,7 +124,12 @@ class ImageData(L.LightningDataModule):
         needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ("train", "val", "test"))
         if all(split in self.splits for split in needed):
             return
-        items = read(h.source, h.image_column, h.label_column)
+        if self._streams:
+            from zoo.data import shards
+
+            items = shards.find(h.source.removeprefix("shards:"), "images")
+        else:
+            items = read(h.source, h.image_column, h.label_column)
         items = _hold_out(items, h.val_fraction, h.seed)
         if h.limit is not None:
             items["train"] = items["train"].take(_balanced(items["train"].labels, h.limit, h.seed))
@@ -112,7 +139,7 @@ class ImageData(L.LightningDataModule):
                     f"{h.source} has no {split} split, only {', '.join(items)}; set val_fraction, or add one"
                 )
             self.classes = items[split].classes
-            self.splits[split] = self._pixels(items[split], split), torch.from_numpy(items[split].labels)
+            self.splits[split] = self._pixels(items[split], split), torch.as_tensor(items[split].labels)
 
     @property
     def num_classes(self) -> int:
@@ -135,7 +162,7 @@ class ImageData(L.LightningDataModule):
     def in_order(self, split: str, batch_size: int) -> "Batches":
         """A split as it is, nothing shuffled, changed or left out."""
         pixels, labels = self.splits[split]
-        return Batches(pixels, labels, batch_size, shuffle=False, num_workers=self.hparams.num_workers)
+        return self._kind(pixels, labels, batch_size, shuffle=False, num_workers=self.hparams.num_workers)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """uint8 (B, C, H, W) on the device → augmented if it is a training batch, float in [0, 1]."""
@@ -160,11 +187,26 @@ class ImageData(L.LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         h = self.hparams
         change = Change(pixels.shape[1:], h.crop_scale, h.randaugment) if shuffle and self._in_workers else None
-        return Batches(pixels, labels, batch_size, shuffle, h.seed, rank, world, h.num_workers, change)
+        return self._kind(pixels, labels, batch_size, shuffle, h.seed, rank, world, h.num_workers, change)
 
-    def _pixels(self, items: Items, split: str) -> "Pixels":
+    @property
+    def _streams(self) -> bool:
+        return self.hparams.source.startswith("shards:")
+
+    @property
+    def _kind(self) -> Callable[..., "Batches"]:
+        if not self._streams:
+            return Batches
+        from zoo.data.shards import Streamed
+
+        h = self.hparams
+        return partial(Streamed, lanes=h.lanes, buffer=h.shuffle_buffer, bad=h.bad)
+
+    def _pixels(self, items: "Items | Shards", split: str) -> "Pixels":
         h = self.hparams
         share = 1.0 if split == "train" else h.crop_pct
+        if self._streams:
+            return Encoded(items, h.image_size, h.channels, share)
         pixels = Pixels(items, h.image_size, h.channels or natural_channels(items), share)
         size = len(items) * int(np.prod(pixels.shape))
         cache = h.cache
@@ -190,7 +232,7 @@ class Pixels:
         return len(self.items)
 
     def __getitem__(self, i: int) -> Tensor:
-        pixels = _fit(decode(self.items.images[i], self.channels, self.items.source), self.image_size, self.crop_pct)
+        pixels = _fit(self.whole(i), self.image_size, self.crop_pct)
         if self.shape is not None and pixels.shape != (self.shape[1], self.shape[2], self.shape[0]):
             (height, width), (h, w) = self.shape[1:], pixels.shape[:2]
             raise ValueError(f"{self.items.source} mixes {height}×{width} and {h}×{w} px images; give image_size")
@@ -223,6 +265,20 @@ class Pixels:
                 item = f"{item.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()
             digest.update(item if isinstance(item, bytes) else np.ascontiguousarray(item))
         return digest.hexdigest()
+
+
+class Encoded(Pixels):
+    """Images of shards: of a sample that was read, instead of by number."""
+
+    def __init__(self, items: "Shards", image_size: int | None, channels: int | None, crop_pct: float = 1.0):
+        if image_size is None and items.size is None:
+            raise ValueError(f"the images of {items.source} have several sizes; give image_size")
+        self.items, self.image_size, self.crop_pct, self.array = items, image_size, crop_pct, None
+        self.channels = channels or items.channels or 3
+        self.shape = (self.channels, *((image_size, image_size) if image_size else items.size))
+
+    def whole(self, sample: "Sample") -> np.ndarray:
+        return decode(sample.data, self.channels, str(sample))
 
 
 class Change:
@@ -344,10 +400,9 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, list[int] | None]]:
         epoch, start = self.epoch, self.start
         self.start, self.done = 0, start
-        index = self._cut(epoch)[start:]
-        for step, (x, i) in enumerate(zip(self._images(index, epoch), index), start):
+        for step, (x, y) in enumerate(self._read(epoch, start), start):
             self.done = step + 1
-            yield x, self.labels[i], [self.seed, epoch, step, self.rank] if self.shuffle else None
+            yield x, y, [self.seed, epoch, step, self.rank] if self.shuffle else None
         if self.epoch == epoch:  # nobody called set_epoch
             self.epoch, self.done = epoch + 1, 0
 
@@ -365,6 +420,12 @@ class Batches:
             return order.split(self.batch_size)[: len(self)]
         return order.tensor_split(len(self))  # a process with an image less has no batch less
 
+    def _read(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of an epoch's batches from one on."""
+        index = self._cut(epoch)[start:]
+        for x, i in zip(self._images(index, epoch), index):
+            yield x, self.labels[i]
+
     def _images(self, index: tuple[Tensor, ...], epoch: int) -> Iterator[Tensor]:
         if self.pixels.array is not None and self.change is None:
             for i in index:
@@ -375,12 +436,17 @@ class Batches:
         if self.change is not None:
             turn = epoch if self.shuffle else 0  # what is made for evaluation is the same each time
             keys = [[(i, mix(self.seed, turn, i)) for i in batch] for batch in keys]
-        yield from DataLoader(
-            self.pixels if self.change is None else Changed(self.pixels, self.change),
+        yield from self._load(self.pixels if self.change is None else Changed(self.pixels, self.change), keys)
+
+    def _load(self, made: Any, keys: Iterable[list], **options: Any) -> DataLoader:
+        """Batches of what the workers make of the keys."""
+        return DataLoader(
+            made,
             batch_sampler=keys,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own: the default one belongs to the model
+            **options,
         )
 
 

@@ -1,0 +1,227 @@
+"""Writing shards: an image folder, parquet or videos into tar files that `zoo.data.shards` streams, and their manifest.
+
+The encoded files go in as they are. A shard is written aside and renamed, and the manifest comes last: a folder that
+has one is whole.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from zoo.data import readers, shards
+from zoo.data.clips import SUFFIXES, find_videos
+
+FORMATS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}  # Pillow's names that are no suffixes
+
+
+@dataclass
+class Seen:
+    """What the images of a place have in common."""
+
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    grey: bool = True
+
+    def note(self, image: Image.Image) -> None:
+        self.sizes.add((image.height, image.width))
+        self.grey &= image.mode in ("1", "L", "I;16")
+
+    def common(self) -> dict[str, Any]:
+        """`size` and `channels` of a manifest."""
+        size = list(next(iter(self.sizes))) if len(self.sizes) == 1 else None
+        return {"size": size, "channels": (1 if self.grey else 3) if self.sizes else None}
+
+
+def write(
+    source: str,
+    folder: str | Path,
+    image_size: int | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Iterator[Path]:
+    """Write the splits of a source; each file as it is done, the manifest last.
+
+    Args:
+        source: of images, as ImageData's; or a folder of videos, as ClipData's.
+        image_size: shorter side in px to which larger images are reduced, JPEG as JPEG (quality 95), others as PNG.
+        samples: of a shard.
+        seed: of the order of training samples, which mixes the classes; validation and test keep theirs.
+
+    Raises:
+        ValueError: the folder has shards, an image is damaged, or what the source's reader refuses.
+    """
+    folder = Path(folder)
+    _refuse(folder)
+    if samples < 1 or (image_size is not None and image_size < 1):
+        raise ValueError(f"samples={samples}, image_size={image_size}: each must be at least 1")
+    kind, splits, classes = _splits(source, image_column, label_column)
+    folder.mkdir(parents=True, exist_ok=True)
+    seen, rows = Seen(), {}
+    for role, (items, labels) in splits.items():
+        order = np.arange(len(labels))
+        if role == "train":
+            order = np.random.default_rng(seed).permutation(order)
+        rows[role] = []
+        for start in range(0, len(order), samples):
+            path = folder / f"{role}-{start // samples:05d}.tar"
+            part = order[start : start + samples].tolist()
+            members = ((i, *_encoded(items[i], source, kind, image_size, seen), int(labels[i])) for i in part)
+            rows[role].append({"file": path.name, "samples": len(part)} | _tar(path, members))
+            yield path
+    yield _manifest(folder, kind, classes, seen, rows)
+
+
+def index(place: str, folder: str | Path | None = None) -> Iterator[str | Path]:
+    """Read shards that are there and write their manifest; each shard's URL as it is done, the manifest last.
+
+    Args:
+        place: a folder or URL with *.tar, named for their split: imagenet-train-0001.tar, val/0001.tar.
+        folder: of the manifest, where the place itself is not to be written to.
+
+    Raises:
+        ValueError: there is a manifest, there are no shards, or a shard is damaged or holds no labelled samples.
+    """
+    if folder is None and "://" in place:
+        raise ValueError(f"a manifest cannot be written to {place}; give a FOLDER for it")
+    target = Path(place if folder is None else folder)
+    _refuse(target)
+    fs, root = shards.file_system(place.rstrip("/"))
+    files = sorted(f for f in fs.find(root) if f.endswith(".tar"))
+    if not files:
+        raise ValueError(f"{place} holds no *.tar; `zoo shard SOURCE FOLDER` writes shards")
+    seen, rows, kinds, last = Seen(), {}, set(), -1
+    for file in files:
+        relative, url = file.removeprefix(root).lstrip("/"), fs.unstrip_protocol(file)
+        stream = shards.Stream(shards.Shard(url, 0, fs.size(file), "", 0))
+        count = 0
+        try:
+            for key, parts in shards.grouped(stream):
+                count += 1
+                sample = shards.make_sample(stream.shard, count, key, parts, 1 << 31)
+                if not sample.fault:
+                    last = max(last, sample.label)
+                    kinds.add("images" if any(s in parts for s in shards.IMAGES) else "clips")
+                    if "images" in kinds:
+                        with contextlib.suppress(ValueError):  # who reads it may want to skip it
+                            seen.note(_open(sample.data, str(sample)))
+            while stream.read(shards.BLOCK):
+                pass
+        except tarfile.TarError as error:
+            raise ValueError(f"{url} is no tar file, or a damaged one ({error}); get it again") from error
+        words = re.split(r"[^a-z]+", relative.lower())
+        role = next((r for r, names in readers.SPLITS.items() if set(names) & set(words)), "train")
+        row = {
+            "file": relative if folder is None else url,
+            "samples": count,
+            "bytes": stream.at,
+            "sha256": stream.digest.hexdigest(),
+        }
+        rows.setdefault(role, []).append(row)
+        yield url
+    if len(kinds) != 1:
+        kind = " and ".join(sorted(kinds)) or "no sample of an image or video and KEY.cls"
+        raise ValueError(f"the shards of {place} hold {kind}; expected either images or clips, with classes")
+    target.mkdir(parents=True, exist_ok=True)
+    yield _manifest(target, kinds.pop(), [str(c) for c in range(last + 1)], seen, rows)
+
+
+def _refuse(folder: Path) -> None:
+    if (folder / shards.MANIFEST).exists():
+        raise ValueError(f"{folder} has a {shards.MANIFEST} already; give another folder, or remove that one")
+
+
+def _splits(source: str, image_column: str | None, label_column: str | None) -> tuple[str, dict, list[str]]:
+    """Kind, items and labels of each split, and the classes."""
+    root = Path(source).expanduser()
+    moving = set(SUFFIXES) - readers.SUFFIXES
+    if root.is_dir() and any(f.suffix.lower() in moving for f in root.rglob("*")):
+        found, classes = find_videos(root)
+        return "clips", found, classes
+    found = readers.read(source, image_column, label_column)
+    return "images", {role: (s.images, s.labels) for role, s in found.items()}, next(iter(found.values())).classes
+
+
+def _encoded(item: Any, source: str, kind: str, size: int | None, seen: Seen) -> tuple[str, bytes]:
+    """Suffix and bytes of an item."""
+    if kind == "clips":
+        return item.suffix[1:].lower(), item.read_bytes()
+    if isinstance(item, np.ndarray):
+        data = _png(Image.fromarray(item[:, :, 0] if item.shape[2:] == (1,) else item))
+    else:
+        data = item.read_bytes() if isinstance(item, Path) else item
+    image = _open(data, str(item) if isinstance(item, Path) else f"an image of {source}")
+    kind = image.format
+    if size is not None and min(image.size) > size:
+        scale = size / min(image.size)
+        image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
+        data, kind = (_jpeg(image), kind) if kind == "JPEG" else (_png(image), "PNG")
+    seen.note(image)
+    return FORMATS.get(kind, kind.lower()), data
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{name} is no image ({error}); remove it or get it again") from error
+
+
+def _png(image: Image.Image) -> bytes:
+    image.save(out := io.BytesIO(), "PNG")
+    return out.getvalue()
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    image.save(out := io.BytesIO(), "JPEG", quality=95)
+    return out.getvalue()
+
+
+class Hashed:
+    """A file that is hashed while it is written."""
+
+    def __init__(self, file: Any):
+        self.file, self.digest, self.count = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.count += len(data)
+        return self.file.write(data)
+
+
+def _tar(path: Path, members: Iterator[tuple[int, str, bytes, int]]) -> dict[str, Any]:
+    """Write number, suffix, bytes and class of samples; `bytes` and `sha256` of the file."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "wb") as file:
+            out = Hashed(file)
+            with tarfile.open(fileobj=out, mode="w|") as archive:
+                for number, suffix, data, label in members:
+                    for name, content in ((suffix, data), ("cls", str(label).encode())):
+                        info = tarfile.TarInfo(f"{number:08d}.{name}")  # no time, no owner: same input, same hash
+                        info.size = len(content)
+                        archive.addfile(info, io.BytesIO(content))
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return {"bytes": out.count, "sha256": out.digest.hexdigest()}
+
+
+def _manifest(folder: Path, kind: str, classes: list[str], seen: Seen, rows: dict[str, list]) -> Path:
+    path = folder / shards.MANIFEST
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    about = {"format": shards.FORMAT, "kind": kind, "classes": classes} | seen.common() | {"splits": rows}
+    aside.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+    return path
