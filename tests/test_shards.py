@@ -16,10 +16,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
+from test_clips import brightness, write_video
 from test_fit import losses
 
 from zoo import cli, fit
 from zoo.data import sharding, shards
+from zoo.data.clips import ClipData
 from zoo.data.images import ImageData
 from zoo.data.readers import read
 
@@ -505,6 +507,56 @@ def test_images_of_several_sizes_need_an_image_size(pictures, tmp_path):
         data._pixels(shards.find(str(tmp_path / "out"), "images")["train"], "train")
     data = ImageData(f"shards:{tmp_path / 'out'}", batch_size=2, image_size=6)
     assert data._pixels(shards.find(str(tmp_path / "out"), "images")["train"], "train").shape == (1, 6, 6)
+
+
+# Clips
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for split, each in (("train", 5), ("val", 2)):
+        for name in ("jump", "run"):
+            for i in range(each):
+                write_video(root / "in" / split / name / f"{i}.mp4", count=12 + i, size=(32, 32))
+    assert cli.main(["shard", str(root / "in"), str(root / "out"), "--samples-per-shard", "3"]) == 0
+    return root
+
+
+def clips(source, **args):
+    args = {"frames": 4, "image_size": 32, "stride": 2, "batch_size": 4, "num_workers": 0, "lanes": 2} | args
+    data = ClipData(str(source), **args)
+    data.setup("fit")
+    return data
+
+
+def test_clips_stream_as_they_are_read_from_files(videos):
+    stored, streamed = clips(videos / "in"), clips(f"shards:{videos / 'out'}")
+    assert streamed.classes == ["jump", "run"]
+    assert same(list(stored.val_dataloader()), list(streamed.val_dataloader()))
+    whole = list(clips(f"shards:{videos / 'out'}", repeats=2, num_workers=2).train_dataloader())
+    assert [x.shape for x, _, _ in whole] == [(2, 2, 4, 3, 32, 32)] * 5
+    assert all(np.diff(brightness(clip)).tolist() == [2, 2, 2] for x, _, _ in whole for clip in x.flatten(0, 1))
+    again = clips(f"shards:{videos / 'out'}", repeats=2).train_dataloader()
+    again.load_state_dict({"epoch": 0, "done": 3})
+    assert same(list(again), whole[3:])
+
+
+def test_a_corrupt_video_is_named_and_images_are_no_clips(videos, written, tmp_path):
+    (tmp_path / "out").mkdir()
+    for file in (videos / "out").glob("*.tar"):
+        (tmp_path / "out" / file.name).write_bytes(file.read_bytes())
+    replace(tmp_path / "out" / "val-00000.tar", "00000001.mp4", b"no video")
+    list(sharding.index(str(tmp_path / "out")))
+    with pytest.raises(ValueError, match=r"00000001 in \S+val-00000\.tar is not a video that can be decoded"):
+        list(clips(f"shards:{tmp_path / 'out'}").val_dataloader())
+    with pytest.warns(UserWarning, match="00000001"):
+        found = list(clips(f"shards:{tmp_path / 'out'}", bad="skip").val_dataloader())
+    assert sum(len(y) for _, y, _ in found) == 3
+    with pytest.raises(ValueError, match="holds images, not clips; read it with ImageData"):
+        clips(f"shards:{written}")
+    with pytest.raises(ValueError, match="holds clips, not images; read it with ClipData"):
+        ready(videos / "out")
 
 
 # zoo fit

@@ -4,12 +4,14 @@ A video is decoded in a worker, only as far as its clips need, and cropped there
 and moving digits are made here. B clips of a batch · F frames · C channels · H W sides in px · R clips of a video
 """
 
+import io
 import math
 import random
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data import readers
+from zoo.data import readers, shards
 from zoo.data.images import Batches, erase, mix, policy, seeded
 from zoo.registry import suggest
 
@@ -47,7 +49,7 @@ class ClipData(L.LightningDataModule):
         source: a folder of videos, `train/CLASS/*.mp4` and so on (mp4, webm, avi, gif, mkv, mov), or of lists,
             `train.csv` with lines "path label" or "path,label" (Kinetics', SSv2's; paths relative to the list);
             "sprites", which ships with the package, or "sprites:FOLDER" with the sheets elsewhere; "moving:SOURCE", the
-            digits of an ImageData source on the move.
+            digits of an ImageData source on the move; "shards:PLACE", a stream from a folder or URL of `zoo shard`.
         frames: F.
         image_size: side in px.
         channels: 3, or 1 for moving digits.
@@ -70,6 +72,8 @@ class ClipData(L.LightningDataModule):
         limit: train on so many clips a class.
         seed: of the order and the draws.
         num_workers: processes that decode.
+        lanes: of shards, how many are read at once, by all processes together; a multiple of their number.
+        shuffle_buffer: of shards, videos of a lane among which the next one is drawn.
 
     Raises:
         ValueError: an argument out of range, an empty class folder, a damaged file.
@@ -99,6 +103,8 @@ class ClipData(L.LightningDataModule):
         limit: int | None = None,
         seed: int = 0,
         num_workers: int = 2,
+        lanes: int = 8,
+        shuffle_buffer: int = 32,
     ):
         super().__init__()
         for name, value, allowed in (
@@ -109,8 +115,14 @@ class ClipData(L.LightningDataModule):
         ):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}{suggest(value, allowed)}; allowed {', '.join(allowed)}")
-        if min(frames, image_size, stride, repeats, batch_size, *views) < 1 or (limit is not None and limit < 1):
-            raise ValueError("frames, image_size, stride, repeats, batch_size, views and limit must be at least 1 each")
+        counts = (frames, image_size, stride, repeats, batch_size, lanes, shuffle_buffer, *views)
+        if min(counts) < 1 or (limit is not None and limit < 1):
+            raise ValueError(
+                "frames, image_size, stride, repeats, batch_size, views, limit, lanes and shuffle_buffer must be at "
+                "least 1 each"
+            )
+        if source.startswith("shards:") and (val_fraction or limit is not None):
+            raise ValueError(f"val_fraction={val_fraction}, limit={limit}: shards are read as they are; leave them out")
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1 or not 0 <= erase <= 1:
             raise ValueError(f"crop_scale={crop_scale}, erase={erase}: allowed 0 < from ≤ to ≤ 1, and 0 to 1")
         if not 0 <= val_fraction < 1:
@@ -131,7 +143,7 @@ class ClipData(L.LightningDataModule):
         if all(split in self.splits for split in needed):
             return
         kind, _, place = self.hparams.source.partition(":")
-        make = {"sprites": self._sprites, "moving": self._moving}.get(kind)
+        make = {"sprites": self._sprites, "moving": self._moving, "shards": self._shards}.get(kind)
         found = make(place, needed) if make else self._videos()
         for role, other in (("val", "test"), ("test", "val")):
             if role not in found and other in found:
@@ -190,7 +202,10 @@ class ClipData(L.LightningDataModule):
         elif isinstance(clips, MovingDigits):
             change = clips
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return Batches(clips, labels, batch_size, shuffle, h.seed, rank, world, h.num_workers, change)
+        kind = Batches
+        if isinstance(clips, Streams):
+            kind = partial(shards.Streamed, lanes=h.lanes, buffer=h.shuffle_buffer, bad=h.bad)
+        return kind(clips, labels, batch_size, shuffle, h.seed, rank, world, h.num_workers, change)
 
     def _videos(self) -> dict[str, tuple["Videos", Tensor]]:
         h = self.hparams
@@ -206,6 +221,11 @@ class ClipData(L.LightningDataModule):
         if h.limit is not None and "train" in found:
             found["train"] = _some(*found["train"], h.limit, h.seed)
         return {split: (Videos(paths), torch.tensor(labels)) for split, (paths, labels) in found.items()}
+
+    def _shards(self, place: str, needed: tuple[str, ...]) -> dict[str, tuple["Streams", Tensor]]:
+        found = shards.find(place, "clips")
+        self.classes = next(iter(found.values())).classes
+        return {split: (Streams(some), some.labels) for split, some in found.items()}
 
     def _sprites(self, place: str, needed: tuple[str, ...]) -> dict[str, tuple["Memory", Tensor]]:
         h = self.hparams
@@ -249,6 +269,16 @@ class Videos:
 
     def whole(self, i: int) -> Path:
         return self.paths[i]
+
+
+class Streams(Videos):
+    """Videos of shards; a sample that was read is what a Cut takes."""
+
+    def __init__(self, items: shards.Shards):
+        self.items = items
+
+    def whole(self, sample: shards.Sample) -> shards.Sample:
+        return sample
 
 
 def find_videos(root: Path) -> tuple[dict[str, tuple[list[Path], list[int]]], list[str]]:
@@ -331,14 +361,15 @@ def _readable(paths: list[Path], labels: list[int], frames: int) -> tuple[list[P
     return [paths[i] for i in kept], [labels[i] for i in kept]
 
 
-def _too_short(path: Path, count: int, frames: int) -> list[int]:
+def _too_short(path: Path | shards.Sample, count: int, frames: int) -> list[int]:
     raise ValueError(f"{path} has {count} frames, {frames} are asked for; remove it, or ask for fewer frames")
 
 
-def read_frames(path: Path, choose: Callable[[int], list[int]], whole: bool = False) -> np.ndarray:
-    """Some frames of a video file, (len, H, W, 3) uint8.
+def read_frames(path: Path | shards.Sample, choose: Callable[[int], list[int]], whole: bool = False) -> np.ndarray:
+    """Some frames of a video, (len, H, W, 3) uint8.
 
     Args:
+        path: of a file, or a sample that was read from a shard.
         choose: from the number of frames to the ascending indices that are wanted.
         whole: also look whether all frames are in the file, without decoding them.
 
@@ -348,7 +379,7 @@ def read_frames(path: Path, choose: Callable[[int], list[int]], whole: bool = Fa
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(io.BytesIO(path.data) if isinstance(path, shards.Sample) else str(path)) as container:
             if not container.streams.video:
                 raise ValueError(f"{path} holds no video")
             stream = container.streams.video[0]
@@ -402,7 +433,7 @@ class Cut:
     def __post_init__(self):
         self.policy = self.randaugment and policy(self.randaugment, self.size)
 
-    def __call__(self, path: Path, seed: int) -> Tensor:
+    def __call__(self, path: Path | shards.Sample, seed: int) -> Tensor:
         draw = random.Random(seed)
         times: list[list[int]] = []
 
