@@ -319,16 +319,17 @@ def policy(description: str, side: int) -> Any:
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """What timm and torchvision draw inside is decided by a seed, and nobody else's draws are disturbed."""
-    python, kept = random.getstate(), np.random.get_state()
+    python, kept, torchs = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
+    # The generator itself: torch.manual_seed notes the stack at every call, for a GPU that may be set up later.
+    torch.default_generator.manual_seed(seed)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
+        yield
     finally:
         random.setstate(python)
         np.random.set_state(kept)
+        torch.set_rng_state(torchs)
 
 
 class Changed:
