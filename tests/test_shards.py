@@ -5,6 +5,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import tarfile
 import threading
 import warnings
@@ -288,13 +290,33 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Hub(Handler):
+    """As much of the Hugging Face Hub as one data set, org/name, takes."""
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        if not path.startswith("/api"):
+            self.path = path.removeprefix("/datasets/org/name/resolve/main")
+            return super().do_GET()
+        known = {"id": "org/name", "sha": "0" * 40}
+        if path.endswith("/tree/main"):
+            files = sorted(self.to.folder.iterdir())
+            known = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0" * 40} for f in files]
+        data = json.dumps(known).encode()
+        self.send_response(200 if path.startswith("/api/datasets/org/name") else 404)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+        return None
+
+
 class Server:
     """Files of a folder on loopback; every `fail`-th new request fails once, in one of three ways."""
 
-    def __init__(self, folder, fail=0, ranges=True):
+    def __init__(self, folder, fail=0, ranges=True, handler=Handler):
         self.folder, self.fail, self.ranges = folder, fail, ranges
         self.asked, self.failed, self.down, self.lock = Counter(), [], False, threading.Lock()
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"to": self}))
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("To", (handler,), {"to": self}))
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -329,6 +351,19 @@ def test_a_server_that_fails_now_and_then_gives_the_batches_of_the_disk(written,
         assert set(server.failed) == {"error", "cut", "reset"}
         evaluated = list(loader(server.url, shuffle=False, split="test"))
         assert same(evaluated, list(loader(written, shuffle=False, split="test")))
+
+
+def test_a_hub_data_set_streams(written, tmp_path):
+    script = """if True:
+        from zoo.data.images import ImageData
+        data = ImageData("shards:hf://datasets/org/name", batch_size=8, num_workers=0, lanes=4, shuffle_buffer=6)
+        data.setup("fit")
+        print([x[:, 0, 0, 0].tolist() for x, _, _ in data.train_dataloader()])
+    """
+    with Server(written, handler=Hub) as server:
+        here = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path), "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, "-c", script], env=os.environ | here, capture_output=True, text=True)
+    assert done.stdout.strip() == str(numbers(loader(written))), done.stderr[-2000:]
 
 
 def test_after_a_failure_only_what_failed_is_asked_for_again(written, small_blocks):
