@@ -176,6 +176,8 @@ def test_each_image_comes_once_an_epoch_and_epochs_differ(written):
     for epoch in (first, second):
         assert max(Counter(n for batch in epoch for n in batch).values()) == 1
     assert first != second
+    unmixed = loader(written, shuffle_buffer=1)
+    assert numbers(unmixed) != numbers(unmixed)  # the shards change places too
     moved = np.abs(np.diff([n for batch in first for n in batch]))
     assert np.median(moved) > 10  # mixed well: a random order of 101 has 30
 
@@ -208,6 +210,16 @@ def test_workers_change_nothing(written):
     assert not same(alone, list(ready(written, seed=1, **args).train_dataloader()))
 
 
+def test_each_image_is_changed_in_a_way_of_its_own_and_anew_in_each_epoch(tmp_path):
+    for i in range(8):
+        place = tmp_path / "in" / ("train" if i else "val") / "x"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.arange(768, dtype=np.uint16).astype(np.uint8).reshape(16, 16, 3)).save(place / f"{i}.png")
+    list(sharding.write(str(tmp_path / "in"), tmp_path / "out"))
+    stream = ready(tmp_path / "out", batch_size=7, crop_scale=(0.2, 0.8)).train_dataloader()
+    assert len(torch.cat([x for _ in range(2) for x, _, _ in stream]).unique(dim=0)) == 14
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_evaluation_shows_each_sample_once_in_stored_order_in_equally_many_batches(written, world):
     ranks = [numbers(loader(written, rank, world, batch_size=2, shuffle=False)) for rank in range(world)]
@@ -238,7 +250,8 @@ def test_processes_that_cannot_share_the_lanes_are_refused(written):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("stop", [1, 5, 11])
 def test_an_epoch_goes_on_where_it_stopped(written, stop, workers):
-    data = ready(written, num_workers=workers, crop=1, shuffle_buffer=3)
+    args = {"num_workers": workers, "crop": 1, "shuffle_buffer": 3, "batch_size": 7}  # no multiple of the lanes
+    data = ready(written, **args)
     stream = data.train_dataloader()
     list(stream)
     whole = list(stream)  # the second epoch
@@ -246,7 +259,7 @@ def test_an_epoch_goes_on_where_it_stopped(written, stop, workers):
     iterator = iter(stream)
     for _ in range(stop):
         next(iterator)
-    again = ready(written, num_workers=workers, crop=1, shuffle_buffer=3).train_dataloader()
+    again = ready(written, **args).train_dataloader()
     again.load_state_dict(stream.state_dict())
     assert same(list(again), whole[stop:])
 
