@@ -57,6 +57,7 @@ class LitVQ(Pretraining):
         quantizer = self.model.quantizer
         self.usage = None if quantizer is None else CodebookUsage(quantizer.codebook_size, quantizer.num_codebooks)
         self.latents: list[tuple[Tensor, Tensor]] = []
+        self.clip, self.infomec_images = clip, infomec_images  # a recipe of LitVQGAN gives hparams neither
         if compile:
             self.model.compile()
 
@@ -88,7 +89,7 @@ class LitVQ(Pretraining):
         self.log_dict({f"{split}/{k}": v for k, v in figures.items()}, batch_size=len(x), sync_dist=True)
         if self.usage is not None:
             self.usage.update(out.indices)
-        if y.ndim == 2 and sum(len(f) for _, f in self.latents) * self.trainer.world_size < self.hparams.infomec_images:
+        if y.ndim == 2 and sum(len(f) for _, f in self.latents) * self.trainer.world_size < self.infomec_images:
             self.latents.append((out.indices if out.indices.numel() else self.model.forward_features(x).float(), y))
         if split == "val" and batch_idx == 0:
             self.log_pictures(
@@ -101,15 +102,15 @@ class LitVQ(Pretraining):
             self.usage.reset()
         if self.latents:
             joined = (parallel.rows(torch.cat(parts)) for parts in zip(*self.latents))
-            latents, factors = (part[: self.hparams.infomec_images] for part in joined)
+            latents, factors = (part[: self.infomec_images] for part in joined)
             self.latents.clear()
             scores = infomec(latents, factors, discrete=not latents.is_floating_point())
             for name in ("infom", "infoe", "infoc"):
                 self.log(f"{split}/{name}", getattr(scores, name), prog_bar=True, sync_dist=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.hparams.clip is not None:
-            torch.nn.utils.clip_grad_value_(optimizer.param_groups[0]["params"], self.hparams.clip)
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_value_(optimizer.param_groups[0]["params"], self.clip)
 
 
 class LitVQGAN(LitVQ, Adversarial):
