@@ -1,5 +1,6 @@
 """`zoo fit` and `zoo validate`: LightningCLI with exact resume, one directory per run, and what ran written down."""
 
+import csv
 import inspect
 import json
 import logging
@@ -21,14 +22,18 @@ import lightning as L
 import numpy as np
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.optim.lr_scheduler import LambdaLR
 
 from zoo import __version__, parallel, recipe
 from zoo.data.images import mix
+from zoo.hub import read_checkpoint, write_aside
 from zoo.registry import suggest
 
 LAST = Path("checkpoints") / "last.ckpt"
@@ -50,8 +55,11 @@ def fit(argv: list[str]) -> int:
         run = _new_run(Path(root), name) if cli.trainer.is_global_zero else Path(root)
     else:
         run, overrides = Path(run), argv
-        if not (run / LAST).is_file() or not (run / "recipe.yaml").is_file():
-            raise ValueError(f"{run} is no run to resume: it needs recipe.yaml and {LAST}; runs lie under runs/RECIPE/")
+        if not (run / "recipe.yaml").is_file():
+            raise ValueError(f"{run} is no run to resume: it needs recipe.yaml; runs lie under runs/RECIPE/")
+        if not (run / LAST).is_file():
+            print(f"{run} was stopped before its first checkpoint: it begins again")
+        _clear(run)
         cli = parse(run / "recipe.yaml", overrides)
         name = json.loads((run / "environment.json").read_text())["recipe"]
     if cli.trainer.is_global_zero:
@@ -107,6 +115,9 @@ def parse(file: Path, overrides: list[str]) -> LightningCLI:
 class _CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: jsonargparse.ArgumentParser) -> None:
         parser.add_argument("--expect", type=dict | None, default=None, help="the figure the recipe should reach")
+        parser.add_argument(
+            "--save_steps", type=PositiveInt | None, default=None, help="checkpoints inside an epoch, too"
+        )
 
 
 def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridden: bool) -> int:
@@ -114,7 +125,8 @@ def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridde
     trainer.strategy.checkpoint_io = WriteAside()
     if getattr(trainer.strategy, "_layer_sync", None) and trainer.strategy.root_device.type == "cpu":
         trainer.strategy._layer_sync = parallel.JoinBatchNorms()
-    trainer.callbacks[:0] = [RunState(overridden)]
+    state = RunState(overridden)
+    trainer.callbacks[:0] = [state]
     bars = trainer.progress_bar_callback is not None
     if bars and sys.stdout.isatty():
         trainer.callbacks.remove(trainer.progress_bar_callback)
@@ -126,8 +138,10 @@ def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridde
         stop,
         ModelCheckpoint(run / LAST.parent, "last", save_on_train_epoch_end=True, enable_version_counter=False),
     ]
+    if cli.config["save_steps"] is not None:
+        trainer.callbacks.append(SaveSteps(run, cli.config["save_steps"]))
     if cli.config["trainer"]["logger"] in (None, True):
-        trainer.loggers = [CSVLogger(run, "logs"), TensorBoardLogger(str(run), "logs/tensorboard", version="")]
+        trainer.loggers = [CSVLog(run, "logs"), TensorBoardLogger(str(run), "logs/tensorboard", version="")]
     start = time.perf_counter()
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=resume and str(resume), weights_only=True)
@@ -135,8 +149,11 @@ def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridde
         if trainer.is_global_zero:
             print(f"stopped by {signal.Signals(stopped.signum).name}; go on with: zoo fit --resume {run}")
         return 128 + stopped.signum
+    if stop.signum:  # in the last epoch's validation; the training is whole
+        print(f"stopped by {signal.Signals(stop.signum).name} before the test; go on with: zoo fit --resume {run}")
+        return 128 + stop.signum
     seconds = time.perf_counter() - start
-    validated = dict(trainer.callback_metrics)
+    validated = state.figures | dict(trainer.callback_metrics)
     (figures,) = trainer.test(cli.model, cli.datamodule, verbose=False)
     if not trainer.is_global_zero:
         return 0
@@ -197,8 +214,7 @@ class Stop(Callback):
     ) -> None:
         self.images += len(batch[0])
         signum = self._agreed()
-        # Not on the last batch: between it and the next epoch there is no place to go on from. The next one will do.
-        if signum and not trainer.is_last_batch:
+        if signum and resumable(trainer, module, index):  # else the next batch will do
             trainer.save_checkpoint(self.run / LAST)
             self.signum, self.saved = signum, True
 
@@ -230,6 +246,59 @@ class Stop(Callback):
             signal.signal(signum, handler)
 
 
+class SaveSteps(Checkpoint):
+    """Writes last.ckpt each `every` optimiser steps inside an epoch too: a killed run loses no more than those."""
+
+    def __init__(self, run: Path, every: int):
+        if every < 1:
+            raise ValueError(
+                f"save_steps={every}, allowed 1 and more; leave it out to save at the end of an epoch only"
+            )
+        self.every, self.steps, self.waiting = every, 0, False
+        self.last, self.aside = run / LAST, (run / LAST).with_name(f".{LAST.name}.next")
+        self.last_model_path = self.best_model_path = ""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, index: int
+    ) -> None:
+        self.steps += steps_now(trainer, module, index)
+        if self.steps >= self.every and resumable(trainer, module, index):
+            trainer.save_checkpoint(self.aside)
+            self.steps, self.waiting = 0, True
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, index: int) -> None:
+        self._publish(trainer)  # only now has the step that was saved been logged: no log lacks it
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        self._publish(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.steps = 0
+
+    def _publish(self, trainer: L.Trainer) -> None:
+        if self.waiting and trainer.is_global_zero:
+            os.replace(self.aside, self.last)
+            self.last_model_path = str(self.last)
+        self.waiting = False
+
+
+def steps_now(trainer: L.Trainer, module: L.LightningModule, index: int) -> bool:
+    """Whether a batch that is not the epoch's last completes an optimiser step; by hand, the module accumulates."""
+    by_hand = 1 if module.automatic_optimization else module.hparams.get("accumulate", 1)
+    return (index + 1) % (trainer.accumulate_grad_batches * by_hand) == 0
+
+
+def resumable(trainer: L.Trainer, module: L.LightningModule, index: int) -> bool:
+    """Whether a run can go on exactly from a checkpoint written after this batch.
+
+    Not inside an optimiser step, as no checkpoint holds accumulated gradients. And not where the epoch ends or a
+    validation follows: whoever goes on from there would leave it out.
+    """
+    loop = trainer.fit_loop
+    validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    return steps_now(trainer, module, index) and not trainer.is_last_batch and not validates
+
+
 class RunState(Callback):
     """Exact resume: random states of all processes and the place in the epoch travel in the checkpoint.
 
@@ -239,6 +308,7 @@ class RunState(Callback):
 
     def __init__(self, overridden: bool):
         self.overridden, self.fresh, self.states, self.batches = overridden, [], None, None
+        self.figures: dict[str, float] = {}  # of a run whose training was through already
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict) -> None:
         kind, keys, *rest = np.random.get_state()
@@ -249,6 +319,7 @@ class RunState(Callback):
             "numpy": (kind, keys.tolist(), *rest),
         }
         checkpoint["random"] = parallel.gather(mine)  # one of each process
+        checkpoint["figures"] = {k: float(v) for k, v in trainer.callback_metrics.items()}
         # Lightning keeps this too, but forgets to give it back once anything has asked for estimated_stepping_batches.
         checkpoint["batches"] = trainer.train_dataloader.state_dict()
 
@@ -260,6 +331,7 @@ class RunState(Callback):
                 "give it as many, or begin a new run from it with --model.weights RUN"
             )
         self.states = states[trainer.global_rank]
+        self.figures = checkpoint.get("figures", {})
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         # Before the checkpoint's optimiser state comes in: these are the values of the recipe and the command line.
@@ -297,8 +369,46 @@ class RunState(Callback):
         np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))
 
 
+class CSVLog(CSVLogger):
+    """Lightning's, in which neither a kill nor a full disk loses the rows so far."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ExperimentWriter:
+        self._experiment = self._experiment or Rows(self.log_dir)
+        return self._experiment
+
+
+class Rows(ExperimentWriter):
+    """A new column makes a new file; Lightning empties the one there is first."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        with (
+            write_aside(path.parent) as aside,
+            open(path, newline="") as old,
+            open(aside(path.name), "w", newline="") as new,
+        ):
+            writer = csv.DictWriter(new, fieldnames)
+            writer.writeheader()
+            writer.writerows(csv.DictReader(old))
+
+
 class WriteAside(TorchCheckpointIO):
-    """A checkpoint is written beside its place, synced and renamed: a full disk leaves the last good one."""
+    """A checkpoint is written beside its place, synced and renamed: a full disk leaves the last good one.
+
+    One that is damaged is not gone on from.
+    """
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        try:
+            return read_checkpoint(Path(path))
+        except ValueError as error:
+            run = Path(path).parents[1]
+            raise ValueError(
+                f"{error}; put another checkpoint of {Path(path).parent} in its place, or begin again with: zoo fit "
+                f"{run / 'recipe.yaml'}"
+            ) from error
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
@@ -336,10 +446,16 @@ def _new_run(root: Path, name: str) -> Path:
     raise OSError(f"no free directory under {root / stem}; give another --runs")
 
 
+def _clear(run: Path) -> None:
+    """What a killed run had not finished writing."""
+    for pattern in (".*.part", f".{LAST.name}.next"):
+        for left in run.rglob(pattern):
+            left.unlink()
+
+
 def _write_down(run: Path, cli: LightningCLI, name: str) -> None:
-    """The resolved recipe, the environment and the commit, beside the checkpoints."""
+    """The resolved recipe, the environment and the commit, beside the checkpoints; the recipe last: it makes a run."""
     resolved = cli.parser.dump(cli.config, skip_none=False)
-    (run / "recipe.yaml").write_text(re.sub(r"^config:.*\n(- .*\n)*", "", resolved, flags=re.MULTILINE))
     earlier = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
     _write_json(
         run / "environment.json",
@@ -357,6 +473,7 @@ def _write_down(run: Path, cli: LightningCLI, name: str) -> None:
             "lightning": L.__version__,
         },
     )
+    _write_text(run / "recipe.yaml", re.sub(r"^config:.*\n(- .*\n)*", "", resolved, flags=re.MULTILINE))
 
 
 def _commit() -> str | None:
@@ -374,9 +491,12 @@ def _commit() -> str | None:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(values, indent=2, default=str) + "\n")
-    os.replace(aside, path)
+    _write_text(path, json.dumps(values, indent=2, default=str) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with write_aside(path.parent) as aside:
+        aside(path.name).write_text(text)
 
 
 def _take(argv: list[str], flag: str, default: str | None) -> tuple[list[str], str | None]:
@@ -424,5 +544,6 @@ def _keys() -> list[str]:
         "trainer",
         "seed_everything",
         "expect",
+        "save_steps",
         *(k for c in places for k in inspect.signature(c).parameters),
     ]
