@@ -138,6 +138,7 @@ class LitClassifier(optim.Guarded, parallel.Sharded, L.LightningModule):
             raise ValueError(f"the data has {given} classes, the model {outputs}; set model.num_classes to {given}")
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
         # All that export needs to build the model again; the class names are the data's.
         classes = getattr(self.trainer.datamodule, "classes", ())
         known = {"classes": list(classes)} if len(classes) == self.model.head.out_features else {}

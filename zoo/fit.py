@@ -22,7 +22,7 @@ import lightning as L
 import numpy as np
 import torch
 import torch.distributed as dist
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -34,6 +34,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from zoo import __version__, parallel, recipe
 from zoo.data.images import mix
 from zoo.hub import read_checkpoint, write_aside
+from zoo.optim import Guarded
 from zoo.registry import suggest
 
 LAST = Path("checkpoints") / "last.ckpt"
@@ -100,7 +101,7 @@ def parse(file: Path, overrides: list[str]) -> LightningCLI:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "LightningCLI's args parameter")
         try:
-            return _CLI(
+            cli = _CLI(
                 args=["--config", str(file), *overrides],
                 run=False,
                 save_config_callback=None,
@@ -110,14 +111,20 @@ def parse(file: Path, overrides: list[str]) -> LightningCLI:
             )
         except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
             raise ValueError(_short(str(error), file)) from error
+    if cli.config["skip_nonfinite"] and not isinstance(cli.model, Guarded):
+        raise ValueError(
+            f"skip_nonfinite={cli.config['skip_nonfinite']}: {type(cli.model).__name__} cannot leave batches out; "
+            "leave it out, or derive the class from zoo.optim.Guarded"
+        )
+    cli.model.skip_nonfinite = cli.config["skip_nonfinite"]
+    return cli
 
 
 class _CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: jsonargparse.ArgumentParser) -> None:
         parser.add_argument("--expect", type=dict | None, default=None, help="the figure the recipe should reach")
-        parser.add_argument(
-            "--save_steps", type=PositiveInt | None, default=None, help="checkpoints inside an epoch, too"
-        )
+        parser.add_argument("--save_steps", type=PositiveInt | None, default=None, help="a checkpoint each so many")
+        parser.add_argument("--skip_nonfinite", type=NonNegativeInt, default=0, help="batches that may be left out")
 
 
 def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridden: bool) -> int:
@@ -250,13 +257,9 @@ class SaveSteps(Checkpoint):
     """Writes last.ckpt each `every` optimiser steps inside an epoch too: a killed run loses no more than those."""
 
     def __init__(self, run: Path, every: int):
-        if every < 1:
-            raise ValueError(
-                f"save_steps={every}, allowed 1 and more; leave it out to save at the end of an epoch only"
-            )
         self.every, self.steps, self.waiting = every, 0, False
         self.last, self.aside = run / LAST, (run / LAST).with_name(f".{LAST.name}.next")
-        self.last_model_path = self.best_model_path = ""
+        self.last_model_path, self.best_model_path = str(self.last) if self.last.is_file() else "", ""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, index: int
@@ -545,5 +548,6 @@ def _keys() -> list[str]:
         "seed_everything",
         "expect",
         "save_steps",
+        "skip_nonfinite",
         *(k for c in places for k in inspect.signature(c).parameters),
     ]

@@ -79,6 +79,8 @@ class Moments(Metric):
         shape: (C, h, w) of each channel at each place, or (C, 1, 1) of each channel.
     """
 
+    transient = ("count", "first", "second")
+
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()
         self.dims = [0] if shape[1:] != (1, 1) else [0, 2, 3]

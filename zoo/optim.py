@@ -1,11 +1,12 @@
 """Step sizes and parameter groups that every LightningModule shares."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -72,25 +73,88 @@ def warmup_linear(
 class Guarded:
     """For a LightningModule: a loss that is not finite stops before anything is learned from it, and says where.
 
+    Up to `skip_nonfinite` batches of a run are left out instead, on all processes together, and counted as
+    `train/skipped`: no gradient comes of them, and what they did to buffers is undone, as to what a module lists in
+    `transient`. An optimiser step without any gradient moves neither weights nor their average; schedules go on. Where
+    a discriminator's loss alone is not finite, the model has learned from that batch already.
+
     And the trainer's gradient_clip_val works under bf16-mixed: there Lightning refuses every fused optimiser, as those
     unscale gradients by themselves. bfloat16 scales none.
     """
+
+    skip_nonfinite = 0
+    skipped = 0  # batches, since the run began
+    left_out = False  # this batch
+    learned = False  # anything since gradients were empty
 
     def log(self, name: str, value: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> None:
         # As a float: Lightning averages the counts of processes, and rounds integers down.
         super().log(name, value, *args, batch_size=None if batch_size is None else float(batch_size), **kwargs)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.left_out = False
+        if self.skip_nonfinite:
+            self._buffers_before = [(buffer, buffer.clone()) for buffer in self.buffers()]
+            transient = ((m, name, getattr(m, name)) for m in self.modules() for name in getattr(m, "transient", ()))
+            self._transient_before = [(m, name, v.clone() if isinstance(v, Tensor) else v) for m, name, v in transient]
+
+    def on_before_zero_grad(self, optimizer: Optimizer) -> None:
+        self.learned = False
+
     def on_before_backward(self, loss: Tensor) -> None:
-        if loss.isfinite().all():
+        finite = bool(loss.isfinite().all())
+        if not self.left_out and self.trainer.strategy.reduce_boolean_decision(finite):
             return
+        if not self.left_out:
+            if self.skipped >= self.skip_nonfinite:
+                raise ValueError(self._complaint(loss, finite))
+            self.left_out, self.skipped = True, self.skipped + 1
+            rank_zero_warn(f"{self._place(loss, finite)}: left out, {self.skipped} of {self.skip_nonfinite}")
+        with torch.no_grad():
+            for buffer, before in self._buffers_before:
+                buffer.copy_(before)
+        for module, name, before in self._transient_before:
+            setattr(module, name, before)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if not self.left_out:
+            super().backward(loss, *args, **kwargs)
+            self.learned = True
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Optimizer, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        def closure() -> Any:
+            loss = optimizer_closure()
+            return loss if self.learned else None  # which Lightning takes for a step that is skipped, where it scales
+
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.skip_nonfinite:
+            self.log("train/skipped", float(self.skipped))
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["skipped"] = self.skipped
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.skipped = checkpoint.get("skipped", 0)
+
+    def _place(self, loss: Tensor, finite: bool) -> str:
         trainer = self.trainer
         batch, loader = trainer.fit_loop.batch_idx, trainer.train_dataloader
         images = f", images {loader.indices(batch)}" if hasattr(loader, "indices") else ""
-        kept = [c.last_model_path or c.best_model_path for c in trainer.checkpoint_callbacks]
-        kept = next((path for path in kept if path), "")
-        raise ValueError(
-            f"the loss is {loss.detach().flatten()[0].item()} at step {trainer.global_step}, batch {batch} of epoch "
-            f"{trainer.current_epoch}{images}: nothing was learned from it. "
+        said = "not finite on another process" if finite else loss.detach().flatten()[0].item()
+        step = trainer.global_step  # by hand it counts the steps of every optimiser
+        step = step if self.automatic_optimization else getattr(self, "steps", step)
+        return f"the loss is {said} at step {step}, batch {batch} of epoch {trainer.current_epoch}{images}"
+
+    def _complaint(self, loss: Tensor, finite: bool) -> str:
+        kept = [c.last_model_path or c.best_model_path for c in self.trainer.checkpoint_callbacks]
+        kept = next((path for path in [*kept, self.trainer.ckpt_path] if path), "")
+        return (
+            f"{self._place(loss, finite)}: nothing was learned from it. "
+            + (f"{self.skipped} batches were left out before, as many as may be. " if self.skipped else "")
             + (f"The last checkpoint is {kept}. " if kept else "")
             + "Lower the learning rate, clip gradients, or train in float32"
         )

@@ -48,6 +48,7 @@ class Pretraining(optim.Guarded, parallel.Sharded, L.LightningModule):
         self.train()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
         # All that export needs to build the model again.
         checkpoint["zoo"] = self.model.zoo_config
 
@@ -80,9 +81,10 @@ class Averaging(Pretraining):
         return self.model if self.average is None or not self.average.n_averaged else self.average.module
 
     def update_average(self) -> None:
-        """After each step of the model's optimiser."""
-        if self.average is not None:
+        """After each step of the model's optimiser; without effect if that step had no gradient."""
+        if self.average is not None and self.learned:
             self.average.update_parameters(self.model)
+        self.learned = False
 
 
 class Adversarial(Pretraining):
@@ -161,6 +163,7 @@ class Adversarial(Pretraining):
         checkpoint["steps"] = self.steps
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.steps = checkpoint["steps"]
 
 

@@ -10,7 +10,7 @@ ROOT = _HERE / "recipes" if (_HERE / "recipes").is_dir() else _HERE.parent / "re
 
 FIT_HELP = """\
 zoo fit RECIPE|FILE [--runs FOLDER] [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE] [--seed_everything N]
-        [--save_steps N]
+        [--save_steps N] [--skip_nonfinite N]
 zoo fit --resume RUN [--model.KEY VALUE …]
 
 RECIPE is a name that `zoo ls --recipes` shows, FILE a recipe of one's own (`zoo cp RECIPE FILE`).
@@ -19,7 +19,8 @@ KEY is an argument of the recipe's LightningModule, its DataModule, or Lightning
 Each run gets a directory of its own under runs/RECIPE/: the resolved recipe, the environment, checkpoints/, logs/
 (CSV and TensorBoard) and metrics.json. Ctrl-C and SIGTERM leave a checkpoint after the step in progress; --resume goes
 on from it exactly, and what is given on the command line then wins over what the run began with. A checkpoint is
-written at the end of each epoch, and with --save_steps each N optimiser steps: what a killed run loses at most.
+written at the end of each epoch, and with --save_steps each N optimiser steps: what a killed run loses at most. A loss
+that is not finite stops the run; with --skip_nonfinite, up to N such batches are left out first.
 
 zoo fit bilinear/mnist --data.source PATH_OR_HUB_ID --trainer.max_epochs 3"""
 
