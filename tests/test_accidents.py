@@ -265,3 +265,37 @@ def test_leaving_out_is_refused_where_the_module_cannot(tmp_path):
     with pytest.raises(ValueError, match=r"BoringModel cannot leave batches out.*zoo\.optim\.Guarded"):
         fit.fit([str(tmp_path / "mine.yaml"), "--skip_nonfinite", "1", "--runs", str(tmp_path / "runs")])
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_leaves_logs_and_folders_as_they_were_and_is_told_in_a_line(tmp_path):
+    folder = zoo.save(zoo.create("bilinear_d64"), tmp_path / "folder")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    script = f"""
+import resource, signal, zoo
+from zoo.cli import main
+from zoo.fit import CSVLog
+log = CSVLog({str(tmp_path)!r}, "logs")
+for step in range(200):
+    log.log_metrics({{"train/loss": 1 / (1 + step)}}, step)
+    log.save()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_500, 1_500))
+try:
+    log.log_metrics({{"val/loss": 1.0}}, 200)
+    log.save()
+except OSError as error:
+    print(error)
+print(main(["export", "bilinear_d256.mnist", {str(folder)!r}]))
+print(main(["export", "mae_vit_tiny_classifier.cifar10", {str(folder)!r}, "--to", "timm"]))
+print(main(["fit", "bilinear/smoke", "--runs", {str(tmp_path / "runs")!r}]))
+"""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
+    assert done.stdout.splitlines()[1:] == ["2", "2", "2"], done.stderr
+    said = [done.stdout.splitlines()[0], *(line for line in done.stderr.splitlines() if line.startswith("zoo "))]
+    assert len(said) == 4
+    assert all("cannot write" in line and "nothing in it was changed" in line for line in said)
+    (rows,) = tmp_path.glob("logs/version_0/metrics.csv")
+    assert len(rows.read_text().splitlines()) == 201
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert not list(tmp_path.glob("runs/*/*/recipe.yaml"))

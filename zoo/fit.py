@@ -33,7 +33,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from zoo import __version__, parallel, recipe
 from zoo.data.images import mix
-from zoo.hub import read_checkpoint, write_aside
+from zoo.hub import FULL, read_checkpoint, write_aside
 from zoo.optim import Guarded
 from zoo.registry import suggest
 
@@ -156,6 +156,13 @@ def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridde
         if trainer.is_global_zero:
             print(f"stopped by {signal.Signals(stopped.signum).name}; go on with: zoo fit --resume {run}")
         return 128 + stopped.signum
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(
+            f"cannot write to {run}: {error}; its checkpoint is untouched, free some space and go on with: zoo fit "
+            f"--resume {run}"
+        ) from error
     if stop.signum:  # in the last epoch's validation; the training is whole
         print(f"stopped by {signal.Signals(stop.signum).name} before the test; go on with: zoo fit --resume {run}")
         return 128 + stop.signum

@@ -6,6 +6,7 @@ refused with the first thing that is wrong.
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import importlib
 import inspect
@@ -33,6 +34,7 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 DIFFUSERS = "diffusion_pytorch_model.safetensors"
 EXPORTS = ("safetensors", "timm", "diffusers", "onnx")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says
 
 
 # The doors
@@ -128,7 +130,9 @@ def save(model: nn.Module, folder: str | Path, metrics: tuple[registry.Metric, .
             }
             aside(CARD).write_text(folder_card(config), encoding="utf-8")
             aside(CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        if error.errno is None:  # write_aside has said it
+            raise
         raise OSError(f"cannot write {folder}: {error}; nothing in it was changed, save to another folder") from error
     return folder
 
@@ -637,7 +641,11 @@ def _export_onnx(model: nn.Module, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def write_aside(folder: Path) -> Iterator[Callable[[str], Path]]:
-    """Give out temporary names in `folder`; rename them all, in that order, once everything is written and synced."""
+    """Give out temporary names in `folder`; rename them all, in that order, once everything is written and synced.
+
+    Raises:
+        OSError: the disk is full; what was there before is untouched.
+    """
     names: list[str] = []
 
     def aside(name: str) -> Path:
@@ -652,6 +660,10 @@ def write_aside(folder: Path) -> Iterator[Callable[[str], Path]]:
                 os.fsync(f.fileno())
         for name in names:
             os.replace(aside(name), folder / name)
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", errno.ENOSPC) not in FULL:
+            raise
+        raise OSError(f"cannot write {folder}: {error}; nothing in it was changed, save to another folder") from error
     finally:
         for name in names:
             aside(name).unlink(missing_ok=True)

@@ -530,13 +530,26 @@ def _mapped(pixels: Pixels) -> Tensor:
         if not path.is_file():
             aside = path.with_suffix(f".{os.getpid()}.part")
             try:
-                out = np.lib.format.open_memmap(aside, "w+", np.uint8, (len(pixels), *pixels.shape))
+                out = new_map(aside, np.uint8, (len(pixels), *pixels.shape))
                 pixels.decode_into(out)
                 out.flush()
                 os.replace(aside, path)
             finally:
                 aside.unlink(missing_ok=True)
     return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write: torch wants a writable array
+
+
+def new_map(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """A new .npy file, mapped, its place on the disk taken at once: writing to a map of a full disk kills the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    out = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as f:
+            os.posix_fallocate(f.fileno(), 0, path.stat().st_size)
+    return out
 
 
 def _hold_out(items: dict[str, Items], fraction: float, seed: int) -> dict[str, Items]:

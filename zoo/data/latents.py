@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zoo import hub
 from zoo.data.factors import Shown
-from zoo.data.images import Batches, ImageData
+from zoo.data.images import Batches, ImageData, new_map
 from zoo.metrics import Moments
 
 FORMAT = "latentzoo latents 1"
@@ -72,8 +72,7 @@ def write(
                     z = model.encode((x.flip(-1) if mirrored else x).to(model.latent_std.device)).cpu()  # (B, c, h, w)
                     if out is None:
                         shape = (count * len(turns), *z.shape[1:])
-                        with open(aside(f"{split}_latents.npy"), "wb"):
-                            out = np.lib.format.open_memmap(aside(f"{split}_latents.npy"), "w+", np.float16, shape)
+                        out = new_map(aside(f"{split}_latents.npy"), np.float16, shape)
                     half = z.half()
                     if not half.isfinite().all():
                         raise ValueError(
