@@ -491,13 +491,12 @@ def _commit() -> str | None:
     here = Path(__file__).resolve().parents[1]
     if not (here / ".git").exists():
         return None
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        cwd=here,
-        capture_output=True,
-        text=True,
+    # `git describe --dirty` would write the index, and leave it locked where it is killed or the disk is full.
+    head, changed = (
+        subprocess.run(["git", "--no-optional-locks", *argv], cwd=here, capture_output=True, text=True).stdout.strip()
+        for argv in (["rev-parse", "--verify", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     )
-    return described.stdout.strip() or None
+    return f"{head}-dirty" if head and changed else head or None
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
