@@ -37,7 +37,8 @@ from zoo.data.images import Batches, mix
 MANIFEST, FORMAT = "manifest.json", "zoo-shards-1"
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "gif", "tif", "tiff")
 CLIPS = ("mp4", "webm", "avi", "gif", "mkv", "mov", "m4v")
-BLOCK = 4 << 20  # bytes of one request, and of samples read ahead in each lane
+BLOCK = 4 << 20  # bytes of one request
+AHEAD = 128  # samples that each lane reads ahead, or BLOCK bytes of them
 WAITS = (0.1, 0.5, 2, 8, 20)  # seconds before a read that failed is tried again
 STALLED = 60  # seconds after which a request counts as failed
 
@@ -335,14 +336,14 @@ class Lane:
 
 
 def _ahead(samples: Iterator[tuple[int, Sample]], pool: ThreadPoolExecutor) -> Iterator[tuple[int, Sample]]:
-    """The same, with BLOCK bytes read ahead by another thread."""
+    """The same, read ahead by another thread."""
 
     def some() -> list[tuple[int, Sample]]:
         out, size = [], 0
         for place, sample in samples:
             out.append((place, sample))
             size += len(sample.data)
-            if size >= BLOCK:
+            if len(out) == AHEAD or size >= BLOCK:
                 break
         return out
 
