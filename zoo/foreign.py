@@ -1,11 +1,11 @@
 """Foreign checkpoints in: find the tensors, let the family name their dialect, load strictly."""
 
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from zoo import hub, registry
@@ -29,22 +29,38 @@ def convert(source: str | Path | Mapping[str, Any], arch: str, **args: Any) -> n
         ValueError: no known dialect of the arch's family, or a tensor missing, left over or misshapen.
         FileNotFoundError: nothing there.
     """
-    state, found = translate(source if isinstance(source, Mapping) else read_state(Path(source)), arch, args)
+    given, place = (source, "the state dict") if isinstance(source, Mapping) else (read_state(Path(source)), source)
+    state, found = translate(given, arch, args, place)
     allowed = hub.keywords(arch)
-    model = hub.build(arch, {k: v for k, v in found.items() if k in allowed} | args)
+    model = hub.build_for(state, place, arch, {k: v for k, v in found.items() if k in allowed} | args)
     state |= {k: v for k, v in model.state_dict().items() if k in args}  # mean and std, which few files hold
-    hub.load_strictly(model, state, source if not isinstance(source, Mapping) else "the state dict")
+    hub.load_strictly(model, state, place)
     return model.eval()
 
 
-def translate(state: Mapping[str, Any], arch: str, args: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def translate(
+    state: Mapping[str, Any], arch: str, args: Mapping[str, Any], source: object = "the state dict"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Foreign tensors under the names of an arch's family, and the arguments that their shapes tell.
 
     Args:
         args: what is known of the model besides, for tables that a file leaves out.
+        source: for messages.
+
+    Raises:
+        ValueError: tensors of no known dialect, or that are not what their names say.
     """
     dialects = importlib.import_module(f"zoo.{registry.family_of(arch)}.convert")
-    return dialects.to_zoo(unwrap(state), args)
+    tensors = hub.plain_tensors(unwrap(state, source), source)
+    if any(len(number) > 5 for name in tensors for number in re.findall(r"\d+", name)):
+        raise ValueError(f"{source} names more layers than it has tensors; get it again")
+    try:
+        return dialects.to_zoo(tensors, args)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"the tensors of {source} are not what their names say ({said}); is it {arch}?") from error
 
 
 def read_state(path: Path) -> Mapping[str, Any]:
@@ -59,23 +75,26 @@ def read_state(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
-        with safe_open(path, "pt") as f:
-            return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118, not a dict
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not safetensors ({error}); get it again") from error
+        return hub.read_safetensors(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; get it again") from error
 
 
-def unwrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def unwrap(state: Mapping[str, Any], source: object = "this") -> dict[str, Tensor]:
     """The tensors of a checkpoint, out of what trainers put around them and before their names."""
+    if not isinstance(state, Mapping):
+        raise ValueError(
+            f"{source} is a {type(state).__name__}, no checkpoint; give a state dict, or a file that holds one"
+        )
     for key in WRAPPERS:
         if isinstance(state.get(key), Mapping):
             state = state[key]
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     if not tensors:
         raise ValueError(
-            f"no tensors among {list(state)[:5]}; give a state dict, or a dict that holds one under {WRAPPERS}"
+            f"{source}: no tensors among {list(state)[:5]}; give a state dict, or a dict with one under {WRAPPERS}"
         )
     for prefix in PREFIXES:
-        if all(k.startswith(prefix) for k in tensors):
+        if all(str(k).startswith(prefix) for k in tensors):
             tensors = {k.removeprefix(prefix): v for k, v in tensors.items()}
     return tensors

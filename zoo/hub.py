@@ -11,12 +11,16 @@ import hashlib
 import importlib
 import inspect
 import json
+import math
+import numbers
 import os
+import reprlib
 import sys
+import types
 import typing
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -26,6 +30,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from zoo import registry
 from zoo.registry import Weights
@@ -33,6 +38,7 @@ from zoo.registry import Weights
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 DIFFUSERS = "diffusion_pytorch_model.safetensors"
+CONFIG_BYTES = 2**24  # a thousand class names are 20 kB
 EXPORTS = ("safetensors", "timm", "diffusers", "onnx")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says
 
@@ -87,12 +93,24 @@ def load(name: str, **args: Any) -> nn.Module:
 
 
 def build(arch: str, args: Mapping[str, Any]) -> nn.Module:
-    """A random model of an arch, with `zoo_config` saying how to make it again."""
+    """A random model of an arch, with `zoo_config` saying how to make it again.
+
+    Raises:
+        ValueError: a keyword that the arch does not take, or a value that makes no model of it.
+    """
     allowed = keywords(arch)
-    for key in args:
+    hints = typing.get_type_hints(_model_class(arch).__init__)
+    for key, value in args.items():
         if key not in allowed:
             raise ValueError(f"{arch} takes no {key!r}{registry.suggest(key, allowed)}; it takes {', '.join(allowed)}")
-    model = _builder(arch)(**args)
+        if not _is_a(value, hints[key]):
+            expected = hints[key].__name__ if isinstance(hints[key], type) else hints[key]
+            raise ValueError(f"{arch} takes no {key}={reprlib.repr(value)}; expected {expected}")
+    try:
+        model = _builder(arch)(**args)
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError) as error:
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"no {arch} can be made with {reprlib.repr(dict(args))}: {said}; change these") from error
     model.zoo_config = {"arch": arch, "args": dict(args)}
     return model
 
@@ -302,12 +320,18 @@ def _open_record(record: Weights) -> Source:
 
 def _open_lightning(file: Path) -> Source:
     checkpoint = read_checkpoint(file)
-    if "zoo" not in checkpoint:
+    if not isinstance(checkpoint, dict) or not {"zoo", "state_dict"} <= checkpoint.keys():
         raise ValueError(f"{file} was not written by a LightningModule of this zoo; `zoo convert` reads foreign files")
+    try:
+        _check_made(checkpoint["zoo"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} does not say how its model is made ({error}); train it again") from error
+    tensors = plain_tensors(checkpoint["state_dict"], file)
     averaged = "average.module."  # a moving average is what was evaluated
-    prefix = averaged if any(k.startswith(averaged) for k in checkpoint["state_dict"]) else "model."
-    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return Source(checkpoint["zoo"], state, file)
+    prefix = averaged if any(k.startswith(averaged) for k in tensors) else "model."
+    return Source(
+        checkpoint["zoo"], {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, file
+    )
 
 
 def _fill(source: Source, args: Mapping[str, Any]) -> nn.Module:
@@ -315,7 +339,7 @@ def _fill(source: Source, args: Mapping[str, Any]) -> nn.Module:
     config = source.config
     _refuse_other_baked(source, args, config["arch"])
     with torch.device("meta"):  # no memory, no random numbers: every tensor comes from the file
-        model = build(config["arch"], config["args"] | dict(args))
+        model = build_for(source.state, source.place, config["arch"], config["args"] | dict(args))
     load_strictly(model, source.state, source.place)
     model.zoo_config |= {k: config[k] for k in ("classes", "name", "parent") if config.get(k)}
     return model
@@ -333,6 +357,63 @@ def _refuse_other_baked(source: Source, args: Mapping[str, Any], arch: str) -> N
                 f"{source.place} was trained with {key}={trained!r}, not {args[key]!r}; leave {key} out to take it as "
                 "it was trained, or choose other weights with `zoo ls --pretrained`"
             )
+
+
+class Limit(TorchFunctionMode):
+    """Torch stops after so many calls in this thread: a config can ask for a billion layers."""
+
+    def __init__(self, calls: int):
+        super().__init__()
+        self.calls = calls
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls -= 1
+        if self.calls < 0:
+            raise RuntimeError("it has far more tensors than the file")
+        return func(*args, **(kwargs or {}))
+
+
+def build_for(state: Mapping[str, Tensor], source: object, arch: str, args: Mapping[str, Any]) -> nn.Module:
+    """A model that is about to get the tensors of a file, at a cost in proportion to that file.
+
+    Raises:
+        ValueError: arguments that ask for far more than the file can hold.
+    """
+    most = max(2**20, sum(v.numel() for v in state.values()))
+    for key, value in args.items():
+        if any(abs(n) > most for n in _numbers(value)):
+            raise ValueError(f"{source} holds {len(state)} tensors, too few for {key}={reprlib.repr(value)} of {arch}")
+    try:
+        with Limit(10_000 + 100 * len(state)):
+            return build(arch, args)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """The numbers in a value out of JSON."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for v in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(v)
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value out of JSON or from a caller is what an annotation says."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_a(value, h) for h in inner)
+    if hint in (int, float):
+        kind = numbers.Integral if hint is int else numbers.Real
+        return isinstance(value, kind) and not isinstance(value, bool) and (hint is int or math.isfinite(value))
+    if origin in (tuple, list, Sequence):
+        fixed = origin is tuple and Ellipsis not in inner
+        each = inner if fixed else inner[:1] * len(value) if isinstance(value, list | tuple) else ()
+        return isinstance(value, list | tuple) and len(value) == len(each) and all(map(_is_a, value, each))
+    if origin in (dict, Mapping) or hint in (dict, Mapping):
+        return isinstance(value, Mapping)
+    return isinstance(value, hint) if isinstance(hint, type) else True
 
 
 def _plain(value: Any) -> Any:
@@ -358,7 +439,11 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: object)
     A model with a method `adapt` first makes over what follows from its arguments alone, such as a position table.
     """
     own = model.state_dict()
-    state = model.adapt(dict(state)) if hasattr(model, "adapt") else state
+    try:
+        state = model.adapt(dict(state)) if hasattr(model, "adapt") else state
+    except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:  # a position table of no grid
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"{source} does not fit {model.zoo_config['arch']}: {said}; nothing was loaded") from error
     missing = [k for k in own if k not in state]
     unexpected = [k for k in state if k not in own]
     misshapen = [k for k in own if k in state and own[k].shape != state[k].shape]
@@ -394,13 +479,43 @@ def read_tensors(file: Path, sha256: str, size: int) -> dict[str, Tensor]:
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(hash_file, file)
         try:
-            with safe_open(file, "pt") as f:
-                state = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118, not a dict
-        except SafetensorError as error:
-            raise ValueError(f"{file} is not safetensors ({error}); {_again(file)}") from error
+            state = read_safetensors(file)
+        except ValueError as error:
+            raise ValueError(f"{error}; {_again(file)}") from error
         if digest.result() != sha256:
             raise ValueError(f"{file} has sha256 {digest.result()[:12]}…, expected {sha256[:12]}…; {_again(file)}")
     return state
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, mapped.
+
+    Raises:
+        ValueError: it is none, or holds what torch has no type for.
+    """
+    try:
+        with safe_open(file, "pt") as f:
+            return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118, not a dict
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {file}") from None
+    except Exception as error:  # the library has several of its own, and torch's
+        raise ValueError(f"{file} is not safetensors ({str(error).partition(chr(10))[0]})") from error
+
+
+def plain_tensors(state: Any, source: object) -> dict[str, Tensor]:
+    """The tensors of a state dict out of a torch file.
+
+    Raises:
+        ValueError: no state dict, or a tensor that is not simply its own memory.
+    """
+    if not isinstance(state, Mapping) or not all(isinstance(k, str) for k in state):
+        raise ValueError(f"{source} holds no state dict; give one, names to tensors")
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    for name, v in tensors.items():
+        whole = v.layout == torch.strided and v.device.type == "cpu" and not v.is_quantized
+        if not whole or v.numel() * v.element_size() > v.untyped_storage().nbytes():
+            raise ValueError(f"{source}: {name} {tuple(v.shape)} is more than the file holds of it; save it contiguous")
+    return tensors
 
 
 def _again(file: Path) -> str:
@@ -420,12 +535,12 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no {CONFIG}, so it is no checkpoint; `zoo export` and `zoo convert` make one"
         )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        arch, args, weights = config["arch"], config["args"], config["weights"]
-        file, _, _ = weights["file"], weights["sha256"], weights["size"]
-        if not (isinstance(arch, str) and isinstance(args, dict) and isinstance(file, str)):
-            raise TypeError("arch, args or weights.file is of the wrong type")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        config = read_json(path)
+        _check_made(config)
+        file, sha256, size = (config["weights"][key] for key in ("file", "sha256", "size"))
+        if not (isinstance(file, str) and isinstance(sha256, str) and isinstance(size, int)):
+            raise TypeError("weights.file, sha256 or size is of the wrong type")
+    except (ValueError, KeyError, TypeError) as error:
         said = f"no {error}" if isinstance(error, KeyError) else error
         raise ValueError(
             f"{path} is not a checkpoint's config ({said}); it needs arch, args, and weights with file, sha256, size"
@@ -433,6 +548,40 @@ def read_config(folder: Path) -> dict[str, Any]:
     if file != os.path.basename(file) or file in ("", ".", "..") or "\\" in file:
         raise ValueError(f"{path} names {file!r}, outside its folder; a checkpoint holds its own weights")
     return config
+
+
+def read_json(path: Path) -> Any:
+    """What a small JSON file says.
+
+    Raises:
+        ValueError: it is not JSON, too deep or too long.
+    """
+    if path.stat().st_size > CONFIG_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, a config up to {CONFIG_BYTES:,}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def _check_made(config: Any) -> None:
+    """That a config says how to make a model; KeyError, TypeError or ValueError otherwise."""
+    if not (isinstance(config, dict) and isinstance(config["arch"], str) and isinstance(config["args"], dict)):
+        raise TypeError("arch or args is of the wrong type")
+    registry.family_of(config["arch"])
+    classes = config.get("classes") or []
+    if not (isinstance(classes, list | tuple) and all(isinstance(c, str) for c in [*classes, *config["args"]])):
+        raise TypeError("classes are no list of names")
+    if not all(isinstance(config.get(key) or "", str) for key in ("name", "parent")):
+        raise TypeError("name or parent is of the wrong type")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are each there once; readers differ in which of two they take."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
 
 
 def folder_config(model: nn.Module) -> dict[str, Any]:
@@ -556,13 +705,17 @@ def read_pickle(file: Path) -> Any:
     Raises:
         ValueError: it is no torch file, is cut, or asks for something to be run.
     """
+    if not file.is_file():
+        raise FileNotFoundError(f"no file {file}")
     try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("it is compressed, which torch never does: it may unfold to any size")
         with torch.serialization.safe_globals([argparse.Namespace, CALLBACK]):  # official checkpoints hold both
             return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no file {file}") from None
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{file} is not a file of plain tensors ({reason}); it was not loaded") from error
 
 

@@ -130,16 +130,18 @@ class LatentData(L.LightningDataModule):
         path = Path(folder) / hub.CONFIG
         if not path.is_file():
             raise FileNotFoundError(f"{folder} has no {hub.CONFIG}: write it with `zoo latents NAME {folder} --data …`")
-        self.config = json.loads(path.read_text(encoding="utf-8"))
-        if self.config.get("format") != FORMAT:
+        self.config = hub.read_json(path)
+        if not isinstance(self.config, dict) or self.config.get("format") != FORMAT:
             raise ValueError(f"{path} is no config of latents; write them with `zoo latents`")
         if encoder is not None and hub.fingerprint(hub.load(encoder)) != self.config["fingerprint"]:
             raise ValueError(
                 f"{folder} was written by {self.config['encoder']}, whose tensors are not those of {encoder}; write it "
                 "again, or decode with the encoder it was written by"
             )
-        if not {"mean", "std"} <= self.config.keys():
-            raise ValueError(f"{path} has no statistics of the latents; write them again with `zoo latents`")
+        if not {"mean", "std", "classes", "train", "test"} <= self.config.keys():
+            raise ValueError(
+                f"{path} has no statistics, classes or splits of the latents; write them again with `zoo latents`"
+            )
         self.classes: list[str] = self.config["classes"]
         self._statistics: Tensor | None = None
         self.splits: dict[str, tuple[Shown, Tensor]] = {}
