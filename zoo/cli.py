@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from zoo import __version__, recipe, registry
+from zoo.redact import redact
 
 HELP = """\
 zoo ls ['mae*'] [--pretrained] [--licence permissive] [--recipes] [--json]
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         said = str(error)
         if "Original Traceback" in said:  # of a DataLoader's worker; what it raised stands in the last line
             said = said.strip().rpartition("\n")[2].partition(": ")[2]
-        print(f"zoo {verb}: {said}", file=sys.stderr)
+        print(redact(f"zoo {verb}: {said}"), file=sys.stderr)
         return 2
 
 

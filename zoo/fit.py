@@ -35,6 +35,7 @@ from zoo import __version__, parallel, recipe
 from zoo.data.images import mix
 from zoo.hub import FULL, read_checkpoint, write_aside
 from zoo.optim import Guarded
+from zoo.redact import HIDDEN, redact, redacted
 from zoo.registry import suggest
 
 LAST = Path("checkpoints") / "last.ckpt"
@@ -62,6 +63,11 @@ def fit(argv: list[str]) -> int:
             print(f"{run} was stopped before its first checkpoint: it begins again")
         _clear(run)
         cli = parse(run / "recipe.yaml", overrides)
+        if HIDDEN in f"{cli.config['model']} {cli.config['data']}":
+            raise ValueError(
+                f"{run}/recipe.yaml holds an address whose secret was not written down; give it again, "
+                f"zoo fit --resume {run} --data.source ADDRESS"
+            )
         name = json.loads((run / "environment.json").read_text())["recipe"]
     if cli.trainer.is_global_zero:
         _write_down(run, cli, name)
@@ -149,6 +155,8 @@ def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridde
         trainer.callbacks.append(SaveSteps(run, cli.config["save_steps"]))
     if cli.config["trainer"]["logger"] in (None, True):
         trainer.loggers = [CSVLog(run, "logs"), TensorBoardLogger(str(run), "logs/tensorboard", version="")]
+    for part in (cli.model, cli.datamodule):  # what the loggers write down
+        part._hparams_initial.update(redacted(dict(part.hparams_initial)))
     start = time.perf_counter()
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=resume and str(resume), weights_only=True)
@@ -185,7 +193,8 @@ def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridde
         print(f"{key:<12} {value:.4f}")
     expect = found["expect"] or {}
     if expect.get("value") is not None:
-        print(f"{'expected':<12} {expect['metric']} {expect['value']} ({expect.get('about', 'see the recipe')})")
+        about = redact(expect.get("about", "see the recipe"))
+        print(f"{'expected':<12} {expect['metric']} {expect['value']} ({about})")
     print(f"{seconds:.1f} s, {found['images_per_second']:,} images/s")
     print(run)
     return 0
@@ -426,6 +435,9 @@ class WriteAside(TorchCheckpointIO):
         # jsonargparse notes how it made the module; export and weights_only loading want plain arguments only.
         for key in [k for k in checkpoint.get("hyper_parameters", {}) if k.startswith("_")]:
             del checkpoint["hyper_parameters"][key]
+        for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+            if key in checkpoint:
+                checkpoint[key] = redacted(dict(checkpoint[key]))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(aside, "wb") as f:
@@ -471,7 +483,7 @@ def _write_down(run: Path, cli: LightningCLI, name: str) -> None:
         run / "environment.json",
         {
             "recipe": name,
-            "commands": [*earlier.get("commands", ()), " ".join(["zoo", *sys.argv[1:]])],
+            "commands": [*earlier.get("commands", ()), redact(" ".join(["zoo", *sys.argv[1:]]))],
             "zoo": __version__,
             "commit": _commit(),
             "python": platform.python_version(),
@@ -483,7 +495,7 @@ def _write_down(run: Path, cli: LightningCLI, name: str) -> None:
             "lightning": L.__version__,
         },
     )
-    _write_text(run / "recipe.yaml", re.sub(r"^config:.*\n(- .*\n)*", "", resolved, flags=re.MULTILINE))
+    _write_text(run / "recipe.yaml", redact(re.sub(r"^config:.*\n(- .*\n)*", "", resolved, flags=re.MULTILINE)))
 
 
 def _commit() -> str | None:
@@ -500,7 +512,7 @@ def _commit() -> str | None:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    _write_text(path, json.dumps(values, indent=2, default=str) + "\n")
+    _write_text(path, json.dumps(redacted(values), indent=2, default=str) + "\n")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -624,6 +624,8 @@ def _hub_folder(name: str) -> tuple[Path, Callable[[str], Path]]:
     repo, _, revision = name.removeprefix("hf://").partition("@")
     if repo.count("/") != 1 or not all(repo.split("/")):
         raise ValueError(f"{name!r} is not hf://org/name or hf://org/name@revision")
+    if revision and not all(part.strip(".") for part in revision.replace("\\", "/").split("/")):
+        raise ValueError(f"{name!r} has no revision {revision!r}; give a branch, a tag or a commit")
     config = _download(repo, CONFIG, revision or None)
     return config.parent, lambda file: _download(repo, file, config.parent.name)
 

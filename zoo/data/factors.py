@@ -164,7 +164,7 @@ def read(path: Path, count: int, seed: int) -> tuple[Tensor, Tensor, dict[str, i
         sizes = SHAPES3D
     else:
         try:
-            file = np.load(path)
+            file = np.load(path, allow_pickle=False)
             keys = set(file.files)
         except (ValueError, OSError, AttributeError) as error:
             raise ValueError(f"{path} is no .npz archive: {error}; download it again") from error

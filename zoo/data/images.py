@@ -536,7 +536,8 @@ def _mapped(pixels: Pixels) -> Tensor:
                 os.replace(aside, path)
             finally:
                 aside.unlink(missing_ok=True)
-    return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write: torch wants a writable array
+    # Copy-on-write: torch wants a writable array.
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
 def new_map(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:

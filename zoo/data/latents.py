@@ -17,6 +17,7 @@ from zoo import hub
 from zoo.data.factors import Shown
 from zoo.data.images import Batches, ImageData, new_map
 from zoo.metrics import Moments
+from zoo.redact import redact
 
 FORMAT = "latentzoo latents 1"
 
@@ -56,7 +57,7 @@ def write(
         "fingerprint": hub.fingerprint(model),
         "mean": model.latent_mean.cpu().tolist(),
         "std": model.latent_std.cpu().tolist(),
-        "source": data.hparams.source,
+        "source": redact(data.hparams.source),
         "flip": flip,
         "image_size": data.input_shape[-1],
         "classes": data.classes,
