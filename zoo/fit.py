@@ -117,6 +117,8 @@ def parse(file: Path, overrides: list[str]) -> LightningCLI:
             )
         except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
             raise ValueError(_short(str(error), file)) from error
+    if cli.datamodule is None:
+        raise ValueError(f"{file} names no data; give class_path and init_args under data:, as `zoo cp` shows")
     if cli.config["skip_nonfinite"] and not isinstance(cli.model, Guarded):
         raise ValueError(
             f"skip_nonfinite={cli.config['skip_nonfinite']}: {type(cli.model).__name__} cannot leave batches out; "

@@ -12,20 +12,25 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 
-def check_images(x: Tensor, channels: int, height: int, width: int, values: bool = True) -> None:
+def check_images(x: Tensor, channels: int, height: int | None, width: int | None, values: bool = True) -> None:
     """Refuse what is not a batch of images with float pixels in [0, 1].
 
     Args:
         x: images, (B, C, H, W).
+        height, width: in px; None takes any.
         values: also look at the pixels for NaN and the range. That reads a number back from the device, so models
             ask for it in eval mode only, and a compiled graph never does.
 
     Raises:
         ValueError: wrong rank, channels, size, dtype, or pixels that are NaN or outside [0, 1].
     """
+    if not isinstance(x, Tensor) or x.layout != torch.strided:
+        given = f"a {x.layout} tensor" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise ValueError(f"images are {given}, expected a dense tensor; torch.as_tensor makes one of an array")
     if x.ndim != 4:
         raise ValueError(
-            f"images are {tuple(x.shape)}, expected (B, {channels}, {height}, {width}); a single image needs x[None]"
+            f"images are {tuple(x.shape)}, expected (B, {channels}, {height or 'H'}, {width or 'W'}); "
+            "a single image needs x[None]"
         )
     if x.shape[1] != channels:
         raise ValueError(
@@ -36,7 +41,11 @@ def check_images(x: Tensor, channels: int, height: int, width: int, values: bool
                 else "repeat grey ones, x.expand(-1, 3, -1, -1)"
             )
         )
-    if x.shape[2:] != (height, width):
+    if 0 in x.shape[2:]:
+        raise ValueError(
+            f"images are {x.shape[2]}×{x.shape[3]} px, expected at least one pixel; look where they are cut"
+        )
+    if height is not None and x.shape[2:] != (height, width):
         raise ValueError(
             f"images are {x.shape[2]}×{x.shape[3]} px, this model takes {height}×{width}; "
             f"resize them, or create the model with image_size={max(x.shape[2:])}"
@@ -193,13 +202,15 @@ def patchify(x: Tensor, p: int) -> Tensor:
     """Images (B, C, H, W) → patches (B, N, P²C), row by row; within one: row, column, channel, the channel fastest."""
     b, c, h, w = x.shape
     x = x.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 3, 5, 1)  # (B, H/P, W/P, P, P, C)
-    return x.reshape(b, -1, p * p * c)  # (B, N, P²C)
+    return x.flatten(1, 2).flatten(2)  # (B, N, P²C)
 
 
 def unpatchify(x: Tensor, p: int, height: int, width: int) -> Tensor:
     """Patches (B, N, P²C) → images (B, C, H, W), the inverse of `patchify`."""
-    x = x.reshape(len(x), height // p, width // p, p, p, -1).permute(0, 5, 1, 3, 2, 4)  # (B, C, H/P, P, W/P, P)
-    return x.reshape(len(x), -1, height, width)  # (B, C, H, W)
+    x = (
+        x.unflatten(1, (height // p, width // p)).unflatten(3, (p, p, x.shape[2] // p**2)).permute(0, 5, 1, 3, 2, 4)
+    )  # (B, C, H/P, P, W/P, P)
+    return x.flatten(4, 5).flatten(2, 3)  # (B, C, H, W)
 
 
 def take(x: Tensor, ids: Tensor) -> Tensor:

@@ -133,7 +133,9 @@ class DCAE(nn.Module):
         Raises:
             ValueError: sides that are no multiple of f, channels, dtype; in eval mode NaN or pixels outside [0, 1].
         """
-        check_images(x, self.input_shape[0], *x.shape[2:4], values=not self.training)
+        check_images(x, self.input_shape[0], None, None, values=not self.training)
+        if not len(x):  # torch's pixel_unshuffle gets the channels of none wrong
+            raise ValueError(f"images are {tuple(x.shape)}, expected at least one; leave empty batches out")
         _check_sides(x.shape[2:], self.factor)
         x = (2 * x - 1).to(self.latent_mean.dtype)
         z = self.encoder(x.contiguous(memory_format=torch.channels_last))  # (B, c, H/f, W/f)

@@ -97,7 +97,7 @@ class ViT(nn.Module):
     def patches(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] → patches (B, N, P²C) of mean 0 and deviation 1 over the training data."""
         c, height, width = self.input_shape
-        if x.ndim == 4 and (x.shape[2] % self.patch_size or x.shape[3] % self.patch_size):
+        if isinstance(x, Tensor) and x.ndim == 4 and (x.shape[2] % self.patch_size or x.shape[3] % self.patch_size):
             raise ValueError(f"images are {x.shape[2]}×{x.shape[3]} px, {_no_multiple(*x.shape[2:], self.patch_size)}")
         check_images(x, c, height, width, values=not self.training)
         return patchify((x - self.mean) / self.std, self.patch_size)  # (B, N, P²C)

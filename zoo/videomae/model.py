@@ -603,6 +603,9 @@ def check_clips(x: Tensor, frames: int, channels: int, height: int, width: int, 
     Raises:
         ValueError: wrong rank, number of frames, channels, size, dtype, or pixels outside [0, 1].
     """
+    if not isinstance(x, Tensor) or x.layout != torch.strided:
+        given = f"a {x.layout} tensor" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise ValueError(f"clips are {given}, expected a dense tensor; torch.as_tensor makes one of an array")
     if x.ndim != 5:
         raise ValueError(
             f"clips are {tuple(x.shape)}, expected (B, {frames}, {channels}, {height}, {width}); one clip needs x[None]"
@@ -621,7 +624,7 @@ def cubify(x: Tensor, u: int, p: int) -> Tensor:
     """Clips (B, F, C, H, W) → cubes (B, N, UP²C), step by step, row by row; in one the channel is the fastest."""
     b, f, c, h, w = x.shape
     x = x.reshape(b, f // u, u, c, h // p, p, w // p, p)  # (B, G, U, C, H/P, P, W/P, P)
-    return x.permute(0, 1, 4, 6, 2, 5, 7, 3).reshape(b, -1, u * p * p * c)  # (B, N, UP²C)
+    return x.permute(0, 1, 4, 6, 2, 5, 7, 3).flatten(1, 3).flatten(2)  # (B, N, UP²C)
 
 
 def uncubify(x: Tensor, frames: int, channels: int, height: int, width: int, u: int, p: int) -> Tensor:
