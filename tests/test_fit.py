@@ -94,6 +94,27 @@ def test_the_command_line_wins_on_resume(tmp_path):
     assert len(json.loads((run / "environment.json").read_text())["commands"]) == 2
 
 
+def test_the_same_command_begins_a_run_and_goes_on_with_it(tmp_path, undisturbed, capsys):
+    argv = ["fit", "bilinear/smoke", *NOISY, *QUIET, "--run", str(tmp_path / "mine")]
+    script = f"""
+import os
+from zoo import cli, fit
+late = fit.RunState.on_train_batch_start
+def dies(self, trainer, module, batch, index):
+    late(self, trainer, module, batch, index)
+    if trainer.global_step == 13:
+        os._exit(9)
+fit.RunState.on_train_batch_start = dies
+cli.main({[*argv, "--save_steps", "3"]!r})
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 9
+    assert cli.main([*argv, "--save_steps", "3"]) == 0
+    assert losses(tmp_path / "mine") == losses(undisturbed)
+    assert cli.main(["fit", "mae/smoke", "--run", str(tmp_path / "mine")]) == 2
+    assert "mine is a run of bilinear/smoke, not of mae/smoke; give another --run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_a_checkpoint_that_resumes_exactly(tmp_path, signum):
     argv = ["bilinear/smoke", *NOISY, *QUIET, "--data.num_images", "19200", "--trainer.max_epochs", "2"]

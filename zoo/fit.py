@@ -49,20 +49,27 @@ def fit(argv: list[str]) -> int:
     """Train by a recipe, or go on with a run; returns the exit status, 128 + signal when one stopped it."""
     argv, root = _take(list(argv), "--runs", "runs")
     argv, run = _take(argv, "--resume", None)
+    argv, place = _take(argv, "--run", None)
+    if place is not None and (Path(place) / LAST).is_file():
+        run, argv = place, _same_recipe(Path(place), argv)
     if run is None:
         name, overrides = argv[0], argv[1:]
         file = recipe.recipe_path(name)
         cli = parse(file, overrides)
         # Of several processes, the first one makes the directory and writes into it; the others need no place.
-        run = _new_run(Path(root), name) if cli.trainer.is_global_zero else Path(root)
+        run = Path(place or root)
+        if cli.trainer.is_global_zero:
+            run = _new_run(Path(root), name) if place is None else run
+            run.mkdir(parents=True, exist_ok=True)
     else:
         run, overrides = Path(run), argv
         if not (run / "recipe.yaml").is_file():
             raise ValueError(f"{run} is no run to resume: it needs recipe.yaml; runs lie under runs/RECIPE/")
-        if not (run / LAST).is_file():
-            print(f"{run} was stopped before its first checkpoint: it begins again")
-        _clear(run)
         cli = parse(run / "recipe.yaml", overrides)
+        if cli.trainer.is_global_zero:
+            _clear(run)
+            if not (run / LAST).is_file():
+                print(f"{run} was stopped before its first checkpoint: it begins again")
         if HIDDEN in f"{cli.config['model']} {cli.config['data']}":
             raise ValueError(
                 f"{run}/recipe.yaml holds an address whose secret was not written down; give it again, "
@@ -173,9 +180,11 @@ def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridde
             f"cannot write to {run}: {error}; its checkpoint is untouched, free some space and go on with: zoo fit "
             f"--resume {run}"
         ) from error
-    if stop.signum:  # in the last epoch's validation; the training is whole
-        print(f"stopped by {signal.Signals(stop.signum).name} before the test; go on with: zoo fit --resume {run}")
-        return 128 + stop.signum
+    signum = max(parallel.gather(stop.signum))
+    if signum:  # in the last epoch's validation; the training is whole
+        if trainer.is_global_zero:
+            print(f"stopped by {signal.Signals(signum).name} before the test; go on with: zoo fit --resume {run}")
+        return 128 + signum
     seconds = time.perf_counter() - start
     validated = state.figures | dict(trainer.callback_metrics)
     (figures,) = trainer.test(cli.model, cli.datamodule, verbose=False)
@@ -453,6 +462,14 @@ class WriteAside(TorchCheckpointIO):
             ) from error
         finally:
             aside.unlink(missing_ok=True)
+
+
+def _same_recipe(run: Path, argv: list[str]) -> list[str]:
+    """What changes the recipe on a command line that has begun the run already."""
+    began = json.loads((run / "environment.json").read_text())["recipe"]
+    if argv[:1] != [began]:
+        raise ValueError(f"{run} is a run of {began}, not of {' '.join(argv[:1])}; give another --run")
+    return argv[1:]
 
 
 def _new_run(root: Path, name: str) -> Path:

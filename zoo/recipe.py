@@ -12,6 +12,7 @@ FIT_HELP = """\
 zoo fit RECIPE|FILE [--runs FOLDER] [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE] [--seed_everything N]
         [--save_steps N] [--skip_nonfinite N]
 zoo fit --resume RUN [--model.KEY VALUE …]
+zoo fit RECIPE|FILE --run RUN …
 
 RECIPE is a name that `zoo ls --recipes` shows, FILE a recipe of one's own (`zoo cp RECIPE FILE`).
 KEY is an argument of the recipe's LightningModule, its DataModule, or Lightning's Trainer.
@@ -21,6 +22,9 @@ Each run gets a directory of its own under runs/RECIPE/: the resolved recipe, th
 on from it exactly, and what is given on the command line then wins over what the run began with. A checkpoint is
 written at the end of each epoch, and with --save_steps each N optimiser steps: what a killed run loses at most. A loss
 that is not finite stops the run; with --skip_nonfinite, up to N such batches are left out first.
+
+With --run the directory is that one: the command begins the run, and the same command again goes on with it, which is
+what a scheduler that stops and restarts it wants.
 
 zoo fit bilinear/mnist --data.source PATH_OR_HUB_ID --trainer.max_epochs 3"""
 
