@@ -15,7 +15,7 @@ BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", (ROOT / "README.md").read_tex
 
 
 def test_there_are_blocks():
-    assert len(BLOCKS) == 14
+    assert len(BLOCKS) == 15
 
 
 @pytest.mark.parametrize(("language", "code"), [b for b in BLOCKS if "make demo" not in b[1]])
