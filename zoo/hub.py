@@ -712,8 +712,7 @@ def read_pickle(file: Path) -> Any:
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
-                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                    raise ValueError("it is compressed, which torch never does: it may unfold to any size")
+                _refuse_compressed(archive)
         with torch.serialization.safe_globals([argparse.Namespace, CALLBACK]):  # official checkpoints hold both
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -727,16 +726,22 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     Raises:
         ValueError: as `read_pickle`, or a byte in it changed since it was written.
     """
+    if not file.is_file():
+        raise FileNotFoundError(f"no file {file}")
     try:
         with zipfile.ZipFile(file) as archive:
+            _refuse_compressed(archive)
             changed = archive.testzip()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no file {file}") from None
     except Exception as error:  # whatever a changed byte makes zipfile stumble over
         raise ValueError(f"{file} is damaged or no checkpoint ({error})") from error
     if changed is not None:
         raise ValueError(f"{file} is damaged: {changed} is not what was written")
     return read_pickle(file)
+
+
+def _refuse_compressed(archive: zipfile.ZipFile) -> None:
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        raise ValueError("it is compressed, which torch never does: it may unfold to any size")
 
 
 def _pick_checkpoint(run: Path) -> Path:
