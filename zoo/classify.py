@@ -83,6 +83,8 @@ class LitClassifier(optim.Guarded, parallel.Sharded, L.LightningModule):
         if probe:
             self.model.requires_grad_(False)
             self.model.head.requires_grad_(True)
+        if grad_checkpointing and not hasattr(self.model, "grad_checkpointing"):
+            raise ValueError(f"{arch} has no blocks to make again; leave grad_checkpointing out")
         if grad_checkpointing:
             self.model.grad_checkpointing = True
         self.mix = None

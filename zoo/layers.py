@@ -4,7 +4,9 @@ B images of a batch · C channels · H W height and width in pixels · P patch s
 D width
 """
 
+import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -193,9 +195,29 @@ class Block(nn.Module):
         return x * (torch.rand(len(x), 1, 1, device=x.device) < keep).to(x.dtype) / keep
 
 
-def recompute(block: nn.Module, *inputs: Tensor) -> Tensor:
+def recompute(block: nn.Module, *inputs: Tensor) -> Any:
     """`block(*inputs)`, whose activations are made again in the backward pass, not kept (Chen et al. 2016)."""
-    return checkpoint(block, *inputs, use_reentrant=False) if torch.is_grad_enabled() else block(*inputs)
+    if not torch.is_grad_enabled():
+        return block(*inputs)
+    counted = [b for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.training for b in m.buffers()]
+    if not counted or torch.compiler.is_compiling():  # a compiled graph changes no buffer a second time
+        return checkpoint(block, *inputs, use_reentrant=False)
+    again = _Unchanged(counted)
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), again))
+
+
+class _Unchanged:
+    """Running statistics come out as they went in; a graph may be gone through more than once."""
+
+    def __init__(self, buffers: list[Tensor]):
+        self.buffers = buffers
+
+    def __enter__(self) -> None:
+        self.before = [b.clone() for b in self.buffers]
+
+    def __exit__(self, *_: object) -> None:
+        for b, value in zip(self.buffers, self.before):
+            b.copy_(value)
 
 
 def patchify(x: Tensor, p: int) -> Tensor:

@@ -13,9 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from zoo.layers import Block, check_images, sides, take
+from zoo.layers import Block, check_images, recompute, sides, take
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TARGETS = ("norm_pixel", "pixel")
@@ -182,7 +181,7 @@ class VideoViT(nn.Module):
     def _run(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
         for block in blocks:
             saving = self.grad_checkpointing and self.training
-            x = checkpoint(block, x, use_reentrant=False) if saving else block(x)
+            x = recompute(block, x) if saving else block(x)
         return x
 
 

@@ -136,6 +136,7 @@ class LitVQGAN(LitVQ, Adversarial):
         largest_weight: of λ.
         accumulate: batches of an optimiser step.
         gradient_clip: largest norm of the autoencoder's gradient; None does not clip.
+        grad_checkpointing: keep no activations inside blocks.
     """
 
     def __init__(
@@ -155,12 +156,14 @@ class LitVQGAN(LitVQ, Adversarial):
         largest_weight: float = 1e4,
         accumulate: int = 1,
         gradient_clip: float | None = None,
+        grad_checkpointing: bool = False,
     ):
         super().__init__(arch, weights, arch_args, lr, base_lr, betas=betas, infomec_images=0)
         self.save_hyperparameters()
         if reconstruction not in ("l1", "l2"):
             raise ValueError(f"reconstruction={reconstruction!r}, allowed l1, l2")
         self.automatic_optimization = False
+        self.model.grad_checkpointing = grad_checkpointing
         self.discriminator = adversarial.PatchDiscriminator(self.model.input_shape[0])
         self.perceptual = adversarial.Perceptual() if perceptual_weight else None
         self.largest_weight = largest_weight
@@ -220,6 +223,7 @@ class LitPrior(Pretraining):
         betas: of AdamW.
         warmup_epochs: length of the linear warm-up.
         min_lr: where the cosine ends; None keeps the step size.
+        grad_checkpointing: keep no activations inside blocks.
         compile: let torch compile the model.
 
     Raises:
@@ -239,6 +243,7 @@ class LitPrior(Pretraining):
         betas: tuple[float, float] = (0.9, 0.95),
         warmup_epochs: float = 0.0,
         min_lr: float | None = None,
+        grad_checkpointing: bool = False,
         compile: bool = False,
     ):
         super().__init__()
@@ -259,6 +264,7 @@ class LitPrior(Pretraining):
         else:
             self.model = hub.create(arch, weights, tokenizer=tokenizer, **dict(arch_args or {}))
             self.model.tokenizer  # noqa: B018, refuses another one than the weights were trained with
+        self.model.grad_checkpointing = grad_checkpointing
         if compile:
             self.model.compile()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.frozen import Frozen
-from zoo.layers import Mlp, check_images, sides
+from zoo.layers import Mlp, check_images, recompute, sides
 from zoo.vq.quantize import within
 
 
@@ -65,7 +65,7 @@ class CodePrior(nn.Module):
         self.classes = nn.Embedding(num_classes + 1, dim)  # the last row stands for any class
         self.codes = nn.Embedding(codebook_size, dim)
         self.positions = nn.Parameter(torch.zeros(self.length, dim))
-        self.drop = nn.Dropout(dropout)
+        self.drop, self.grad_checkpointing = nn.Dropout(dropout), False
         self.blocks = nn.ModuleList(CausalBlock(dim, heads, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.to_codes = nn.Linear(dim, codebook_size, bias=False)
@@ -186,7 +186,7 @@ class CodePrior(nn.Module):
         before = torch.cat([self._classes(labels)[:, None], self.codes(indices[:, :-1])], 1)  # (B, N, D)
         x = self.drop(before + self.positions)
         for block in self.blocks:
-            x, _ = block(x)
+            x, _ = recompute(block, x) if self.grad_checkpointing else block(x)
         return self.norm(x)  # (B, N, D)
 
     def _classes(self, labels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.layers import check_images, sides
+from zoo.layers import check_images, recompute, sides
 from zoo.vq.quantize import VectorQuantizer, VQOutput
 
 
@@ -68,6 +68,15 @@ class VQGAN(nn.Module):
         self.post_quant_conv = nn.Conv2d(code_dim, z_channels, 1)
         self.decoder = Decoder(channels, width, mults, res_blocks, attention, mid_attention, z_channels)
 
+    @property
+    def grad_checkpointing(self) -> bool:
+        """Keep no activations inside blocks."""
+        return self.encoder.grad_checkpointing
+
+    @grad_checkpointing.setter
+    def grad_checkpointing(self, on: bool) -> None:
+        self.encoder.grad_checkpointing = self.decoder.grad_checkpointing = on
+
     def forward(self, x: Tensor, update: bool | None = None) -> VQOutput:
         """Images (B, C, H, W), float pixels in [0, 1] → reconstruction, codes, `mean |x̂ - x|` and the codes' losses.
 
@@ -121,14 +130,16 @@ class Encoder(nn.Module):
         self.mid = _middle(before, mid_attention)
         self.norm_out = _norm(before)
         self.conv_out = nn.Conv2d(before, z_channels, 3, padding=1)
+        self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)  # (B, E, H, W)
         for stage in self.down:
-            x = _through(stage, x)
+            x = _through(stage, x, self.grad_checkpointing)
             if hasattr(stage, "downsample"):
                 x = stage.downsample(x)  # (B, E', H/2, W/2)
-        return self.conv_out(F.silu(self.norm_out(_through_middle(self.mid, x))))  # (B, z, h, w)
+        x = _through_middle(self.mid, x, self.grad_checkpointing)
+        return self.conv_out(F.silu(self.norm_out(x)))  # (B, z, h, w)
 
 
 class Decoder(nn.Module):
@@ -149,11 +160,12 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList(reversed(stages))  # from the finest level, as the encoder's
         self.norm_out = _norm(before)
         self.conv_out = nn.Conv2d(before, channels, 3, padding=1)
+        self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _through_middle(self.mid, self.conv_in(x))  # (B, E, h, w)
+        x = _through_middle(self.mid, self.conv_in(x), self.grad_checkpointing)  # (B, E, h, w)
         for stage in reversed(self.up):
-            x = _through(stage, x)
+            x = _through(stage, x, self.grad_checkpointing)
             if hasattr(stage, "upsample"):
                 x = stage.upsample(x)  # (B, E', 2h, 2w)
         return self.conv_out(F.silu(self.norm_out(x)))  # (B, C, H, W)
@@ -221,11 +233,10 @@ def _stage(widths: list[int], attention: bool) -> nn.Module:
     return stage
 
 
-def _through(stage: nn.Module, x: Tensor) -> Tensor:
+def _through(stage: nn.Module, x: Tensor, grad_checkpointing: bool) -> Tensor:
     for i, block in enumerate(stage.block):
-        x = block(x)
-        if stage.attn:
-            x = stage.attn[i](x)
+        for part in (block, *stage.attn[i : i + 1]):
+            x = recompute(part, x) if grad_checkpointing else part(x)
     return x
 
 
@@ -236,9 +247,11 @@ def _middle(width: int, attention: bool) -> nn.Module:
     return mid
 
 
-def _through_middle(mid: nn.Module, x: Tensor) -> Tensor:
-    x = mid.block_1(x)
-    return mid.block_2(x if mid.attn_1 is None else mid.attn_1(x))
+def _through_middle(mid: nn.Module, x: Tensor, grad_checkpointing: bool) -> Tensor:
+    for part in (mid.block_1, mid.attn_1, mid.block_2):
+        if part is not None:
+            x = recompute(part, x) if grad_checkpointing else part(x)
+    return x
 
 
 def _check_sides(shape: torch.Size | tuple[int, int], factor: int) -> None:
