@@ -65,6 +65,8 @@ def test_it_parses_and_builds_and_says_what_it_is(name, tmp_path):
             "mean": [0],
             "std": [1],
             "classes": [],
+            "train": {},
+            "test": {},
         }
         (tmp_path / "config.json").write_text(json.dumps(config))
         overrides += ["--data.folder", str(tmp_path)]
