@@ -1,6 +1,8 @@
 """What several test modules share."""
 
+import csv
 import re
+from pathlib import Path
 
 import torch
 
@@ -40,3 +42,13 @@ def narrow(arch: str) -> dict:
 def image_batch(model: torch.nn.Module, count: int = 4) -> torch.Tensor:
     """Random images (B, C, H, W) or clips (B, F, C, H, W) that a model takes."""
     return torch.rand(count, *model.input_shape, generator=torch.Generator().manual_seed(0))
+
+
+def losses(run: Path) -> dict[int, str]:
+    """The training loss of each step that a run has logged, resumed or not, as it was written."""
+    found = {}
+    for file in sorted((run / "logs").glob("version_*/metrics.csv")):
+        for row in csv.DictReader(file.read_text().splitlines()):
+            if row.get("train/loss"):
+                found[int(row["step"])] = row["train/loss"]
+    return found

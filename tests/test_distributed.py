@@ -1,6 +1,5 @@
 """Two processes are one process with the joined batch, for every family; and `zoo fit` on two processes."""
 
-import csv
 import json
 import os
 import signal
@@ -13,6 +12,7 @@ import pytest
 import torch
 import two_processes
 import yaml
+from conftest import losses
 
 import zoo
 from zoo import cli, hub, parallel
@@ -111,15 +111,6 @@ def fit(*argv):
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     return out
-
-
-def losses(run):
-    found = {}
-    for file in sorted((run / "logs").glob("version_*/metrics.csv")):
-        for row in csv.DictReader(file.read_text().splitlines()):
-            if row.get("train/loss"):
-                found[int(row["step"])] = row["train/loss"]
-    return found
 
 
 @pytest.fixture(scope="module")

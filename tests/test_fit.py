@@ -1,6 +1,5 @@
 """`zoo fit` on real runs: resume, run directories, provenance, typos, signals, full disks."""
 
-import csv
 import json
 import os
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import losses
 
 from zoo import cli, fit, hub
 
@@ -27,15 +27,6 @@ def train(tmp_path, *argv):
     assert fit.fit([*argv, "--runs", str(tmp_path), *QUIET]) == 0
     (run,) = set(tmp_path.glob("*/*")) - before
     return run
-
-
-def losses(run):
-    found = {}
-    for file in sorted((run / "logs").glob("version_*/metrics.csv")):
-        for row in csv.DictReader(file.read_text().splitlines()):
-            if row.get("train/loss"):
-                found[int(row["step"])] = row["train/loss"]
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
+from conftest import losses
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from test_clips import brightness, write_video
-from test_fit import losses
 
 from zoo import cli, fit
 from zoo.data import sharding, shards
