@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 def effective_batch(trainer: L.Trainer) -> int:
     """Images of one optimiser step: of a batch, times processes, times accumulated batches."""
-    trainer.estimated_stepping_batches  # noqa: B018, builds the loader where it is not there yet
+    trainer.fit_loop.setup_data()  # builds the loader where it is not there yet
     return trainer.train_dataloader.batch_size * trainer.world_size * trainer.accumulate_grad_batches
 
 
