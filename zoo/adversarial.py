@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo import parallel
+from zoo import hub, parallel
 
 
 class PatchDiscriminator(nn.Module):
@@ -143,8 +143,11 @@ class Perceptual:
     """
 
     def __init__(self):
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity, _NoTrainLpips
 
+        if hub.SHAPES.get():
+            self.network = _NoTrainLpips(net="vgg", pnet_rand=True)
+            return
         try:
             self.network = LearnedPerceptualImagePatchSimilarity("vgg").net.eval().requires_grad_(False)
         except OSError as error:

@@ -15,7 +15,7 @@ zoo ls ['mae*'] [--pretrained] [--licence permissive] [--recipes] [--json]
                                     what there is: models, weights, recipes
 zoo info NAME [--json]              metrics and their protocol, licence, sha256, recipe, command, cost
 zoo cp RECIPE FILE                  a recipe of one's own
-zoo validate RECIPE|FILE [--…]      parse it, build it, run one batch, print the shapes
+zoo validate RECIPE|FILE [--…]      parse it, build it, run one batch, print the shapes; --estimate: memory and time
 zoo fit RECIPE|FILE [--model.lr 1e-4 …]
 zoo fit --resume RUN [--…]          pretrain, fine-tune; resume exactly
 zoo eval NAME|FOLDER|RUN [--data SOURCE]

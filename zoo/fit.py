@@ -86,7 +86,11 @@ def fit(argv: list[str]) -> int:
 
 
 def validate(argv: list[str]) -> int:
-    """Build a recipe, run one batch of each loop, print what goes in; no files are left."""
+    """Build a recipe, run one batch of each loop, print what goes in; no files are left. Or estimate what it takes."""
+    if "--estimate" in argv:
+        from zoo import estimate
+
+        return estimate.main(argv)
     overrides = [*argv[1:], "--trainer.fast_dev_run", "1", "--trainer.enable_progress_bar", "false"]
     cli = parse(recipe.recipe_path(argv[0]), overrides)
     data, model = cli.datamodule, cli.model
@@ -111,21 +115,7 @@ def parse(file: Path, overrides: list[str]) -> LightningCLI:
     Raises:
         ValueError: what the parser refuses, in one line, with the nearest names for an unknown key.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-        try:
-            cli = _CLI(
-                args=["--config", str(file), *overrides],
-                run=False,
-                save_config_callback=None,
-                auto_configure_optimizers=False,
-                seed_everything_default=0,
-                parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
-            )
-        except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-            raise ValueError(_short(str(error), file)) from error
-    if cli.datamodule is None:
-        raise ValueError(f"{file} names no data; give class_path and init_args under data:, as `zoo cp` shows")
+    cli = _parse(_CLI, file, overrides)
     if cli.config["skip_nonfinite"] and not isinstance(cli.model, Guarded):
         raise ValueError(
             f"skip_nonfinite={cli.config['skip_nonfinite']}: {type(cli.model).__name__} cannot leave batches out; "
@@ -135,11 +125,40 @@ def parse(file: Path, overrides: list[str]) -> LightningCLI:
     return cli
 
 
+def resolve(file: Path, overrides: list[str]) -> jsonargparse.Namespace:
+    """What a recipe and the command line say, checked and filled in; nothing is built. Errors as `parse`'s."""
+    return _parse(_Resolved, file, overrides).config
+
+
+def _parse(kind: type[LightningCLI], file: Path, overrides: list[str]) -> LightningCLI:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+        try:
+            cli = kind(
+                args=["--config", str(file), *overrides],
+                run=False,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+            )
+        except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+            raise ValueError(_short(str(error), file)) from error
+    if cli.config.get("data") is None:
+        raise ValueError(f"{file} names no data; give class_path and init_args under data:, as `zoo cp` shows")
+    return cli
+
+
 class _CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: jsonargparse.ArgumentParser) -> None:
         parser.add_argument("--expect", type=dict | None, default=None, help="the figure the recipe should reach")
         parser.add_argument("--save_steps", type=PositiveInt | None, default=None, help="a checkpoint each so many")
         parser.add_argument("--skip_nonfinite", type=NonNegativeInt, default=0, help="batches that may be left out")
+
+
+class _Resolved(_CLI):
+    def instantiate_classes(self) -> None:
+        pass
 
 
 def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridden: bool) -> int:

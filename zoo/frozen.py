@@ -38,7 +38,7 @@ class Frozen:
 
             network = self.load().requires_grad_(False).eval()
             found = hub.fingerprint(self.tensors(network))
-            if not found.startswith(self.digest):
+            if found and not found.startswith(self.digest):
                 raise ValueError(
                     f"{self.name} is not the {self.kind} that these weights were trained with: the hash of its tensors "
                     f"begins {found[:16]}, not {self.digest}; give {self.kind}=PLACE of the right one"

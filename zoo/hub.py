@@ -22,6 +22,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,18 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 DIFFUSERS = "diffusion_pytorch_model.safetensors"
 CONFIG_BYTES = 2**24  # a thousand class names are 20 kB
 EXPORTS = ("safetensors", "timm", "diffusers", "onnx")
+SHAPES: ContextVar[bool] = ContextVar("SHAPES", default=False)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Inside, `create` and `load` read no tensors and fetch none, whatever weights are named: all are random."""
+    token = SHAPES.set(True)
+    try:
+        yield
+    finally:
+        SHAPES.reset(token)
 
 
 # The doors
@@ -60,7 +72,8 @@ def create(arch: str, weights: str | None = None, **args: Any) -> nn.Module:
         ValueError: unknown arch, tag or keyword; weights that do not fit the arch to the last tensor.
     """
     family = registry.family_of(arch)
-    if weights is None:
+    planned = weights is not None and SHAPES.get() and _is_place(weights) and not Path(weights).exists()
+    if weights is None or planned:
         return build(arch, args)
     source = _open(_full_name(arch, weights))
     given = source.config["arch"]
@@ -71,7 +84,8 @@ def create(arch: str, weights: str | None = None, **args: Any) -> nn.Module:
     shared = {k: v for k, v in source.config["args"].items() if k in keywords(arch)}
     _refuse_other_baked(source, args, arch)
     model = build(arch, shared | args)
-    model.start_from(source.state)
+    if not SHAPES.get():
+        model.start_from(source.state)
     model.zoo_config["parent"] = source.config.get("name", weights)
     return model
 
@@ -293,6 +307,8 @@ def _open(name: str) -> Source:
     folder, fetch = _hub_folder(name) if name.startswith("hf://") else (path, None)
     config = read_config(folder)
     expected = config["weights"]
+    if SHAPES.get():
+        return Source(config, {}, folder)
     file = fetch(expected["file"]) if fetch else folder / expected["file"]
     return Source(config, read_tensors(file, expected["sha256"], expected["size"]), file)
 
@@ -300,6 +316,8 @@ def _open(name: str) -> Source:
 def _open_record(record: Weights) -> Source:
     _say_terms(record.name)
     config = {"arch": record.arch, "args": record.args, "classes": list(record.classes), "name": record.name}
+    if SHAPES.get():
+        return Source(config, {}, Path(record.name))
     if record.embedded:
         file = embedded_folder(record) / record.file
     elif record.url:
@@ -338,6 +356,8 @@ def _fill(source: Source, args: Mapping[str, Any]) -> nn.Module:
     """A model with every tensor of a source."""
     config = source.config
     _refuse_other_baked(source, args, config["arch"])
+    if SHAPES.get():
+        return build(config["arch"], config["args"] | dict(args))
     with torch.device("meta"):  # no memory, no random numbers: every tensor comes from the file
         model = build_for(source.state, source.place, config["arch"], config["args"] | dict(args))
     load_strictly(model, source.state, source.place)
@@ -830,7 +850,9 @@ def write_aside(folder: Path) -> Iterator[Callable[[str], Path]]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """The sha256, in hex, of a model's tensors and their names, wherever they were stored."""
+    """The sha256, in hex, of a model's tensors and their names, wherever they were stored; "" of mere shapes."""
+    if SHAPES.get():
+        return ""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

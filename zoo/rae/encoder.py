@@ -132,12 +132,14 @@ def create_timm(name: str, image_size: int | None, pretrained: bool = False) -> 
     """timm's model for `timm:MODEL.TAG`, without a head."""
     import timm
 
+    from zoo import hub
+
     model = name.removeprefix(TIMM)
     options: dict[str, Any] = {"num_classes": 0} | ({"img_size": image_size} if image_size else {})
     if "siglip" in model:
         options["global_pool"] = ""  # its pooling has parameters of its own
     try:
-        return timm.create_model(model, pretrained=pretrained, **options)
+        return timm.create_model(model, pretrained=pretrained and not hub.SHAPES.get(), **options)
     except (RuntimeError, ValueError) as error:
         if isinstance(error, RuntimeError) and "Unknown model" not in str(error):
             raise ConnectionError(f"timm could not get {model}: {error}; load it once online") from error

@@ -1,0 +1,177 @@
+"""`zoo validate --estimate`: what is counted with shapes alone is what a real step allocates and computes."""
+
+import importlib
+import json
+import socket
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from zoo import cli, estimate, fit, recipe
+
+PRECISE = ["--trainer.precision", "32-true"]
+KEPT = {  # of every kind of attention, convolution and quantiser, with the same kernels on a CPU and a GPU
+    "bilinear/mnist": ["--data.batch_size", "32"],
+    "mae/smoke": ["--model.grad_checkpointing", "false"],
+    "mae/cifar10_finetune_noaug": ["--data.batch_size", "2"],
+    "videomae/smoke": ["--model.grad_checkpointing", "false"],
+    "vq/cifar10": ["--data.batch_size", "8"],
+    "vq/cifar10_fsq": ["--data.batch_size", "8"],
+    "vq/mnist_prior": ["--data.batch_size", "2"],
+}
+
+
+class Real(L.Callback):
+    """A step with values: what it keeps for its backward pass, what it computes, and its optimisers."""
+
+    def __init__(self, name, overrides):
+        config = fit.resolve(recipe.recipe_path(name), overrides)
+        given, data = (config[part]["init_args"].as_dict() for part in ("model", "data"))
+        where, _, kind = config["model"]["class_path"].rpartition(".")
+        self.module = getattr(importlib.import_module(where), kind)(
+            **given | {k: False for k in given if k == "compile"}
+        )
+        shape = self.module.model.input_shape
+        self.batch = torch.rand(data["batch_size"], *shape), torch.zeros(data["batch_size"], dtype=torch.int64)
+        self.own, self.kept = set(), {}
+        quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+        trainer = L.Trainer(accelerator="cpu", max_epochs=1, callbacks=[self], **dict.fromkeys(quiet, False))
+        with saved_tensors_hooks(self.keep, lambda t: t), FlopCounterMode(display=False) as counter:
+            trainer.fit(self.module, estimate.Batches([self.batch], data["batch_size"]))
+        self.flops, self.optimizers = counter.get_total_flops(), trainer.optimizers
+
+    def on_train_batch_start(self, *_):
+        tensors = (*self.module.parameters(), *self.module.buffers())
+        self.own = {t.untyped_storage().data_ptr() for t in tensors}
+
+    def keep(self, t):
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in self.own:
+            self.kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    @property
+    def activation_bytes(self):
+        return sum(self.kept.values()) + sum(t.nbytes for t in self.batch)
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_activations_are_those_of_a_real_step_to_the_byte(name):
+    overrides = [*PRECISE, *KEPT[name]]
+    found = estimate.estimate(name, overrides)
+    assert found["activation_bytes"] == Real(name, overrides).activation_bytes
+
+
+@pytest.mark.parametrize("name", ["bilinear/mnist", "vq/cifar10_fsq"])
+def test_operations_and_optimiser_are_those_of_a_real_step(name):
+    overrides = [*PRECISE, *KEPT[name]]
+    found, real = estimate.estimate(name, overrides), Real(name, overrides)
+    assert found["flops_per_image"] * found["batch"] == real.flops
+    states = [s for o in real.optimizers for s in o.state.values()]
+    assert found["optimizer_bytes"] == sum(v.nbytes for s in states for v in s.values())
+    assert found["trained"] == sum(p.numel() for p in real.module.parameters())
+    assert found["total_bytes"] == sum(
+        found[f"{part}_bytes"] for part in ("parameter", "gradient", "optimizer", "average", "activation")
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "products"),
+    [
+        (nn.Conv2d(8, 8, 3, padding=1, groups=8), (2, 8, 6, 6), 2 * 8 * 36 * 9),
+        (nn.Conv2d(4, 8, 3, 2, 1), (2, 4, 6, 6), 2 * 8 * 9 * 4 * 9),
+        (nn.ConvTranspose2d(4, 8, 4, 2, 1), (2, 4, 6, 6), 2 * 4 * 36 * 8 * 16),
+        (nn.Linear(4, 8), (2, 4), 2 * 4 * 8),
+    ],
+)
+def test_a_backward_pass_computes_twice_a_forward_pass(layer, x, products):
+    with estimate.shapes() as count:
+        layer, x = layer.to("meta"), torch.empty(x, requires_grad=True)
+        y = layer(x)
+        assert count.flops == 2 * products
+        y.sum().backward()
+        assert count.flops == 3 * 2 * products
+
+
+def test_attention_keeps_no_scores_and_makes_them_again():
+    b, heads, n, d = 2, 3, 64, 8
+    with estimate.shapes() as count, estimate.Casts(torch.bfloat16, count):
+        q, k, v = (torch.empty(b, heads, n, d, requires_grad=True) for _ in range(3))
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        assert y.dtype == torch.bfloat16
+        forward = count.flops
+        y.sum().backward()
+    assert forward == 4 * b * heads * n * n * d
+    assert count.flops == 3.5 * forward
+
+
+def test_checkpointing_trades_memory_for_operations_and_the_table_says_so(capsys):
+    argv = ["--data.batch_size", "8", "--trainer.devices", "4", "--estimate", "--utilisation", "0.5", "--tflops", "100"]
+    assert cli.main(["validate", "mae/in1k_pretrain_base", *argv]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    found, rows = json.loads(last), {line[:24].strip(): line[25:] for line in lines}
+    assert found["trained"] == 111_655_680
+    assert "111,655,680 trained" in rows["parameters"]
+    assert found["other_activation_bytes"] < 0.4 * found["activation_bytes"]
+    assert 1.15 < found["other_flops_per_image"] / found["flops_per_image"] < 4 / 3
+    assert found["ddp_bytes"] - found["total_bytes"] == found["gradient_bytes"]
+    assert found["fsdp_bytes"] < found["total_bytes"]
+    assert found["images_per_step"] == 32
+    assert found["images_per_second"] == pytest.approx(4 * 0.5 * 100e12 / found["flops_per_image"])
+    assert found["hours"] == pytest.approx(found["epochs"] * 1_281_167 / found["images_per_second"] / 3600)
+    assert {"gradients", "optimiser", "activations", "grad_checkpointing true", "of 4, DDP", "of 4, FSDP2"} <= set(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "frozen"),
+    [
+        ("mae/in1k_finetune_base", 0),  # official weights
+        ("dcae/in1k_f64c128_phase1", 14_716_160),  # LPIPS' VGG
+        ("dcae/in1k_f32c32_phase3", 338_044_448),  # the weights of a run that is not there
+        ("rae/in1k_dinov2_base", 122_113_664),  # timm's encoder, DINO, VGG
+        ("rae/in1k_ditdh_s", 0),
+        ("vq/mnist_prior", 206_497),
+    ],
+)
+def test_nothing_is_read_or_fetched_whatever_the_recipe_names(name, frozen, monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise AssertionError("network")
+
+    for call in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, call, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for place in ("HF_HOME", "TORCH_HOME"):
+        monkeypatch.setenv(place, str(tmp_path))
+    found = estimate.estimate(name, ["--model.arch_args.depth", "2"] if "dinov2" in name else [])
+    assert found["frozen"] == frozen
+    assert found["trained"] > 0
+    assert found["flops_per_image"] > 0
+    assert found["activation_bytes"] > found["batch"]
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_half_the_precision_keeps_about_half():
+    whole = estimate.estimate("mae/smoke", [*PRECISE, "--model.grad_checkpointing", "false"])
+    mixed = estimate.estimate("mae/smoke", ["--trainer.precision", "bf16-mixed", "--model.grad_checkpointing", "false"])
+    assert 0.5 < mixed["activation_bytes"] / whole["activation_bytes"] < 0.8
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--utilisation", "2"], "--utilisation 2, allowed above 0 up to 1"),
+        (["--device", "h1000"], "--device h1000, did you mean h100"),
+        (["--tflops", "many"], "--tflops many, allowed a number above 0"),
+        (["--images", "-5"], "--images -5, allowed a number above 0"),
+        (["--model.nonsense", "1"], "no key 'nonsense'"),
+    ],
+)
+def test_what_makes_no_estimate_is_refused_in_a_line(argv, said, capsys):
+    assert cli.main(["validate", "bilinear/smoke", "--estimate", *argv]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("zoo validate: ")
+    assert said in line

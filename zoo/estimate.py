@@ -1,0 +1,464 @@
+"""`zoo validate RECIPE --estimate`: the memory and the time that a recipe takes, before a machine is rented.
+
+A step of the recipe's own LightningModule goes through Lightning's own fit on torch's meta device, where tensors have
+shapes and no values: nothing is read, fetched or computed, whatever the size. Counted are
+
+- the bytes of parameters, gradients, optimiser state and moving average;
+- activations: what autograd keeps for the backward pass, each storage once, at the most; where blocks are made again,
+  what is kept between them, and inside the largest of them;
+- floating-point operations of products, convolutions and attention, two for a multiplication and an addition, in the
+  forward pass, the backward pass, and whatever is made again.
+
+Not counted: what kernels need while they run, CUDA's context, fragments of its allocator, what torch.compile saves.
+Attention is a fused kernel's: no scores are kept.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import logging
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from zoo import fit, hub, recipe
+from zoo.adversarial import Perceptual
+from zoo.frozen import Frozen
+from zoo.registry import suggest
+
+# Dense TFLOP/s by data sheet: of bfloat16 and float16, and of float32, whose matrices torch leaves in full precision.
+DEVICES = {"h100": (989, 67), "h200": (989, 67), "a100": (312, 19.5), "b200": (2250, 80)}
+# What comes last in an adversarial training is counted from the first step. No graph is compiled of shapes.
+LATE = {"disc_start": 0, "disc_warmup": 0, "compile": False}
+# Training images, or videos, of the data sets that everybody counts alike.
+SIZES = {
+    "ILSVRC/imagenet-1k": 1_281_167,
+    "ylecun/mnist": 60_000,
+    "torchvision:MNIST": 60_000,
+    "torchvision:FashionMNIST": 60_000,
+    "uoft-cs/cifar10": 50_000,
+    "torchvision:CIFAR10": 50_000,
+    "zh-plus/tiny-imagenet": 100_000,
+}
+# What CUDA's autocast computes in half precision, and what in float32; the rest takes what it gets.
+HALVED = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul __matmul__ __rmatmul__"
+HALVED += " mm bmm addmm baddbmm einsum scaled_dot_product_attention"
+RAISED = "pow __pow__ __rpow__ exp expm1 log log10 log1p log2 rsqrt reciprocal softmax log_softmax softplus sum prod"
+RAISED += " cumsum cumprod norm normalize layer_norm group_norm renorm cdist cosine_similarity cross_entropy nll_loss"
+RAISED += " kl_div mse_loss l1_loss smooth_l1_loss binary_cross_entropy_with_logits"
+
+aten = torch.ops.aten
+
+
+def main(argv: list[str]) -> int:
+    """Print what a recipe takes: a table, and JSON in the last line."""
+    parser = argparse.ArgumentParser("zoo validate --estimate", description="Memory and time of a recipe.")
+    parser.add_argument("recipe")
+    parser.add_argument("--estimate", action="store_true")
+    parser.add_argument("--utilisation", default="0.4")
+    parser.add_argument("--device", default="h100")
+    parser.add_argument("--tflops")
+    parser.add_argument("--images")
+    args, overrides = parser.parse_known_args(argv)
+    if args.device not in DEVICES:
+        raise ValueError(
+            f"--device {args.device}{suggest(args.device, DEVICES)}; allowed {', '.join(DEVICES)}, or give --tflops"
+        )
+    share = _number("--utilisation", args.utilisation, 1)
+    tflops = None if args.tflops is None else _number("--tflops", args.tflops)
+    images = None if args.images is None else int(_number("--images", args.images))
+    found = estimate(args.recipe, overrides)
+    found |= speed(found, share, tflops or DEVICES[args.device]["16" not in found["precision"]], images)
+    print(table(found))
+    print(json.dumps(found))
+    return 0
+
+
+def estimate(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Parameters, bytes and operations of a recipe's training, on each of its devices.
+
+    Args:
+        name: of a recipe, or its file.
+        overrides: as on the command line, `["--data.batch_size", "64"]`.
+
+    Raises:
+        ValueError: what the recipe's parser or its LightningModule refuses.
+    """
+    with _quiet():
+        config = fit.resolve(recipe.recipe_path(name), list(overrides))
+    given, data = (config[part]["init_args"].as_dict() for part in ("model", "data"))
+    train, again = config["trainer"], given.get("grad_checkpointing")
+    precision, world = str(train["precision"] or "32-true"), _count(train["devices"]) * train["num_nodes"]
+    where, _, kind = config["model"]["class_path"].rpartition(".")
+    with shapes() as count, _quiet():
+        module = getattr(importlib.import_module(where), kind)(**given | {k: v for k, v in LATE.items() if k in given})
+        batch = _batch(module, config["data"]["class_path"], data)
+        whole = _step(module, batch, data["batch_size"], precision, count, again=False)
+        found, other = whole, None
+        if again is not None:
+            parts = _step(module, batch, data["batch_size"], precision, count, again=True)
+            parts.kept += max((whole.inside[m] for m in parts.again), default=0)
+            found, other = (parts, whole) if again else (whole, parts)
+    optimised = {p for o in found.optimizers for group in o.param_groups for p in group["params"]}
+    sharded = optimised.intersection(module.model.parameters())
+    average = getattr(module, "average", None)
+    copied = set() if average is None else {*average.parameters(), *average.buffers()}
+    networks = [module, *(n for n in _beside(module) if found.ran.intersection(n.modules()))]
+    held = {t for n in networks for t in (*n.parameters(), *n.buffers())} - copied
+    state = {p: _bytes(s.values()) for o in found.optimizers for p, s in o.state.items()}
+    sizes = {
+        "parameter_bytes": _bytes(held),
+        "gradient_bytes": _bytes(optimised),
+        "optimizer_bytes": sum(state.values()),
+        "average_bytes": _bytes(copied),
+        "activation_bytes": found.kept,
+    }
+    total = sum(sizes.values())
+    split = 2 * _bytes(sharded) + sum(state.get(p, 0) for p in sharded) + sizes["average_bytes"]
+    return {
+        "recipe": name,
+        "module": kind,
+        "optimizer": " and ".join(dict.fromkeys(type(o).__name__ for o in found.optimizers)),
+        "precision": precision,
+        "trained": sum(p.numel() for p in optimised),
+        "frozen": sum(t.numel() for t in held - optimised if isinstance(t, nn.Parameter)),
+        **sizes,
+        "total_bytes": total,
+        "ddp_bytes": total + (sizes["gradient_bytes"] if world > 1 else 0),
+        "fsdp_bytes": round(total - split * (1 - 1 / world)),
+        "grad_checkpointing": again,
+        "other_activation_bytes": other and other.kept,
+        "other_flops_per_image": other and other.flops / data["batch_size"],
+        "flops_per_image": found.flops / data["batch_size"],
+        "batch": data["batch_size"],
+        "devices": world,
+        "accumulate": train["accumulate_grad_batches"] * given.get("accumulate", 1),
+        "images": _known(data),
+        "epochs": train["max_epochs"] if (train["max_epochs"] or -1) > 0 else None,
+        "steps": train["max_steps"] if train["max_steps"] > 0 else None,
+    }
+
+
+def speed(found: dict[str, Any], utilisation: float, tflops: float, images: int | None = None) -> dict[str, Any]:
+    """Images a second of all devices, and hours of the whole recipe where the number of its images is known.
+
+    Args:
+        found: what `estimate` gives.
+        utilisation: share of the peak that a training reaches, above 0 up to 1.
+        tflops: peak of a device in TFLOP/s, dense.
+        images: of an epoch; None where the data set is one that everybody knows.
+    """
+    rate = found["devices"] * utilisation * tflops * 1e12 / found["flops_per_image"]
+    images, step = images or found["images"], found["batch"] * found["devices"] * found["accumulate"]
+    seen = step * found["steps"] if found["steps"] else images and found["epochs"] and images * found["epochs"]
+    return {
+        "utilisation": utilisation,
+        "peak_tflops": tflops,
+        "images_per_step": step,
+        "flops_per_step": found["flops_per_image"] * step,
+        "images_per_second": rate,
+        "images": images,
+        "hours": seen / rate / 3600 if seen else None,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """What `zoo validate --estimate` prints of an estimate with its speed."""
+    f, again, n = found, found["grad_checkpointing"], found["devices"]
+    lines = [
+        ("parameters", f"{f['trained']:,} trained, {f['frozen']:,} frozen: {_size(f['parameter_bytes'])} with buffers"),
+        ("gradients", _size(f["gradient_bytes"])),
+        ("optimiser", f"{_size(f['optimizer_bytes'])}, {f['optimizer']}"),
+        ("moving average", _size(f["average_bytes"])),
+        ("activations", f"{_size(f['activation_bytes'])} of {f['batch']} images, {f['precision']}"),
+        ("a device", f"{_size(f['total_bytes'])}, the sum; kernels need some more while they run"),
+    ]
+    if again is not None:
+        total = f["total_bytes"] - f["activation_bytes"] + f["other_activation_bytes"]
+        more = f["other_flops_per_image"] / f["flops_per_image"] - 1
+        instead = f"{_size(total)}, activations {_size(f['other_activation_bytes'])}, {more:+.0%} operations"
+        lines.append((f"grad_checkpointing {str(not again).lower()}", instead))
+    if n > 1:
+        lines.append((f"of {n}, DDP", f"{_size(f['ddp_bytes'])} each, gradients twice for the exchange"))
+        lines.append((f"of {n}, FSDP2", f"{_size(f['fsdp_bytes'])} each, and the block that is whole"))
+    each, step = f["flops_per_image"] / 1e9, f["flops_per_step"] / 1e12
+    speed = f"{f['images_per_second']:,.0f}, at {f['utilisation']:.0%} of {f['peak_tflops']:g} TFLOP/s"
+    lines += [
+        ("a step", f"{f['images_per_step']:,} images: {f['batch']} × {n} devices × {f['accumulate']} batches"),
+        ("operations", f"{each:,.4g} GFLOP an image, {step:,.4g} TFLOP a step"),
+        ("images a second", f"{speed} on each device" if n > 1 else speed),
+        ("hours", "unknown; give --images N, of an epoch" if f["hours"] is None else f"{f['hours']:,.3g}"),
+    ]
+    return "\n".join(f"{key:<24} {value}" for key, value in lines)
+
+
+@contextlib.contextmanager
+def shapes() -> "Iterator[Count]":
+    """Inside, tensors have shapes and no values, and networks are made at random, whatever weights are named."""
+    with hub.shapes_only(), torch.device("meta"), Count() as count:
+        yield count
+
+
+class Casts(TorchFunctionMode):
+    """CUDA's autocast and its fused kernels, neither of which torch has for tensors without values.
+
+    Args:
+        half: what products are computed in; None leaves dtypes alone.
+        count: of operations.
+    """
+
+    def __init__(self, half: torch.dtype | None, count: "Count"):
+        super().__init__()
+        halved, raised = (dict.fromkeys(names.split(), to) for names, to in ((HALVED, half), (RAISED, torch.float32)))
+        self.dtypes = halved | raised if half else {}
+        self.enabled, self.count = True, count
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        dtype = self.dtypes.get(name)
+        if dtype is not None and self.enabled:
+            cast = partial(tree_map_only, Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t)
+            args, kwargs = cast(args), cast(kwargs)
+        if name == "scaled_dot_product_attention":
+            return Attention.apply(self.count, *args[:3])
+        if name == "conv2d" and args[1].is_contiguous(memory_format=torch.channels_last):  # as kernels then give it
+            return func(*args, **kwargs).contiguous(memory_format=torch.channels_last)
+        if name == "rms_norm":
+            return aten._fused_rms_norm(*args, **kwargs)[0]
+        return func(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def autocast(self, device_type: str = "meta", enabled: bool = True, **_: Any) -> Iterator[None]:
+        """In the place of torch's."""
+        before, self.enabled = self.enabled, enabled
+        try:
+            yield
+        finally:
+            self.enabled = before
+
+
+class Attention(torch.autograd.Function):
+    """Keeps what a fused kernel does: q, k, v, the output, and a float32 a query."""
+
+    @staticmethod
+    def forward(ctx, count: "Count", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        b, heads, n, _ = q.shape
+        y = q.new_empty(b, n, heads, v.shape[-1]).transpose(1, 2)  # (B, heads, N, D), as it lies
+        ctx.save_for_backward(q, k, v, y, q.new_empty(q.shape[:-1], dtype=torch.float32))
+        ctx.count, ctx.flops = count, 2 * q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+        count.flops += ctx.flops
+        return y
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
+        ctx.count.flops += 2.5 * ctx.flops  # the scores again, and four products
+        return None, *map(torch.empty_like, ctx.saved_tensors[:3])
+
+
+class Count(TorchDispatchMode):
+    """Counts operations. A value that the code asks for is 1, or True."""
+
+    def __init__(self):
+        super().__init__()
+        self.flops = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is aten._local_scalar_dense.default and args[0].is_meta:
+            return args[0].dtype == torch.bool or 1
+        kwargs = kwargs or {}
+        if func is aten._to_copy.default and "device" in kwargs:
+            kwargs["device"] = torch.device("meta")  # which nothing can leave
+        out = func(*args, **kwargs)
+        if func._overloadpacket in FLOPS:
+            self.flops += FLOPS[func._overloadpacket](*args, out=out)
+        return out
+
+
+def _product(a: Tensor, b: Tensor, **_: Any) -> int:
+    return 2 * a.numel() * b.shape[-1]
+
+
+def _convolution(x: Tensor, weight: Tensor, transposed: bool, y: Tensor) -> int:
+    return 2 * len(x) * (x if transposed else y).shape[2:].numel() * weight.numel()
+
+
+FLOPS = {
+    aten.mm: _product,
+    aten.bmm: _product,
+    aten.addmm: lambda _, a, b, out: _product(a, b),
+    aten.baddbmm: lambda _, a, b, out: _product(a, b),
+    aten.convolution: lambda x, w, *args, out: _convolution(x, w, args[4], out),
+    # Those of the input and those of the weight each cost as much as the forward pass.
+    aten.convolution_backward: lambda dy, x, w, *args, out: sum(args[-1][:2]) * _convolution(x, w, args[4], dy),
+}
+
+
+class Watch(Callback):
+    """What a step keeps for its backward pass, in bytes, and inside which modules; which ones ran, and which again."""
+
+    def __init__(self, casts: Casts):
+        self.casts, self.made = casts, contextlib.ExitStack()
+        self.held: set[int] = set()  # storages of parameters and buffers
+        self.keepers: Counter[int] = Counter()  # of each storage
+        self.now = self.kept = 0  # bytes, and the most of them
+        self.before: list[int] = []  # of each module that runs
+        self.inside: dict[nn.Module, int] = {}
+        self.ran: set[nn.Module] = set()
+        self.again: set[nn.Module] = set()
+        self.backward, self.flops, self.optimizers = False, 0.0, []
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        networks, self.optimizers = (module, *_beside(module)), trainer.optimizers
+        self.held = {_key(t) for n in networks for t in (*n.parameters(), *n.buffers())}
+        for group in (g for o in trainer.optimizers for g in o.param_groups if "fused" in g):
+            group["fused"] = False  # no kernel fuses what has no values
+
+    def on_before_backward(self, trainer: L.Trainer, module: L.LightningModule, loss: Tensor) -> None:
+        self.backward = True
+
+    def on_after_backward(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.backward = False
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        enter = register_module_forward_pre_hook(self._enter)
+        leave = register_module_forward_hook(self._leave, always_call=True)  # torch stops a block when it has enough
+        with self.casts, saved_tensors_hooks(lambda t: Keeper(t, self), lambda keeper: keeper.tensor):
+            yield
+        enter.remove()
+        leave.remove()
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        (self.again if self.backward else self.ran).add(module)
+        self.before.append(self.now)
+        if self.backward and len(self.before) == 1:  # inside Tensor.backward torch has left the mode
+            self.made.enter_context(self.casts)
+            self.made.enter_context(self.casts.autocast())
+
+    def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
+        inside = self.now - self.before.pop()
+        self.inside[module] = max(inside, self.inside.get(module, 0))
+        if self.backward and not self.before:
+            self.made.close()
+
+
+class Keeper:
+    """A tensor that autograd keeps. It counts for as long as this object lives, once with others of its storage."""
+
+    def __init__(self, tensor: Tensor, watch: Watch):
+        self.tensor, self.watch, self.key = tensor, watch, _key(tensor)
+        watch.keepers[self.key] += 1
+        if watch.keepers[self.key] == 1 and self.key not in watch.held:
+            watch.now += tensor.untyped_storage().nbytes()
+            watch.kept = max(watch.kept, watch.now)
+
+    def __del__(self) -> None:
+        self.watch.keepers[self.key] -= 1
+        if not self.watch.keepers[self.key] and self.key not in self.watch.held:
+            self.watch.now -= self.tensor.untyped_storage().nbytes()
+
+
+class Batches(list):
+    """Batches of so many images."""
+
+    def __init__(self, batches: list, batch_size: int):
+        super().__init__(batches)
+        self.batch_size = batch_size
+
+
+def _step(module: L.LightningModule, batch: Any, size: int, precision: str, count: Count, again: bool) -> Watch:
+    if hasattr(module.model, "grad_checkpointing"):
+        module.model.grad_checkpointing = again
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    casts, count.flops = Casts(half, count), 0.0
+    watch, quiet = Watch(casts), ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    trainer = L.Trainer(
+        accelerator="cpu",
+        precision="32-true" if half else precision,
+        max_epochs=1,
+        callbacks=[watch],
+        **dict.fromkeys(quiet, False),
+    )
+    with watch.watching(), mock.patch.object(torch, "autocast", casts.autocast):
+        trainer.fit(module, Batches([batch], size))
+    module.zero_grad()
+    watch.flops = count.flops
+    watch.kept += _bytes(tree_leaves(batch))
+    return watch
+
+
+def _batch(module: L.LightningModule, kind: str, data: dict[str, Any]) -> Any:
+    """What a DataModule gives: images or clips of the recipe's size, or latents, and labels."""
+    *lead, height, width = module.model.input_shape
+    if isinstance(data.get("image_size"), int):
+        height = width = data["image_size"]
+    x, y = torch.empty(data["batch_size"], *lead, height, width), torch.empty(data["batch_size"], dtype=torch.int64)
+    return ([x, torch.empty(len(x), *module.model.latent_shape)] if kind.endswith("ImageLatentData") else x), y
+
+
+def _beside(module: nn.Module) -> list[nn.Module]:
+    """Networks that a module runs and does not own."""
+    found = [v for m in module.modules() for v in vars(m).values() if isinstance(v, Frozen | Perceptual)]
+    return list(dict.fromkeys(v.network for v in found if v.network is not None))
+
+
+def _key(t: Tensor) -> int:
+    return t.untyped_storage()._cdata
+
+
+def _bytes(tensors: Iterable[Any]) -> int:
+    return sum(t.nbytes for t in tensors if isinstance(t, Tensor))
+
+
+def _count(devices: Any) -> int:
+    return len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 1
+
+
+def _known(data: dict[str, Any]) -> int | None:
+    count = data.get("num_images") or SIZES.get(data.get("source"))
+    if count is None:
+        return None
+    held_out = round(count * (data.get("val_fraction") or 0))
+    return min(count - held_out, data.get("limit") or count)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Lightning says of a training, which this is not."""
+    logging.disable()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def _number(flag: str, given: str, most: float = math.inf) -> float:
+    try:
+        value = float(given)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= most or value == math.inf:
+        allowed = "a number above 0" if most == math.inf else f"above 0 up to {most:g}, a share of the peak"
+        raise ValueError(f"{flag} {given}, allowed {allowed}")
+    return value
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.3g} GB" if count < 1e11 else f"{count / 1e9:,.0f} GB"
