@@ -200,13 +200,17 @@ class Watch(L.Callback):
         self.on_train_start(trainer, module)
 
 
-def watch(name, *argv):
+def watched(name, *argv):
     alone = ["--trainer.logger", "false", "--trainer.enable_checkpointing", "false"]
-    built = fit.parse(recipe.recipe_path(name), [*QUIET, *argv, *alone])
-    watched = Watch()
-    built.trainer.callbacks.append(watched)
+    built, watch = fit.parse(recipe.recipe_path(name), [*QUIET, *argv, *alone]), Watch()
+    built.trainer.callbacks.append(watch)
+    return built, watch.states
+
+
+def watch(name, *argv):
+    built, states = watched(name, *argv)
     built.trainer.fit(built.model, built.datamodule)
-    return built, watched.states
+    return built, states
 
 
 def spoil(monkeypatch, where, function, call):
@@ -260,12 +264,32 @@ def test_one_batch_too_many_stops_and_the_count_survives_a_resume(tmp_path, pois
     assert all(t.isfinite().all() for t in zoo.load(str(run)).state_dict().values())
 
 
-@pytest.mark.parametrize("name", ["vq/vqgan_smoke", "rae/smoke"])
-def test_a_discriminators_loss_is_looked_at_too_and_steps_are_optimiser_steps(name, monkeypatch):
+LEARNS = {"vq/vqgan_smoke": 3, "rae/smoke": 0}  # the step from which a discriminator does
+
+
+@pytest.mark.parametrize("name", LEARNS)
+def test_where_only_a_discriminators_loss_is_not_finite_the_batch_is_left_out_whole(name, monkeypatch):
     spoil(monkeypatch, adversarial, "discriminator_loss", call=2)
-    first = {"vq/vqgan_smoke": 3, "rae/smoke": 0}[name]  # the step from which it learns
-    with pytest.raises(ValueError, match=rf"the loss is inf at step {first + 1}, batch {first + 1} of epoch 0"):
-        watch(name, *LIGHT.get(name, ()), "--trainer.max_epochs", "1")
+    bad, short = LEARNS[name] + 1, ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0"]
+    said = rf"the loss is inf at step {bad}, batch {bad} of epoch 0.*: left out, 1 of 1"
+    with pytest.warns(UserWarning, match=said):
+        built, states = watch(name, *LIGHT[name], *short, "--skip_nonfinite", "1")
+    changed = [not same(a, b) for a, b in itertools.pairwise(states)]
+    assert changed == [k != bad for k in range(6)]
+    assert built.model.skipped == built.trainer.callback_metrics["train/skipped"] == 1
+
+
+@pytest.mark.parametrize("name", LEARNS)
+def test_a_discriminators_loss_stops_before_anything_is_learned_and_steps_are_optimiser_steps(name, monkeypatch):
+    spoil(monkeypatch, adversarial, "discriminator_loss", call=2)
+    built, states = watched(name, *LIGHT[name], "--trainer.max_epochs", "1")
+    bad = LEARNS[name] + 1
+    with pytest.raises(ValueError, match=rf"the loss is inf at step {bad}, batch {bad} of epoch 0"):
+        built.trainer.fit(built.model, built.datamodule)
+    assert len(states) == bad + 1  # the last one as that batch began
+    parameters = dict(built.model.named_parameters())
+    assert same(parameters, {k: states[-1]["tensors"][k] for k in parameters})
+    assert same([o.state_dict()["state"] for o in built.trainer.optimizers], states[-1]["optimizers"])
 
 
 def test_leaving_out_is_refused_where_the_module_cannot(tmp_path):

@@ -75,8 +75,8 @@ class Guarded:
 
     Up to `skip_nonfinite` batches of a run are left out instead, on all processes together, and counted as
     `train/skipped`: no gradient comes of them, and what they did to buffers is undone, as to what a module lists in
-    `transient`. An optimiser step without any gradient moves neither weights nor their average; schedules go on. Where
-    a discriminator's loss alone is not finite, the model has learned from that batch already.
+    `transient`. An optimiser step without any gradient moves neither weights nor their average; schedules go on. By
+    hand, where a discriminator's loss alone is not finite, the model's gradients are taken back as well.
 
     And the trainer's gradient_clip_val works under bf16-mixed: there Lightning refuses every fused optimiser, as those
     unscale gradients by themselves. bfloat16 scales none.
@@ -97,6 +97,9 @@ class Guarded:
             self._buffers_before = [(buffer, buffer.clone()) for buffer in self.buffers()]
             transient = ((m, name, getattr(m, name)) for m in self.modules() for name in getattr(m, "transient", ()))
             self._transient_before = [(m, name, v.clone() if isinstance(v, Tensor) else v) for m, name, v in transient]
+            by_hand = () if self.automatic_optimization else self.parameters()
+            self._grads_before = [(p, None if p.grad is None else p.grad.clone()) for p in by_hand]
+            self._learned_before = self.learned
 
     def on_before_zero_grad(self, optimizer: Optimizer) -> None:
         self.learned = False
@@ -115,6 +118,9 @@ class Guarded:
                 buffer.copy_(before)
         for module, name, before in self._transient_before:
             setattr(module, name, before)
+        for parameter, before in self._grads_before:
+            parameter.grad = before
+        self.learned = self._learned_before
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if not self.left_out:
