@@ -83,4 +83,4 @@ def test_a_file_that_is_no_image_is_named(capsys, tmp_path):
     (tmp_path / "text.png").write_text("hello")
     status, _, err = run(capsys, "show", "bilinear_d256.mnist", str(tmp_path / "text.png"))
     assert status == 2
-    assert "text.png is not an image that Pillow reads" in err
+    assert "text.png cannot be decoded" in err

@@ -10,7 +10,7 @@ from PIL import Image
 
 from zoo.data import images as images_module
 from zoo.data.images import ImageData, augment
-from zoo.data.readers import read
+from zoo.data.readers import decode, read
 from zoo.data.synthetic import RandomImages
 
 
@@ -274,6 +274,13 @@ def test_a_damaged_file_is_named(folder):
     bad.write_bytes(bad.read_bytes()[:40])
     with pytest.raises(ValueError, match=r"dog/3\.png cannot be decoded"):
         ready(str(folder), channels=3, batch_size=4)
+
+
+@pytest.mark.parametrize("side", [b"8\xff", b"99999999"])  # which Pillow takes for no number, and for a bomb
+def test_whatever_pillow_raises_becomes_one_refusal_by_name(tmp_path, side):
+    (tmp_path / "bad.ppm").write_bytes(b"P6 " + side + b" 8 255 " + bytes(192))
+    with pytest.raises(ValueError, match=r"bad\.ppm cannot be decoded \(.*\); remove it or get it again"):
+        decode(tmp_path / "bad.ppm", 3, "folder")
 
 
 def test_a_hub_id_without_a_network_says_so(tmp_path):

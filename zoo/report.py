@@ -159,14 +159,14 @@ def read_image(path: Path, model: nn.Module) -> Tensor:
         FileNotFoundError: no such file.
         ValueError: not an image.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
     from torchvision.transforms.v2 import functional as T
 
+    from zoo.data.readers import naming
+
     channels, height, width = _shape(model)
-    try:
+    with naming(str(path)):
         image = Image.open(path).convert("L" if channels == 1 else "RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not an image that Pillow reads; give PNG or JPEG") from error
     pixels = T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True)  # (C, H', W')
     if pixels.shape[1:] == (height, width):
         return pixels

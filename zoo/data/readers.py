@@ -4,8 +4,9 @@ Each reader gives one split as undecoded items, labels and class names; `decode`
 are imported by the reader that needs them.
 """
 
+import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,23 @@ def decode(item: Any, channels: int, source: str) -> np.ndarray:
     Raises:
         ValueError: the file is damaged or no image; it is named.
     """
-    try:
-        pixels = np.asarray(_open(item, source).convert("L" if channels == 1 else "RGB"))
-    except (OSError, SyntaxError) as error:  # Pillow reads the pixels only now
-        raise _damaged(item, source, error) from error
+    image = _open(item, source)
+    with naming(_what(item, source)):  # Pillow reads the pixels only now
+        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Whatever Pillow makes of a damaged file, as a ValueError that says which."""
+    from PIL import Image
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{what} cannot be decoded ({error}); remove it or get it again") from error
 
 
 def _open(item: Any, source: str) -> Any:
@@ -90,15 +103,12 @@ def _open(item: Any, source: str) -> Any:
 
     if isinstance(item, np.ndarray):
         return Image.fromarray(item[:, :, 0] if item.shape[2:] == (1,) else item)
-    try:
+    with naming(_what(item, source)):
         return Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
-    except (OSError, SyntaxError) as error:
-        raise _damaged(item, source, error) from error
 
 
-def _damaged(item: Any, source: str, error: Exception) -> ValueError:
-    what = item if isinstance(item, str | Path) else f"an image of {source}"
-    return ValueError(f"{what} cannot be decoded ({error}); remove it or get it again")
+def _what(item: Any, source: str) -> str:
+    return str(item) if isinstance(item, str | Path) else f"an image of {source}"
 
 
 def _torchvision(source: str) -> dict[str, Items]:

@@ -114,8 +114,9 @@ def index(place: str, folder: str | Path | None = None) -> Iterator[str | Path]:
                     last = max(last, sample.label)
                     kinds.add("images" if any(s in parts for s in shards.IMAGES) else "clips")
                     if "images" in kinds:
-                        with contextlib.suppress(ValueError):  # who reads it may want to skip it
-                            seen.note(_open(sample.data, str(sample)))
+                        # Who reads a damaged one may want to skip it.
+                        with contextlib.suppress(ValueError), readers.naming(str(sample)):
+                            seen.note(Image.open(io.BytesIO(sample.data)))
             while stream.read(shards.BLOCK):
                 pass
         except tarfile.TarError as error:
@@ -161,21 +162,15 @@ def _encoded(item: Any, source: str, kind: str, size: int | None, seen: Seen) ->
         data = _png(Image.fromarray(item[:, :, 0] if item.shape[2:] == (1,) else item))
     else:
         data = item.read_bytes() if isinstance(item, Path) else item
-    image = _open(data, str(item) if isinstance(item, Path) else f"an image of {source}")
-    kind = image.format
-    if size is not None and min(image.size) > size:
-        scale = size / min(image.size)
-        image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
-        data, kind = (_jpeg(image), kind) if kind == "JPEG" else (_png(image), "PNG")
+    with readers.naming(str(item) if isinstance(item, Path) else f"an image of {source}"):
+        image = Image.open(io.BytesIO(data))
+        kind = image.format
+        if size is not None and min(image.size) > size:
+            scale = size / min(image.size)
+            image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
+            data, kind = (_jpeg(image), kind) if kind == "JPEG" else (_png(image), "PNG")
     seen.note(image)
     return FORMATS.get(kind, kind.lower()), data
-
-
-def _open(data: bytes, name: str) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data))
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{name} is no image ({error}); remove it or get it again") from error
 
 
 def _png(image: Image.Image) -> bytes:
