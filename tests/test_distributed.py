@@ -51,6 +51,7 @@ def test_two_processes_equal_one_with_the_joined_batch(name, strategy, two, alon
     one = alone(name)
     assert any(k.startswith("figure test/") for k in one)
     assert len(one["loss of each step"]) >= 6
+    assert one["images of each step"].shape[1] == two_processes.JOINED
     for rank, found in enumerate(two):
         mine = found[name, strategy]
         if strategy == "ddp" or rank == 0:  # a whole state is gathered on the first

@@ -5,7 +5,9 @@ draw the very masks and noises, that one process with batches of 2 B does.
 """
 
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -13,12 +15,14 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torchvision.transforms.v2.functional import to_pil_image
 
 from zoo import parallel
 from zoo.classify import LitClassifier
+from zoo.data import sharding
 from zoo.data.clips import ClipData
 from zoo.data.factors import FactorData
-from zoo.data.images import Batches
+from zoo.data.images import Batches, ImageData
 from zoo.data.synthetic import RandomImages
 from zoo.dcae.lit import LitDCAE
 from zoo.frozen import Frozen
@@ -44,6 +48,25 @@ def classifier() -> tuple[L.LightningModule, L.LightningDataModule]:
 def bilinear() -> tuple[L.LightningModule, L.LightningDataModule]:
     lit = LitClassifier("bilinear_d64", arch_args={"image_size": 16, "num_classes": 4}, lr=1e-2, weight_decay=0.01)
     return lit, images((1, 16, 16))
+
+
+def shards() -> tuple[L.LightningModule, L.LightningDataModule]:
+    """From a stream: the first process writes the shards, all read them, each its lanes."""
+    (rank, world), place = parallel.world(), tempfile.TemporaryDirectory()
+    if rank == 0:
+        draw = torch.Generator().manual_seed(0)
+        for split in ("train", "val", "test"):
+            for i in range(51):
+                file = Path(place.name, "images", split, str(i % 4), f"{i}.png")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                to_pil_image(torch.randint(256, (1, 20, 20), generator=draw, dtype=torch.uint8)).save(file)
+        list(sharding.write(f"{place.name}/images", f"{place.name}/shards", samples=7))
+    source = f"shards:{parallel.gather(place.name)[0]}/shards"
+    how = {"image_size": 16, "crop_scale": (0.5, 1.0), "num_workers": 0, "shuffle_buffer": 5}
+    data = ImageData(source, batch_size=JOINED // world, eval_batch_size=JOINED // world, **how)
+    data.place = place  # which is removed with it
+    args = {"image_size": 16, "num_classes": 4}
+    return LitClassifier("bilinear_d64", arch_args=args, lr=1e-2, weight_decay=0.01), data
 
 
 def mae() -> tuple[L.LightningModule, L.LightningDataModule]:
@@ -105,7 +128,8 @@ def ditdh() -> tuple[L.LightningModule, L.LightningDataModule]:
 
 
 CASES: dict[str, Callable[[], tuple[L.LightningModule, L.LightningDataModule]]] = {
-    f.__name__: f for f in (bilinear, classifier, mae, videomae, vq, qlae, vqgan, prior, dcae, dcae_phase3, rae, ditdh)
+    f.__name__: f
+    for f in (bilinear, classifier, shards, mae, videomae, vq, qlae, vqgan, prior, dcae, dcae_phase3, rae, ditdh)
 }
 SHARDED = ("classifier", "mae", "vqgan", "dcae_phase3", "rae", "ditdh")  # what the others have, these have
 AUTOMATIC = {"gradient_clip_val": 0.5, "accumulate_grad_batches": 2}  # the others clip and accumulate themselves
@@ -149,17 +173,19 @@ class RankByRank(L.Callback):
         Batches._cut = self.cut
 
 
-class TrainingLoss(L.Callback):
-    """The joined loss of every step, drawn as one process would."""
+class Joined(L.Callback):
+    """What the processes see of every step together, drawn as one process would: which images, and the loss."""
 
     def __init__(self):
+        self.images: list[Tensor] = []
         self.losses: list[Tensor] = []
         self.draws = JoinedDraws()
 
     def on_train_start(self, *args: Any) -> None:
         L.seed_everything(0, verbose=False)  # the strategies differ in what they draw before
 
-    def on_train_batch_start(self, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, *args: Any) -> None:
+        self.images.append(parallel.rows(batch[0].double().flatten(1).square().mean(1)).sort().values)
         self.draws.__enter__()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
@@ -178,7 +204,7 @@ def train(name: str, strategy: str | Any = "auto") -> dict[str, Tensor]:
     data.on_after_batch_transfer = lambda batch, i: [
         x.double() if x.is_floating_point() else x for x in transferred(batch, i)
     ]
-    world, losses = parallel.world()[1], TrainingLoss()
+    world, joined = parallel.world()[1], Joined()
     trainer = L.Trainer(
         accelerator="cpu",
         devices=world,
@@ -189,7 +215,7 @@ def train(name: str, strategy: str | Any = "auto") -> dict[str, Tensor]:
         num_sanity_val_steps=0,
         sync_batchnorm=False,
         plugins=[parallel.JoinBatchNorms()] if world > 1 else [],
-        callbacks=[losses] if world > 1 else [losses, RankByRank()],
+        callbacks=[joined] if world > 1 else [joined, RankByRank()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -206,7 +232,8 @@ def train(name: str, strategy: str | Any = "auto") -> dict[str, Tensor]:
     found = {f"state {k}": v for k, v in state.items() if not k.startswith("moments.")}  # which are of one process
     figures = {k: v for k, v in (metrics | tested).items() if not k.startswith("train/")}
     found |= {f"figure {k}": torch.as_tensor(v) for k, v in figures.items()}
-    return found | {"loss of each step": torch.stack(losses.losses)}
+    steps = {"loss of each step": torch.stack(joined.losses), "images of each step": torch.stack(joined.images)}
+    return found | steps
 
 
 def fsdp() -> ModelParallelStrategy:
