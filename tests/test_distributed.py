@@ -13,9 +13,11 @@ import torch
 import two_processes
 import yaml
 from conftest import losses
+from PIL import Image
 
 import zoo
 from zoo import cli, hub, parallel
+from zoo.data import sharding
 from zoo.data.images import Batches, ImageData
 from zoo.data.synthetic import RandomImages
 from zoo.fit import LAST
@@ -157,6 +159,25 @@ def test_a_signal_to_any_process_stops_all_and_resume_is_exact(long_run, tmp_pat
     assert losses(run) == losses(whole)
     model, twin = zoo.load(str(run)).state_dict(), zoo.load(str(whole)).state_dict()
     assert all(torch.equal(tensor, twin[key]) for key, tensor in model.items())
+
+
+def test_a_damaged_sample_ends_all_processes_in_a_line_each(tmp_path):
+    for split in ("train", "val", "test"):
+        for i in range(16):
+            file = tmp_path / "images" / split / str(i % 2) / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (28, 28), i).save(file)
+    list(sharding.write(str(tmp_path / "images"), tmp_path / "shards", samples=4))
+    shard = tmp_path / "shards" / "train-00001.tar"
+    shard.write_bytes(shard.read_bytes().replace(b"\x89PNG", b"\x89XXX", 1))
+    data = ["--data.source", f"shards:{tmp_path / 'shards'}", "--data.batch_size", "4", "--data.lanes", "2"]
+    process = start(["bilinear/mnist", *TWO, *QUIET, *data, "--runs", str(tmp_path / "runs")])
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 2, out
+    assert "Traceback" not in out
+    said = sorted(line for line in out.splitlines() if line.startswith("zoo fit: "))
+    assert str(shard) in said[0]
+    assert said[1:] == ["zoo fit: another process of this run has ended; what it says tells why"]
 
 
 def test_another_number_of_processes_is_refused(long_run, capsys):

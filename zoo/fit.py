@@ -79,7 +79,12 @@ def fit(argv: list[str]) -> int:
     if cli.trainer.is_global_zero:
         _write_down(run, cli, name)
         print(f"run {run}", flush=True)
-    status = _run(cli, run, name, resume=run / LAST if (run / LAST).is_file() else None, overridden=bool(overrides))
+    try:
+        status = _run(cli, run, name, resume=run / LAST if (run / LAST).is_file() else None, overridden=bool(overrides))
+    except RuntimeError as error:
+        if cli.trainer.world_size == 1 or not re.search("by peer|Broken pipe", str(error)):
+            raise
+        raise ConnectionError("another process of this run has ended; what it says tells why") from error
     if dist.is_initialized():
         dist.destroy_process_group()  # threads that still wait for other processes abort a process that ends
     return status
