@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torchvision.transforms.v2.functional import to_pil_image
 
+import zoo
 from zoo import parallel
 from zoo.classify import LitClassifier
 from zoo.data import sharding
@@ -33,11 +34,22 @@ from zoo.vq.lit import LitPrior, LitVQ, LitVQGAN
 JOINED = 12  # images of a step, over all processes
 TINY_VIT = {"dim": 32, "depth": 2, "heads": 2}
 TINY_MAE = {"image_size": 16, "patch_size": 4, **TINY_VIT, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
+TINY_DCAE = {"image_size": 16, "widths": [16, 32, 32], "encoder_attention": [2], "decoder_attention": [2]}
+FOLDERS: list[tempfile.TemporaryDirectory] = []
 
 
 def images(shape: tuple[int, int, int], count: int = 51) -> RandomImages:
     """51 over two processes: 26 and 25 to evaluate."""
     return RandomImages(shape, count, JOINED // parallel.world()[1])
+
+
+def shared(write: Callable[[Path], Any]) -> str:
+    """A folder for all processes, into which the first one has written; it is there until the end."""
+    folder = tempfile.TemporaryDirectory()
+    FOLDERS.append(folder)
+    if parallel.world()[0] == 0:
+        write(Path(folder.name))
+    return parallel.gather(folder.name)[0]
 
 
 def classifier() -> tuple[L.LightningModule, L.LightningDataModule]:
@@ -51,22 +63,22 @@ def bilinear() -> tuple[L.LightningModule, L.LightningDataModule]:
 
 
 def shards() -> tuple[L.LightningModule, L.LightningDataModule]:
-    """From a stream: the first process writes the shards, all read them, each its lanes."""
-    (rank, world), place = parallel.world(), tempfile.TemporaryDirectory()
-    if rank == 0:
-        draw = torch.Generator().manual_seed(0)
-        for split in ("train", "val", "test"):
-            for i in range(51):
-                file = Path(place.name, "images", split, str(i % 4), f"{i}.png")
-                file.parent.mkdir(parents=True, exist_ok=True)
-                to_pil_image(torch.randint(256, (1, 20, 20), generator=draw, dtype=torch.uint8)).save(file)
-        list(sharding.write(f"{place.name}/images", f"{place.name}/shards", samples=7))
-    source = f"shards:{parallel.gather(place.name)[0]}/shards"
+    """From a stream; each process reads its lanes."""
     how = {"image_size": 16, "crop_scale": (0.5, 1.0), "num_workers": 0, "shuffle_buffer": 5}
-    data = ImageData(source, batch_size=JOINED // world, eval_batch_size=JOINED // world, **how)
-    data.place = place  # which is removed with it
+    size = JOINED // parallel.world()[1]
+    data = ImageData(f"shards:{shared(write_shards)}/shards", batch_size=size, eval_batch_size=size, **how)
     args = {"image_size": 16, "num_classes": 4}
     return LitClassifier("bilinear_d64", arch_args=args, lr=1e-2, weight_decay=0.01), data
+
+
+def write_shards(folder: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    for split in ("train", "val", "test"):
+        for i in range(51):
+            file = folder / "images" / split / str(i % 4) / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            to_pil_image(torch.randint(256, (1, 20, 20), generator=draw, dtype=torch.uint8)).save(file)
+    list(sharding.write(f"{folder}/images", folder / "shards", samples=7))
 
 
 def mae() -> tuple[L.LightningModule, L.LightningDataModule]:
@@ -94,9 +106,10 @@ def qlae() -> tuple[L.LightningModule, L.LightningDataModule]:
 
 
 def vqgan() -> tuple[L.LightningModule, L.LightningDataModule]:
-    args = {"image_size": 32, "width": 32, "codebook_size": 16}
-    lit = LitVQGAN("vqgan_f8", None, args, lr=1e-3, perceptual_weight=0, disc_start=1, disc_warmup=1, accumulate=2)
-    return lit, images((3, 32, 32), 27)
+    args = {"image_size": 24, "width": 32, "mults": [1, 1], "res_blocks": 1}
+    args |= {"z_channels": 8, "codebook_size": 16, "code_dim": 8}
+    lit = LitVQGAN("vqgan_f4", None, args, lr=1e-3, perceptual_weight=0, disc_start=1, disc_warmup=1, accumulate=2)
+    return lit, images((3, 24, 24), 27)
 
 
 def prior() -> tuple[L.LightningModule, L.LightningDataModule]:
@@ -106,19 +119,23 @@ def prior() -> tuple[L.LightningModule, L.LightningDataModule]:
 
 
 def dcae() -> tuple[L.LightningModule, L.LightningDataModule]:
-    args = {"image_size": 16, "widths": [16, 32, 32], "encoder_attention": [2], "decoder_attention": [2]}
-    return LitDCAE("dcae_tiny_f4c4", None, args, lr=1e-3, perceptual_weight=0), images((3, 16, 16))
+    return LitDCAE("dcae_tiny_f4c4", None, TINY_DCAE, lr=1e-3, perceptual_weight=0), images((3, 16, 16))
 
 
 def dcae_phase3() -> tuple[L.LightningModule, L.LightningDataModule]:
-    lit = LitDCAE("dcae_tiny_f8c4", "tiny_imagenet", phase=3, lr=1e-3, perceptual_weight=0, disc_warmup=1)
-    return lit, images((3, 64, 64), 27)
+    before = zoo.create("dcae_tiny_f4c4", **TINY_DCAE | {"image_size": 24})
+    weights = shared(lambda folder: zoo.save(before, folder))
+    lit = LitDCAE("dcae_tiny_f4c4", weights, phase=3, lr=1e-3, perceptual_weight=0, disc_warmup=1)
+    return lit, images((3, 24, 24), 27)
 
 
 def rae() -> tuple[L.LightningModule, L.LightningDataModule]:
-    args = {"dim": 32, "depth": 1, "heads": 2, "hidden": 64}
-    how = {"disc_backbone": "mae_vit_tiny.tiny_imagenet", "disc_start": 1, "disc_warmup": 1, "ema": 0.9}
-    return LitRAE("rae_mae_vit_tiny", None, args, lr=1e-3, perceptual_weight=0, **how), images((3, 64, 64), 27)
+    frozen = zoo.create("mae_vit_tiny", **TINY_MAE)
+    encoder = shared(lambda folder: zoo.save(frozen, folder))
+    args = {"image_size": 16, "encoder": encoder, "encoder_size": 16, "latent_channels": 32, "grid": 4}
+    args |= {"dim": 32, "depth": 1, "heads": 2, "hidden": 64}
+    how = {"disc_backbone": encoder, "disc_taps": [0], "disc_start": 1, "disc_warmup": 1, "ema": 0.9}
+    return LitRAE("rae_mae_vit_tiny", None, args, lr=1e-3, perceptual_weight=0, **how), images((3, 16, 16), 27)
 
 
 def ditdh() -> tuple[L.LightningModule, L.LightningDataModule]:
