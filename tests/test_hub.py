@@ -391,6 +391,40 @@ def test_a_dry_run_writes_exactly_what_would_be_pushed_and_it_loads(tmp_path):
     assert torch.equal(zoo.load(out).head.weight, zoo.load("bilinear_d256.mnist").head.weight)
 
 
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors", "config.json"])
+def test_push_refuses_a_link_out_of_the_folder(folder, name, tmp_path, uploads):
+    (folder / name).rename(tmp_path / "private")
+    (folder / name).symlink_to("../private")
+    said = rf"{name} is a link to {tmp_path}/private, only files of the folder are published; .* put a copy in"
+    with pytest.raises(ValueError, match=said):
+        zoo.push(folder, "org/name")
+    with pytest.raises(ValueError, match="is a link to"):
+        zoo.push(folder, "org/name", dry_run=tmp_path / "dry")
+    assert uploads.seen == []
+    assert not (tmp_path / "dry").exists()
+
+
+def test_push_follows_links_inside_of_the_folder_and_one_to_it(folder, tmp_path):
+    (folder / "README.md").rename(folder / "CARD.md")
+    (folder / "README.md").symlink_to("CARD.md")
+    (tmp_path / "link").symlink_to(folder)
+    out = Path(zoo.push(tmp_path / "link", "org/name", dry_run=tmp_path / "dry"))
+    assert (out / "README.md").read_text() == (folder / "CARD.md").read_text()
+    assert not (out / "README.md").is_symlink()
+
+
+def test_what_is_written_into_a_folder_leaves_it_by_no_link(tmp_path):
+    private, given = tmp_path / "private", tmp_path / "given"
+    private.write_text("mine")
+    given.mkdir()
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (given / name).symlink_to(private)
+        (given / f".{name}.{os.getpid()}.part").symlink_to(private)
+    zoo.push(zoo.save(zoo.create("bilinear_d64"), given), "org/name", dry_run=tmp_path / "dry")
+    assert private.read_text() == "mine"
+    assert {p.name for p in given.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+
+
 def test_what_does_not_load_is_not_published(folder, uploads):
     (folder / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="cut or changed"):

@@ -207,7 +207,7 @@ def export(ckpt: str | Path, folder: str | Path, to: str = "safetensors", half: 
 
 
 def push(folder: str | Path, repo: str, dry_run: str | Path | None = None) -> str:
-    """Publish a checkpoint folder on the Hugging Face Hub in one commit.
+    """Publish a checkpoint folder on the Hugging Face Hub in one commit; links that leave the folder are not followed.
 
     Args:
         folder: a checkpoint folder, or "arch.tag".
@@ -217,9 +217,16 @@ def push(folder: str | Path, repo: str, dry_run: str | Path | None = None) -> st
     Returns:
         The commit's sha, or the folder of the dry run.
     """
-    source = Path(folder) if _is_place(str(folder)) else embedded_folder(registry.weights_info(str(folder)))
-    load(str(source))  # what does not load is not published
+    given = _is_place(str(folder))
+    source = Path(folder) if given else embedded_folder(registry.weights_info(str(folder)))
     files = [source / f for f in (CONFIG, WEIGHTS, CARD)]
+    for file in files if given else ():
+        if not file.resolve().is_relative_to(source.resolve()):
+            raise ValueError(
+                f"{file} is a link to {file.resolve()}, only files of the folder are published; if all may see that "
+                "one, put a copy in the link's place"
+            )
+    load(str(source))  # what does not load is not published
     if not files[2].is_file():
         raise FileNotFoundError(f"{source} has no {CARD}; write it again with zoo.save")
     if dry_run is not None:
@@ -829,9 +836,11 @@ def write_aside(folder: Path) -> Iterator[Callable[[str], Path]]:
     names: list[str] = []
 
     def aside(name: str) -> Path:
+        path = folder / f".{name}.{os.getpid()}.part"
         if name not in names:
             names.append(name)
-        return folder / f".{name}.{os.getpid()}.part"
+            path.unlink(missing_ok=True)  # a link of that name would lead out of the folder
+        return path
 
     try:
         yield aside

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from PIL import Image
 
 from zoo.data import readers, shards
 from zoo.data.clips import SUFFIXES, find_videos
+from zoo.hub import write_aside
 
 FORMATS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}  # Pillow's names that are no suffixes
 
@@ -197,26 +197,19 @@ class Hashed:
 
 def _tar(path: Path, members: Iterator[tuple[int, str, bytes, int]]) -> dict[str, Any]:
     """Write number, suffix, bytes and class of samples; `bytes` and `sha256` of the file."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(aside, "wb") as file:
-            out = Hashed(file)
-            with tarfile.open(fileobj=out, mode="w|") as archive:
-                for number, suffix, data, label in members:
-                    for name, content in ((suffix, data), ("cls", str(label).encode())):
-                        info = tarfile.TarInfo(f"{number:08d}.{name}")  # no time, no owner: same input, same hash
-                        info.size = len(content)
-                        archive.addfile(info, io.BytesIO(content))
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with write_aside(path.parent) as aside, open(aside(path.name), "wb") as file:
+        out = Hashed(file)
+        with tarfile.open(fileobj=out, mode="w|") as archive:
+            for number, suffix, data, label in members:
+                for name, content in ((suffix, data), ("cls", str(label).encode())):
+                    info = tarfile.TarInfo(f"{number:08d}.{name}")  # no time, no owner: same input, same hash
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
     return {"bytes": out.count, "sha256": out.digest.hexdigest()}
 
 
 def _manifest(folder: Path, kind: str, classes: list[str], seen: Seen, rows: dict[str, list]) -> Path:
-    path = folder / shards.MANIFEST
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     about = {"format": shards.FORMAT, "kind": kind, "classes": classes} | seen.common() | {"splits": rows}
-    aside.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
-    return path
+    with write_aside(folder) as aside:
+        aside(shards.MANIFEST).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return folder / shards.MANIFEST
