@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -364,6 +365,57 @@ def test_a_server_that_fails_now_and_then_gives_the_batches_of_the_disk(written,
         assert set(server.failed) == {"error", "cut", "reset"}
         evaluated = list(loader(server.url, shuffle=False, split="test"))
         assert same(evaluated, list(loader(written, shuffle=False, split="test")))
+
+
+@pytest.fixture
+def bucket(written):
+    """The shards in fsspec's store in memory, which lists and gives ranges as an object store does."""
+    store = fsspec.filesystem("memory")
+    store.put(str(written), "/bucket/pictures", recursive=True)
+    yield "memory://bucket/pictures"
+    store.rm("/bucket", recursive=True)
+
+
+def test_an_object_store_gives_the_batches_of_the_disk(written, bucket, small_blocks):
+    for shuffle in (True, False):
+        assert same(list(loader(bucket, shuffle=shuffle)), list(loader(written, shuffle=shuffle)))
+
+
+def test_shards_of_an_object_store_get_a_manifest_on_the_disk(written, bucket, tmp_path):
+    fsspec.filesystem("memory").rm("/bucket/pictures/manifest.json")
+    with pytest.raises(FileNotFoundError, match=r"memory://bucket/pictures has no manifest\.json; `zoo shard"):
+        ready(bucket)
+    with pytest.raises(ValueError, match="a manifest cannot be written to memory://bucket/pictures; give a FOLDER"):
+        list(sharding.index(bucket))
+    list(sharding.index(bucket, tmp_path))
+    rows, wanted = (json.loads((f / "manifest.json").read_text())["splits"]["train"] for f in (tmp_path, written))
+    assert [r["file"].rpartition("pictures/")[2] for r in rows] == [r["file"] for r in wanted]
+    assert [r["sha256"] for r in rows] == [r["sha256"] for r in wanted]
+    assert numbers(loader(tmp_path)) == numbers(loader(written))
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs")])
+def test_an_object_store_without_its_package_names_it(scheme, package, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    said = rf"^{scheme}://b/p/manifest\.json needs a package that is not here: .*{package}"
+    with pytest.raises(ValueError, match=said):
+        ready(f"{scheme}://b/p")
+    assert cli.main(["shard", "--index", f"{scheme}://b/p", "out"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert package in line
+
+
+def test_an_object_store_that_cannot_be_listed_is_told_in_a_line(bucket, tmp_path, small_blocks, monkeypatch, capsys):
+    class NoCredentialsError(Exception):  # botocore's, which is no OSError
+        pass
+
+    def find(self, path, **_):
+        raise NoCredentialsError("Unable to locate credentials")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "find", find)
+    assert cli.main(["shard", "--index", bucket, str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{bucket} cannot be read after 3 attempts: NoCredentialsError Unable to locate credentials" in line
 
 
 def test_a_hub_data_set_streams(written, tmp_path):

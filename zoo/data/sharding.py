@@ -98,7 +98,7 @@ def index(place: str, folder: str | Path | None = None) -> Iterator[str | Path]:
     target = Path(place if folder is None else folder)
     _refuse(target)
     fs, root = shards.file_system(place.rstrip("/"))
-    files = sorted(f for f in fs.find(root) if f.endswith(".tar"))
+    files = sorted(f for f in shards.patiently(place, fs, lambda: fs.find(root)) if f.endswith(".tar"))
     if not files:
         raise ValueError(f"{place} holds no *.tar; `zoo shard SOURCE FOLDER` writes shards")
     seen, rows, kinds, last = Seen(), {}, set(), -1

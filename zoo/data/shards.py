@@ -105,7 +105,7 @@ def find(place: str, kind: str) -> dict[str, Shards]:
     url = f"{place.rstrip('/')}/{MANIFEST}"
     fs, path = file_system(url)
     try:
-        manifest = json.loads(_patiently(url, fs, lambda: fs.cat_file(path)))
+        manifest = json.loads(patiently(url, fs, lambda: fs.cat_file(path)))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{place} has no {MANIFEST}; `zoo shard SOURCE FOLDER` writes shards with one, `zoo shard --index {place} "
@@ -149,7 +149,7 @@ def file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 # Reading
 
 
-def _patiently(url: str, fs: fsspec.AbstractFileSystem, read: Callable[[], bytes]) -> bytes:
+def patiently(url: str, fs: fsspec.AbstractFileSystem, read: Callable[[], Any]) -> Any:
     """What `read` returns; tried again where it fails, but for a local disk, which will not change its mind."""
     waits = () if isinstance(fs, LocalFileSystem) else WAITS
     for wait in (*waits, None):
@@ -184,7 +184,7 @@ class Stream:
         """Up to so many bytes; none at the end."""
         data = self.block.read(size)
         if not data and self.at < self.shard.bytes:
-            block = _patiently(self.shard.url, self.fs, self._request)
+            block = patiently(self.shard.url, self.fs, self._request)
             self.digest.update(block)
             self.at += len(block)
             self.block = io.BytesIO(block)
