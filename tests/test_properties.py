@@ -9,11 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zoo import cli
+from zoo.layers import FLOATS
 
 FAMILIES = ("bilinear_d64", "mae_vit_tiny", "videomae_vit_tiny", "vqvae_conv_small", "qlae_conv", "dcae_tiny_f8c4")
 BOUNDED = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 model = functools.cache(lambda arch: small(arch).eval())
-DTYPES = (torch.float32, torch.uint8, torch.int64, torch.bool)
+DTYPES = (*FLOATS, torch.float8_e4m3fn, torch.uint8, torch.int64, torch.bool)
 
 
 @st.composite
@@ -30,8 +31,8 @@ def images(draw, shape):
         case "turned":
             size[1], size[-1] = size[-1], size[1]
     x = torch.rand(size) * draw(st.sampled_from([1.0, 1.0, 255.0, float("nan"), float("inf"), -1.0]))
-    x = x.to(draw(st.sampled_from(DTYPES)))
-    return x.flip(-1).mT.contiguous().mT if draw(st.booleans()) and x.ndim > 1 else x
+    x = x.mT.contiguous().mT if draw(st.booleans()) and x.ndim > 1 else x
+    return x.to(draw(st.sampled_from(DTYPES)))
 
 
 @torch.no_grad()
@@ -58,9 +59,42 @@ def test_a_model_takes_what_is_given_or_says_why_not(arch, method, data):
         assert any(g in said for g in (*map(str, x.shape), str(x.dtype), "NaN", "pixels span")), said
         assert any(word in said for word in ("expected", "takes", "multiple")), said
         return
-    assert x.dtype == torch.float32
+    assert x.dtype in FLOATS
     first = out if isinstance(out, torch.Tensor) else next(o for o in out if isinstance(o, torch.Tensor) and o.ndim)
     assert len(first) == len(x)
+
+
+@pytest.mark.parametrize("computes", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("arch", [*FAMILIES, "vqgan_f16", "rae_mae_vit_tiny", "ditdh_tiny"])
+@torch.no_grad()
+def test_a_model_computes_in_its_own_precision_whatever_comes_in(arch, computes):
+    net = small(arch).eval().to(computes)
+    x = image_batch(net, 2).bfloat16()  # exact in every other dtype but float16
+    expected = net.forward_features(x.to(computes))
+    for dtype in FLOATS:
+        found = net.forward_features(x.to(dtype))
+        assert found.dtype == computes
+        coarse = max(torch.finfo(dtype).eps, torch.finfo(computes).eps)
+        assert (found - expected).norm() <= 20 * coarse * expected.norm(), dtype
+        assert net(x.to(dtype))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("arch", [*FAMILIES, "vqgan_f16", "rae_mae_vit_tiny", "ditdh_tiny"])
+def test_a_model_trains_on_images_of_any_precision(arch):
+    net = small(arch).train()
+    for dtype in FLOATS:
+        out = net(image_batch(net, 2).to(dtype))
+        (out.sum() if isinstance(out, torch.Tensor) else out.loss).backward()
+        assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+@torch.no_grad()
+def test_under_autocast_images_of_either_precision_are_computed_alike(arch):
+    net = model(arch)
+    x = image_batch(net, 2).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(net.forward_features(x), net.forward_features(x.float()), rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("arch", [*FAMILIES, "mae_vit_tiny_classifier", "vqgan_f16"])

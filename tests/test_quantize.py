@@ -114,6 +114,15 @@ def test_nan_neither_moves_a_codebook_nor_looks_like_a_code(name):
         a.eval()(bad)
 
 
+def test_running_means_in_half_precision_are_refused_and_a_frozen_codebook_is_not():
+    quantizer = VectorQuantizer(8, 4).train().bfloat16()
+    z = torch.randn(16, 4)
+    with pytest.raises(ValueError, match=r"the codebook is torch\.bfloat16.*bf16-mixed"):
+        quantizer(z)
+    quantizer.freeze()
+    quantizer(z)
+
+
 @every
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_finds_the_codes_of_float32(name, dtype):

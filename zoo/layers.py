@@ -13,9 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # what arithmetic is made for
+
 
 def check_images(x: Tensor, channels: int, height: int | None, width: int | None, values: bool = True) -> None:
     """Refuse what is not a batch of images with float pixels in [0, 1].
+
+    Any of FLOATS passes: a model shifts and scales pixels in the precision they come in, and casts them where they
+    first meet a weight.
 
     Args:
         x: images, (B, C, H, W).
@@ -52,8 +57,9 @@ def check_images(x: Tensor, channels: int, height: int | None, width: int | None
             f"images are {x.shape[2]}×{x.shape[3]} px, this model takes {height}×{width}; "
             f"resize them, or create the model with image_size={max(x.shape[2:])}"
         )
-    if not x.is_floating_point():
-        raise ValueError(f"images are {x.dtype}, expected float pixels in [0, 1]; pass x.float() / 255")
+    if x.dtype not in FLOATS:
+        scale = "" if x.is_floating_point() else " / 255"
+        raise ValueError(f"images are {x.dtype}, expected float pixels in [0, 1]; pass x.float(){scale}")
     if values and not torch.compiler.is_compiling() and x.numel():
         low, high = (v.item() for v in x.aminmax())
         if low != low or high != high:

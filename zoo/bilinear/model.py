@@ -70,7 +70,7 @@ class BilinearClassifier(nn.Module):
         if self.training and self.noise:
             keep = torch.rand(len(x), 1, 1, 1, device=x.device) < self.noise_p
             x = x + self.noise * keep * torch.randn_like(x)
-        h = self.embed(x.flatten(1))  # (B, D)
+        h = self.embed(x.flatten(1).to(self.embed.weight.dtype))  # (B, D)
         for block in self.blocks:
             left, right = block(h).chunk(2, dim=-1)  # (B, D) twice
             g = GATES[self.gate](left) * right

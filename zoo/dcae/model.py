@@ -137,7 +137,7 @@ class DCAE(nn.Module):
         if not len(x):  # torch's pixel_unshuffle gets the channels of none wrong
             raise ValueError(f"images are {tuple(x.shape)}, expected at least one; leave empty batches out")
         _check_sides(x.shape[2:], self.factor)
-        x = (2 * x - 1).to(self.latent_mean.dtype)
+        x = (2 * x - 1).to(self.encoder.head.weight.dtype)
         z = self.encoder(x.contiguous(memory_format=torch.channels_last))  # (B, c, H/f, W/f)
         return z if self.low_rank is None else self.low_rank(z)  # (B, c, H/f, W/f)
 
@@ -201,7 +201,7 @@ class DCAE(nn.Module):
             raise ValueError(
                 f"latents are {tuple(z.shape)}, expected (B, {self.latent_channels}, h, w); another variant made them"
             )
-        z = z.to(self.latent_mean.dtype).contiguous(memory_format=torch.channels_last)
+        z = z.to(self.decoder.stem.weight.dtype).contiguous(memory_format=torch.channels_last)
         return (self.decoder(z) + 1) / 2  # (B, C, f·h, f·w)
 
 

@@ -44,7 +44,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)  # (D, P²C), the order of patchify
-        return F.linear(patches, weight, self.proj.bias)  # (B, K, D)
+        return F.linear(patches.to(weight.dtype), weight, self.proj.bias)  # (B, K, D)
 
 
 class ViT(nn.Module):

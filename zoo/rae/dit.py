@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.frozen import Frozen
-from zoo.layers import attend, recompute, sincos
+from zoo.layers import FLOATS, attend, recompute, sincos
 
 SOLVERS = ("euler", "heun")
 TIMES = ("logit_normal", "uniform")
@@ -126,8 +126,7 @@ class DiTDH(nn.Module):
         Raises:
             ValueError: latents of another shape, classes that are not there.
         """
-        if z.shape[1:] != self.input_shape:
-            raise ValueError(f"latents are {tuple(z.shape)}, expected (B, {', '.join(map(str, self.input_shape))})")
+        z = self._latents(z)
         t, noise = self.draw(z) if drawn is None else drawn  # (B,), (B, C, h, w)
         at = t[:, None, None, None]
         velocity = self.velocity((1 - at) * z + at * noise, t, self._dropped(labels, z))  # (B, C, h, w)
@@ -145,6 +144,7 @@ class DiTDH(nn.Module):
 
     def velocity(self, z: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """v̂ (B, C, h, w) of noisy latents (B, C, h, w) at times t (B,), for labels (B,) or any class."""
+        z = self._latents(z)
         labels = torch.full((len(z),), -1, device=z.device) if labels is None else labels
         if labels.device.type == "cpu" and len(labels) and not -1 <= labels.min() <= labels.max() < self.num_classes:
             raise ValueError(
@@ -165,6 +165,7 @@ class DiTDH(nn.Module):
 
     def forward_features(self, z: Tensor) -> Tensor:
         """Normalised latents (B, C, h, w), hardly noisy, → the deep part's tokens (B, N, D), of any class."""
+        z = self._latents(z)
         t = self.t_embedder(torch.zeros(len(z), device=z.device, dtype=z.dtype))  # (B, D)
         c = F.silu(F.silu(t + self.y_embedder.embedding_table.weight[-1]))[:, None]  # (B, 1, D)
         s = self.s_embedder(z) + self.pos_embed  # (B, N, D)
@@ -246,6 +247,13 @@ class DiTDH(nn.Module):
             self.train(training)
         return z
 
+    def _latents(self, z: Tensor) -> Tensor:
+        """Latents of the model's shape, in its precision."""
+        if z.shape[1:] != self.input_shape or z.dtype not in FLOATS:
+            expected = ", ".join(map(str, self.input_shape))
+            raise ValueError(f"latents are {z.dtype} {tuple(z.shape)}, expected (B, {expected}) of floats")
+        return z.to(self.s_embedder.proj.weight.dtype)
+
     def _through(self, block: nn.Module, *inputs: Tensor) -> Tensor:
         return recompute(block, *inputs) if self.grad_checkpointing else block(*inputs)
 
@@ -289,7 +297,8 @@ class TimeEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         angles = 2 * math.pi * t[:, None] * self.W  # (B, frequencies)
-        return self.mlp(torch.cat([angles.sin(), angles.cos()], 1)).to(t.dtype)  # (B, D)
+        dtype = self.mlp[0].weight.dtype
+        return self.mlp(torch.cat([angles.sin(), angles.cos()], 1).to(dtype)).to(dtype)  # (B, D)
 
 
 class LightningBlock(nn.Module):

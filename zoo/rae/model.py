@@ -160,7 +160,7 @@ class RAE(nn.Module):
                 f"latents are {tuple(z.shape)}, expected (B, {self.latent_channels}, {self.grid}, {self.grid}); "
                 "another encoder made them"
             )
-        return self.decoder(z.to(self.latent_mean.dtype)) * self.std + self.mean  # (B, 3, H, W)
+        return self.decoder(z.to(self.decoder.embed.weight.dtype)) * self.std + self.mean  # (B, 3, H, W)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) → the same after the latents, without noise."""

@@ -48,7 +48,7 @@ class CubeEmbed(nn.Module):
 
     def forward(self, cubes: Tensor) -> Tensor:
         weight = self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)  # (D, UP²C), the order of cubify
-        return F.linear(cubes, weight, self.proj.bias)  # (B, K, D)
+        return F.linear(cubes.to(weight.dtype), weight, self.proj.bias)  # (B, K, D)
 
 
 class Separable(nn.Module):

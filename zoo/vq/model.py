@@ -99,7 +99,7 @@ class VQVAE(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """What is about to be quantised: images (B, C, H, W) → (B, D, h, w)."""
         check_images(x, *self.input_shape, values=not self.training)
-        return self.encoder(x - 0.5)  # (B, D, h, w)
+        return self.encoder((x - 0.5).to(self.encoder[0].weight.dtype))  # (B, D, h, w)
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → indices (B, h, w) int64."""
@@ -257,7 +257,7 @@ class LatentAutoencoder(nn.Module):
 
     def _encode(self, x: Tensor) -> Tensor:
         check_images(x, *self.input_shape, values=not self.training)
-        return self.encoder(x)
+        return self.encoder(x.to(self.encoder[0].weight.dtype))
 
     def _squeeze(self, z: Tensor, update: bool | None) -> QuantizeOutput:
         """Through the bottleneck, as one vector for the decoder."""

@@ -121,8 +121,7 @@ class CodePrior(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → codes (B, h, w) int64."""
         check_images(x, *self.input_shape, values=not self.training)
-        tokenizer = self.tokenizer
-        return tokenizer.encode(x.to(next(tokenizer.parameters()).dtype))
+        return self.tokenizer.encode(x)
 
     @torch.no_grad()
     def sample(self, labels: Tensor, **how) -> Tensor:

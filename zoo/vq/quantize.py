@@ -139,6 +139,11 @@ class VectorQuantizer(nn.Module):
             if self.cosine:
                 x = F.normalize(x, dim=-1)
             learns = self.training and not self._frozen
+            if learns and self.counts.dtype.itemsize < 4:
+                raise ValueError(
+                    f"the codebook is {self.counts.dtype}, too coarse for running means; train in float32, under "
+                    "autocast (precision: bf16-mixed) where that is fast, or freeze() it"
+                )
             if learns and not self._ready():
                 self._start(x.detach(), keep)
             nearest = self._nearest(x)  # (N,)

@@ -94,7 +94,8 @@ class VQGAN(nn.Module):
         """What is about to be quantised: images (B, C, H, W) → (B, D, h, w)."""
         check_images(x, self.input_shape[0], None, None, values=not self.training)
         _check_sides(x.shape[2:], self.factor)
-        return self.quant_conv(self.encoder((x - self.mean) / self.std))  # (B, D, h, w)
+        x = ((x - self.mean) / self.std).to(self.encoder.conv_in.weight.dtype)
+        return self.quant_conv(self.encoder(x))  # (B, D, h, w)
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → indices (B, h, w) int64."""
