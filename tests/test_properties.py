@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zoo import cli
-from zoo.layers import FLOATS
+from zoo.layers import FLOATS, check_ints
 
 FAMILIES = ("bilinear_d64", "mae_vit_tiny", "videomae_vit_tiny", "vqvae_conv_small", "qlae_conv", "dcae_tiny_f8c4")
 BOUNDED = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -37,10 +37,10 @@ def images(draw, shape):
 
 @torch.no_grad()
 def outcome(call, x):
-    """What it gives, or what its ValueError says; another exception is a failure."""
+    """What it gives, or what its error says where that is a documented one; another exception is a failure."""
     try:
         return call(x), None
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return None, str(error)
 
 
@@ -103,6 +103,109 @@ def test_what_is_no_dense_tensor_is_refused(arch, of):
     net = model(arch)
     with pytest.raises(ValueError, match="expected a dense tensor"):
         net(of(image_batch(net, 2)))
+
+
+def near(x):
+    """Whatever is nearly x: other types, ranks, lengths, dtypes, values."""
+    yield from (None, [1], x[0], x[None], x.flatten(), x.flatten()[0], x[:0], x.to_sparse(), x - 1000, x + 100_000)
+    yield from (x.repeat_interleave(2, axis) for axis in range(1, x.ndim))
+    yield from (x.narrow(axis, 0, x.shape[axis] - 1) for axis in range(1, x.ndim))
+    yield from (x.to(d) for d in (*FLOATS, torch.float8_e4m3fn, torch.int64, torch.int32, torch.uint8, torch.bool))
+
+
+LABELS = torch.tensor([1, 2])
+LATENTS = {  # what each method beside forward takes, of a model and its images
+    "mae_vit_tiny": {"encode": lambda m, x: m.patches(x), "forward_intermediates": lambda m, x: x},
+    "videomae_vit_tiny": {"encode": lambda m, x: m.cubes(x)},
+    "vqvae_conv_small": {"decode": lambda m, x: m.encode(x)},
+    "vqgan_f16": {"decode": lambda m, x: m.encode(x)},
+    "qlae_conv": {"decode": lambda m, x: m.encode(x)},
+    "vqprior_tiny": {"forward": lambda m, x: m.encode(x), "forward_features": lambda m, x: x}
+    | dict.fromkeys(("sample", "sample_codes"), lambda m, x: LABELS),
+    "dcae_tiny_f8c4": dict.fromkeys(("decode", "normalise", "denormalise", "decode_tiled"), lambda m, x: m.encode(x))
+    | {"encode_tiled": lambda m, x: x},
+    "rae_mae_vit_tiny": dict.fromkeys(("decode", "normalise", "denormalise", "add_noise"), lambda m, x: m.encode(x)),
+    "ditdh_tiny": dict.fromkeys(("forward", "forward_features", "decode"), lambda m, x: x)
+    | {"sample_latents": lambda m, x: LABELS},
+}
+
+
+@pytest.mark.parametrize(
+    ("arch", "method"), [(arch, method) for arch, methods in LATENTS.items() for method in methods]
+)
+@torch.no_grad()
+def test_codes_latents_and_labels_fit_or_are_refused_by_name(arch, method):
+    net = model(arch)
+    right = LATENTS[arch][method](net, image_batch(net, 2))
+    call = functools.partial(getattr(net, method), **({"steps": 1} if method == "sample_latents" else {}))
+    call(right)
+    refused = [said for said in (outcome(call, x)[1] for x in near(right)) if said is not None]
+    assert len(refused) >= 10
+    assert all(any(word in said for word in ("expected", "takes", "allowed", "multiple")) for said in refused), refused
+
+
+@pytest.mark.parametrize(
+    ("arch", "beside"),
+    [("mae_vit_tiny", None), ("videomae_vit_tiny", None), ("vqprior_tiny", LABELS), ("ditdh_tiny", LABELS)],
+)
+def test_an_order_or_labels_beside_the_images_fit_them_or_are_refused(arch, beside):
+    net = model(arch)
+    x, right = image_batch(net, 2), net.draw(2) if beside is None else beside
+    assert outcome(functools.partial(net, x), right)[1] is None
+    refused = [said for said in (outcome(functools.partial(net, x), o)[1] for o in near(right)) if said is not None]
+    assert len(refused) >= 15
+    assert all("expected" in said or "allowed" in said for said in refused), refused
+
+
+@torch.no_grad()
+def test_times_are_one_for_each_latent():
+    net = model("ditdh_tiny")
+    z, right = image_batch(net, 2), torch.tensor([0.1, 0.9])
+    refused = [said for said in (outcome(functools.partial(net.velocity, z), t)[1] for t in near(right)) if said]
+    assert len(refused) >= 10
+    assert all(said.startswith("times are ") for said in refused), refused
+
+
+def test_entries_are_looked_at_where_nothing_waits_for_it():
+    labels = torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="labels span 0 to 0, allowed 5 to 6; none"):
+        check_ints(labels, "labels", ("B",), 5, 7, "none")
+    check_ints(labels.to("meta"), "labels", ("B",), 5, 7, "none")  # as on a GPU, there is nothing to read here
+    compiled = torch.compile(
+        lambda x: check_ints(x, "labels", ("B",), 5, 7, "none") + 1, backend="eager", fullgraph=True
+    )
+    assert compiled(labels).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("arch", "method", "given"),
+    [
+        *(("ditdh_tiny", "sample_latents", {key: value}) for key, value in (
+            ("steps", 0), ("steps", 1.5), ("steps", "x"), ("guidance", "x"), ("guidance", float("nan")), ("end", "x"),
+            ("end", 2), ("interval", (1,)), ("interval", None), ("solver", None), ("trace", 1), ("generator", 1),
+        )),
+        *(("vqprior_tiny", "sample_codes", {key: value}) for key, value in (
+            ("temperature", 0), ("temperature", "x"), ("temperature", float("nan")), ("top_k", 0), ("top_k", 1.5),
+            ("guidance", None), ("generator", 1),
+        )),
+        *(("dcae_tiny_f8c4", "encode_tiled", {key: value}) for key, value in (
+            ("tile", "x"), ("tile", 0), ("tile", 12), ("overlap", 1.5), ("overlap", 1024), ("batch_size", 0),
+        )),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_numbers_of_other_types_or_out_of_range_are_refused(arch, method, given):
+    net = model(arch)
+    x = LABELS if "sample" in method else image_batch(net, 1)
+    with pytest.raises(ValueError, match=next(iter(given))):
+        getattr(net, method)(x, **given)
+
+
+@pytest.mark.parametrize("indices", [0, 99, [], [99], [-99], [1.5], 1.5, "x"], ids=str)
+def test_blocks_that_are_not_there_are_refused(indices):
+    net = model("mae_vit_tiny")
+    with pytest.raises(ValueError, match=r"indices=.*allowed"):
+        net.forward_intermediates(image_batch(net, 1), indices)
 
 
 @pytest.mark.parametrize("arch", [a for a in FAMILIES if not a.startswith("dcae")])

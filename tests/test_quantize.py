@@ -124,6 +124,23 @@ def test_running_means_in_half_precision_are_refused_and_a_frozen_codebook_is_no
 
 
 @every
+@pytest.mark.parametrize(
+    "given",
+    [None, [1.0], torch.zeros(()), torch.zeros(4, 6).long(), torch.zeros(4, 6).to_sparse(), torch.zeros(4, 7)],
+    ids=["None", "list", "0-d", "int64", "sparse", "wide"],
+)
+def test_what_are_no_tokens_or_no_indices_is_refused_by_name(name, given):
+    quantizer = started(name).eval()
+    for method in (quantizer, quantizer.encode):
+        with pytest.raises(ValueError, match=r"tokens are .* expected"):
+            method(given)
+    if isinstance(given, torch.Tensor) and given.dtype == torch.int64:
+        given = given.int()
+    with pytest.raises(ValueError, match=r"indices are .* expected"):
+        quantizer.decode(given)
+
+
+@every
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_finds_the_codes_of_float32(name, dtype):
     quantizer = started(name).eval()
@@ -383,8 +400,11 @@ def test_one_code_and_a_batch_smaller_than_the_codebook_work():
         (lambda: BinaryQuantizer(63), "dim=63"),
         (lambda: ScalarCodebooks(0), "latents=0"),
         (lambda: Residual(VectorQuantizer(4, 2), VectorQuantizer(4, 3)), "the same width"),
-        (lambda: VectorQuantizer(16, 6)(torch.randn(3, 5)), "5 wide, this quantiser takes 6"),
-        (lambda: VectorQuantizer(16, 6)(torch.randn(3, 6), torch.ones(4).bool()), r"mask is \(4,\), expected \(3,\)"),
+        (lambda: VectorQuantizer(16, 6)(torch.randn(3, 5)), r"tokens are \(3, 5\), expected \(…, 6\)"),
+        (
+            lambda: VectorQuantizer(16, 6)(torch.randn(3, 6), torch.ones(4).bool()),
+            r"mask is torch.bool \(4,\), expected bool \(3,\)",
+        ),
         (lambda: VectorQuantizer(16, 6).decode(torch.tensor([16])), "span 16 to 16, allowed 0 to 15"),
         (lambda: FSQ([3, 3]).decode(torch.tensor([-1])), "-1 marks a masked token"),
         (lambda: ScalarCodebooks(2).decode(torch.tensor([[0.0, 1.0]])), "expected int64"),

@@ -450,7 +450,7 @@ def sprites():
         (lambda: narrow(grid=7), "no multiple of grid=7"),
         (lambda: narrow(noise_kind="pink"), "allowed uniform, normal"),
         (lambda: hub.load_strictly(narrow(), narrow(image_size=128).state_dict(), "f"), r"misshapen \(decoder.head"),
-        (lambda: flow().sample_latents(torch.tensor([10])), "labels span 10 to 10, allowed 0 to 9"),
+        (lambda: flow().sample_latents(torch.tensor([10])), "labels span 10 to 10, allowed -1 to 9"),
         (lambda: flow().sample_latents(torch.tensor([0]), steps=0), "steps=0"),
         (lambda: flow().sample_latents(torch.tensor([0]), solver="rk"), "allowed euler, heun"),
         (lambda: flow().sample_latents(torch.tensor([0]), interval=(0.5, 0.5)), "is empty"),

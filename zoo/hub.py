@@ -11,16 +11,13 @@ import hashlib
 import importlib
 import inspect
 import json
-import math
-import numbers
 import os
 import reprlib
 import sys
-import types
 import typing
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import cache
@@ -34,6 +31,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zoo import registry
+from zoo.layers import check_types
 from zoo.registry import Weights
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -113,13 +111,10 @@ def build(arch: str, args: Mapping[str, Any]) -> nn.Module:
         ValueError: a keyword that the arch does not take, or a value that makes no model of it.
     """
     allowed = keywords(arch)
-    hints = typing.get_type_hints(_model_class(arch).__init__)
-    for key, value in args.items():
+    for key in args:
         if key not in allowed:
             raise ValueError(f"{arch} takes no {key!r}{registry.suggest(key, allowed)}; it takes {', '.join(allowed)}")
-        if not _is_a(value, hints[key]):
-            expected = hints[key].__name__ if isinstance(hints[key], type) else hints[key]
-            raise ValueError(f"{arch} takes no {key}={reprlib.repr(value)}; expected {expected}")
+    check_types(_model_class(arch), args, arch)
     try:
         model = _builder(arch)(**args)
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError) as error:
@@ -424,23 +419,6 @@ def _numbers(value: Any) -> Iterator[int | float]:
     elif isinstance(value, dict | list | tuple):
         for v in value.values() if isinstance(value, dict) else value:
             yield from _numbers(v)
-
-
-def _is_a(value: Any, hint: Any) -> bool:
-    """Whether a value out of JSON or from a caller is what an annotation says."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_is_a(value, h) for h in inner)
-    if hint in (int, float):
-        kind = numbers.Integral if hint is int else numbers.Real
-        return isinstance(value, kind) and not isinstance(value, bool) and (hint is int or math.isfinite(value))
-    if origin in (tuple, list, Sequence):
-        fixed = origin is tuple and Ellipsis not in inner
-        each = inner if fixed else inner[:1] * len(value) if isinstance(value, list | tuple) else ()
-        return isinstance(value, list | tuple) and len(value) == len(each) and all(map(_is_a, value, each))
-    if origin in (dict, Mapping) or hint in (dict, Mapping):
-        return isinstance(value, Mapping)
-    return isinstance(value, hint) if isinstance(hint, type) else True
 
 
 def _plain(value: Any) -> Any:

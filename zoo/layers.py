@@ -5,7 +5,12 @@ D width
 """
 
 import contextlib
-from collections.abc import Iterator
+import math
+import numbers
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,9 +36,7 @@ def check_images(x: Tensor, channels: int, height: int | None, width: int | None
     Raises:
         ValueError: wrong rank, channels, size, dtype, or pixels that are NaN or outside [0, 1].
     """
-    if not isinstance(x, Tensor) or x.layout != torch.strided:
-        given = f"a {x.layout} tensor" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-        raise ValueError(f"images are {given}, expected a dense tensor; torch.as_tensor makes one of an array")
+    check_dense(x, "images")
     if x.ndim != 4:
         raise ValueError(
             f"images are {tuple(x.shape)}, expected (B, {channels}, {height or 'H'}, {width or 'W'}); "
@@ -71,16 +74,114 @@ def check_images(x: Tensor, channels: int, height: int | None, width: int | None
             )
 
 
+def check_dense(x: Tensor, what: str) -> None:
+    """Refuse arrays, lists, None and sparse tensors."""
+    if not isinstance(x, Tensor) or x.layout != torch.strided:
+        given = f"a {x.layout} tensor" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise ValueError(f"{what} are {given}, expected a dense tensor; torch.as_tensor makes one of an array")
+
+
+def check_floats(x: Tensor, what: str, shape: Sequence[int | str], hint: str) -> Tensor:
+    """x itself, where it is a dense tensor of any of FLOATS and of such a shape.
+
+    Args:
+        what: what it is, in messages.
+        shape: a word is an axis of any length, a first "…" any axes.
+        hint: what to do next.
+
+    Raises:
+        ValueError: anything else.
+    """
+    return _check(x, what, shape, FLOATS, hint)
+
+
+def check_ints(
+    x: Tensor, what: str, shape: Sequence[int | str], low: int, high: int, hint: str, wait: bool = False
+) -> Tensor:
+    """The same of int64, at least `low` and below `high`.
+
+    Args:
+        wait: look at entries on any device, and wait for it; else on a CPU only. A compiled graph never does.
+    """
+    _check(x, what, shape, (torch.int64,), hint)
+    if (wait or x.device.type == "cpu") and not torch.compiler.is_compiling() and x.numel():
+        least, most = (v.item() for v in x.aminmax())
+        if least < low or most >= high:
+            raise ValueError(f"{what} span {least} to {most}, allowed {low} to {high - 1}; {hint}")
+    return x
+
+
+def _check(x: Tensor, what: str, shape: Sequence[int | str], dtypes: tuple[torch.dtype, ...], hint: str) -> Tensor:
+    check_dense(x, what)
+    if x.dtype not in dtypes:
+        raise ValueError(f"{what} are {x.dtype}, expected {'floats' if dtypes == FLOATS else 'int64'}; {hint}")
+    last = shape[1:] if shape[0] == "…" else shape
+    sides = x.shape[x.ndim - len(last) :] if shape[0] == "…" else x.shape
+    if len(sides) != len(last) or any(not isinstance(n, str) and n != side for n, side in zip(last, sides)):
+        raise ValueError(f"{what} are {tuple(x.shape)}, expected ({', '.join(map(str, shape))}); {hint}")
+    return x
+
+
+def check_types(function: Callable, args: Mapping[str, Any], name: str = "") -> None:
+    """Refuse arguments of a function, or of a class's constructor, that are not what its annotations say.
+
+    Args:
+        args: by name, `locals()` at the start of it; JSON's lists pass for tuples.
+        name: of the function in messages; "" is its own.
+
+    Raises:
+        ValueError: an argument of another type.
+    """
+    for key, hint in typing.get_type_hints(function.__init__ if isinstance(function, type) else function).items():
+        if key in args and not _is_a(args[key], hint):
+            name, expected = name or function.__name__, hint.__name__ if isinstance(hint, type) else hint
+            raise ValueError(f"{name} takes no {key}={reprlib.repr(args[key])}; expected {expected}")
+
+
+def check_least(least: int, **counts: int | Sequence[int] | None) -> None:
+    """Refuse counts, by name, of which one is below `least`; None passes.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for key, value in counts.items():
+        if value is not None and min(value if isinstance(value, Sequence) else [value]) < least:
+            raise ValueError(f"{key}={value}, must be at least {least}")
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value out of JSON or from a caller is what an annotation says."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_a(value, h) for h in inner)
+    if hint in (int, float):
+        if isinstance(value, numbers.Integral):
+            return not isinstance(value, bool) and -(2**63) <= value < 2**63  # what a tensor holds
+        return hint is float and isinstance(value, numbers.Real) and math.isfinite(value)
+    if origin in (tuple, list, Sequence):
+        fixed = origin is tuple and Ellipsis not in inner
+        each = inner if fixed else inner[:1] * len(value) if isinstance(value, list | tuple) else ()
+        return isinstance(value, list | tuple) and len(value) == len(each) and all(map(_is_a, value, each))
+    if origin in (dict, Mapping) or hint in (dict, Mapping):
+        return isinstance(value, Mapping)
+    return isinstance(value, hint) if isinstance(hint, type) else True
+
+
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, §3.2): one matrix makes q, k and v. timm's tensor names.
 
     Args:
         key_bias: without, the keys' third of the bias is read as zero and gets no gradient. It moves all of a query's
             scores alike, which a softmax does not see.
+
+    Raises:
+        ValueError: a width that the heads do not divide.
     """
 
     def __init__(self, dim: int, heads: int, key_bias: bool = True):
         super().__init__()
+        if heads < 1 or dim % heads:
+            raise ValueError(f"dim={dim} is no multiple of heads={heads}; take one that is")
         self.heads, self.key_bias = heads, key_bias
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
@@ -265,6 +366,11 @@ def sincos(dim: int, height: int, width: int) -> Tensor:
 
 
 def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a side in pixels, or of both."""
+    """(height, width) of a side in pixels, or of both.
+
+    Raises:
+        ValueError: one is below 1.
+    """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    check_least(1, image_size=[height, width])
     return height, width

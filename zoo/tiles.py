@@ -30,8 +30,11 @@ def tiled(
     Raises:
         ValueError: no tile, or an overlap that leaves it no step.
     """
-    if tile < 1 or not 0 <= overlap < tile:
-        raise ValueError(f"tile={tile}, overlap={overlap}: allowed tiles of at least 1, overlaps of 0 up to tile - 1")
+    if min(tile, batch_size) < 1 or not 0 <= overlap < tile:
+        raise ValueError(
+            f"tile={tile}, overlap={overlap}, batch_size={batch_size}: allowed tiles and batches of at least 1, "
+            "overlaps of 0 up to tile - 1"
+        )
     height, width = x.shape[2:]
     if height <= tile and width <= tile:
         return function(x)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.layers import check_images, recompute, sides
+from zoo.layers import check_floats, check_images, check_types, recompute, sides
 from zoo.tiles import tiled
 
 SHORTCUTS = ("grouped", "isotropic", "none")
@@ -161,10 +161,12 @@ class DCAE(nn.Module):
 
     def normalise(self, z: Tensor) -> Tensor:
         """Latents → about mean 0 and deviation 1, channel by channel, as diffusion wants them."""
+        self._check_latents(z)
         return (z - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
 
     def denormalise(self, z: Tensor) -> Tensor:
         """The inverse of `normalise`."""
+        self._check_latents(z)
         return z * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
 
     def encode_tiled(self, x: Tensor, tile: int = 512, overlap: int = 128, batch_size: int = 1) -> Tensor:
@@ -172,11 +174,16 @@ class DCAE(nn.Module):
 
         Attention sees a tile only, so that latents differ a little from those of the whole.
         """
-        _check_sides((tile, overlap or self.factor), self.factor)
+        check_types(DCAE.encode_tiled, locals())
+        check_images(x, self.input_shape[0], None, None, values=False)
+        if tile % self.factor or overlap % self.factor:
+            raise ValueError(f"tile={tile}, overlap={overlap}: give multiples of {self.factor}, the side of a latent")
         return tiled(self.encode, x, tile, overlap, (1, self.factor), batch_size)
 
     def decode_tiled(self, z: Tensor, tile: int = 16, overlap: int = 4, batch_size: int = 1) -> Tensor:
         """As `decode`, in overlapping square tiles of so many latents."""
+        check_types(DCAE.decode_tiled, locals())
+        self._check_latents(z)
         return tiled(self.decode, z, tile, overlap, (self.factor, 1), batch_size)
 
     @torch.no_grad()
@@ -197,12 +204,14 @@ class DCAE(nn.Module):
 
     def decode_unclamped(self, z: Tensor) -> Tensor:
         """As `decode`, for losses."""
-        if z.ndim != 4 or z.shape[1] != self.latent_channels:
-            raise ValueError(
-                f"latents are {tuple(z.shape)}, expected (B, {self.latent_channels}, h, w); another variant made them"
-            )
+        self._check_latents(z)
+        if not z.numel():
+            raise ValueError(f"latents are {tuple(z.shape)}, expected at least one; leave empty batches out")
         z = z.to(self.decoder.stem.weight.dtype).contiguous(memory_format=torch.channels_last)
         return (self.decoder(z) + 1) / 2  # (B, C, f·h, f·w)
+
+    def _check_latents(self, z: Tensor) -> None:
+        check_floats(z, "latents", ("B", self.latent_channels, "h", "w"), "another variant made them")
 
 
 class Encoder(nn.Module):

@@ -12,7 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.layers import Block, check_images, patchify, recompute, sides, sincos, take, unpatchify
+from zoo.layers import (
+    Block,
+    check_floats,
+    check_images,
+    check_ints,
+    patchify,
+    recompute,
+    sides,
+    sincos,
+    take,
+    unpatchify,
+)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TARGETS = ("norm_pixel", "pixel")
@@ -71,8 +82,6 @@ class ViT(nn.Module):
         height, width = sides(image_size)
         if height % patch_size or width % patch_size or min(height, width) < patch_size:
             raise ValueError(f"image_size is {height}×{width} px, {_no_multiple(height, width, patch_size)}")
-        if dim % heads:
-            raise ValueError(f"dim={dim} is no multiple of heads={heads}; take one that is")
         if num_cls_tokens < 1:
             raise ValueError(f"num_cls_tokens={num_cls_tokens}, at least 1 is needed")
         self.input_shape = (channels, height, width)
@@ -104,6 +113,10 @@ class ViT(nn.Module):
 
     def embed(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
         """Patches (B, K, P²C), which ones (B, K) or None for all in raster order → tokens (B, T + K, D)."""
+        count, values = self.num_patches if ids is None else "K", self.input_shape[0] * self.patch_size**2
+        check_floats(patches, "patches", ("B", count, values), "patches(images) makes them")
+        if ids is not None and not self.training:  # there they are the model's own, and nothing waits for them
+            check_ints(ids, "ids", patches.shape[:2], 0, self.num_patches, "places of the patches, in raster order")
         t, x = self.num_cls_tokens, self.patch_embed(patches)  # (B, K, D)
         table = self.pos_embed[0, t:]  # (N, D)
         x = x + (table if ids is None else table[ids])
@@ -134,8 +147,9 @@ class ViT(nn.Module):
         given = range(-indices, 0) if isinstance(indices, int) else range(depth) if indices is None else indices
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt={output_fmt!r}, allowed NCHW and NLC")
-        if any(not -depth <= i < depth for i in given):
-            raise ValueError(f"indices={indices}, allowed {-depth} to {depth - 1}, the model has {depth} blocks")
+        fit = isinstance(given, Sequence) and all(isinstance(i, int) and -depth <= i < depth for i in given)
+        if not fit or not given:
+            raise ValueError(f"indices={indices!r}, allowed {-depth} to {depth - 1}, the model has {depth} blocks")
         wanted = [i % depth for i in given]
         tokens, found = self.embed(self.patches(x)), {}
         for i, block in enumerate(self.blocks[: max(wanted) + 1]):
@@ -263,7 +277,7 @@ class MAE(ViT):
             ValueError: bad images, or a model without a decoder.
         """
         patches = self.patches(x)  # (B, N, P²C)
-        order = self.draw(len(x), x.device) if order is None else order  # (B, N)
+        order = self._order(x, order)  # (B, N)
         hidden = self.num_patches - self.num_keep
         count = max(1, int(self.decode * hidden)) if self.training else hidden
         ids_keep, ids_pred = order[:, : self.num_keep], order[:, self.num_keep :][:, :count]  # (B, K), (B, M)
@@ -296,6 +310,13 @@ class MAE(ViT):
         patches = patches.to(torch.promote_types(patches.dtype, torch.float32))
         return norm_pixel(patches) if self.target_kind == "norm_pixel" else patches
 
+    def _order(self, x: Tensor, order: Tensor | None) -> Tensor:
+        """The given one, or one that is drawn."""
+        if order is None:
+            return self.draw(len(x), x.device)
+        n = self.num_patches
+        return check_ints(order, "order", (len(x), n), 0, n, "draw(B) makes one")  # (B, N)
+
     @torch.no_grad()
     def reconstruct(self, x: Tensor, order: Tensor | None = None, statistics: str = "own") -> Reconstruction:
         """Pictures of what the model makes of images whose patches are hidden.
@@ -314,7 +335,7 @@ class MAE(ViT):
         if statistics not in ("own", "visible"):
             raise ValueError(f"statistics={statistics!r}, allowed own and visible")
         patches, k = self.patches(x), self.num_keep  # (B, N, P²C)
-        order = self.draw(len(x), x.device) if order is None else order  # (B, N)
+        order = self._order(x, order)  # (B, N)
         ids_keep, ids_pred = order[:, :k], order[:, k:]  # (B, K), (B, M)
         seen = take(patches, ids_keep)  # (B, K, P²C)
         every = self._decode(self.encode(seen, ids_keep), ids_keep, ids_pred)[:, self.num_cls_tokens :]

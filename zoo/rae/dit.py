@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.frozen import Frozen
-from zoo.layers import FLOATS, attend, recompute, sincos
+from zoo.layers import attend, check_floats, check_ints, check_least, check_types, recompute, sincos
 
 SOLVERS = ("euler", "heun")
 TIMES = ("logit_normal", "uniform")
@@ -70,8 +70,9 @@ class DiTDH(nn.Module):
         autoencoder_hash: str = "",
     ):
         super().__init__()
+        check_least(0, num_classes=num_classes)
         for d, n in zip(dim, heads, strict=True):
-            if d % (4 * n):
+            if n < 1 or d % (4 * n):
                 raise ValueError(f"dim={d} with heads={n}: rotary positions need heads of a multiple of 4")
         if time not in TIMES:
             raise ValueError(f"time={time!r}, allowed {', '.join(TIMES)}")
@@ -128,6 +129,8 @@ class DiTDH(nn.Module):
         """
         z = self._latents(z)
         t, noise = self.draw(z) if drawn is None else drawn  # (B,), (B, C, h, w)
+        check_floats(t, "times", (len(z),), "draw(latents) gives them")
+        check_floats(noise, "noise", z.shape, "draw(latents) gives it")
         at = t[:, None, None, None]
         velocity = self.velocity((1 - at) * z + at * noise, t, self._dropped(labels, z))  # (B, C, h, w)
         return FlowOutput((velocity - (noise - z)).square().mean(), velocity, t)
@@ -145,12 +148,9 @@ class DiTDH(nn.Module):
     def velocity(self, z: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """v̂ (B, C, h, w) of noisy latents (B, C, h, w) at times t (B,), for labels (B,) or any class."""
         z = self._latents(z)
+        check_floats(t, "times", (len(z),), "one in [0, 1] for each latent")
         labels = torch.full((len(z),), -1, device=z.device) if labels is None else labels
-        if labels.device.type == "cpu" and len(labels) and not -1 <= labels.min() <= labels.max() < self.num_classes:
-            raise ValueError(
-                f"labels span {labels.min().item()} to {labels.max().item()}, allowed 0 to {self.num_classes - 1}, "
-                "or -1 for any class"
-            )
+        check_ints(labels, "labels", (len(z),), -1, self.num_classes, "-1 is any class")
         y = self.y_embedder.embedding_table(labels.where(labels >= 0, self.num_classes))  # (B, D)
         t = self.t_embedder(t)  # (B, D)
         c = F.silu(F.silu(t + y))[:, None]  # (B, 1, D)
@@ -212,6 +212,8 @@ class DiTDH(nn.Module):
         Raises:
             ValueError: no steps, an unknown solver, an empty interval, classes that are not there.
         """
+        check_types(DiTDH.sample_latents, locals())
+        check_ints(labels, "labels", ("B",), -1, self.num_classes, "-1 is any class")
         if steps < 1 or not 0 <= end < 1:
             raise ValueError(f"steps={steps}, end={end}: allowed at least 1, and 0 to below 1")
         if solver not in SOLVERS:
@@ -248,10 +250,8 @@ class DiTDH(nn.Module):
         return z
 
     def _latents(self, z: Tensor) -> Tensor:
-        """Latents of the model's shape, in its precision."""
-        if z.shape[1:] != self.input_shape or z.dtype not in FLOATS:
-            expected = ", ".join(map(str, self.input_shape))
-            raise ValueError(f"latents are {z.dtype} {tuple(z.shape)}, expected (B, {expected}) of floats")
+        """Latents in the model's precision."""
+        check_floats(z, "latents", ("B", *self.input_shape), "`zoo latents` writes them")
         return z.to(self.s_embedder.proj.weight.dtype)
 
     def _through(self, block: nn.Module, *inputs: Tensor) -> Tensor:
@@ -260,6 +260,7 @@ class DiTDH(nn.Module):
     def _dropped(self, labels: Tensor | None, z: Tensor) -> Tensor | None:
         if labels is None or not self.training:
             return labels
+        check_ints(labels, "labels", (len(z),), -1, self.num_classes, "-1 is any class")
         return labels.masked_fill(torch.rand(len(z), device=z.device) < self.label_drop, -1)
 
     def _init(self) -> None:
@@ -352,7 +353,7 @@ class RotaryAttention(nn.Module):
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         b, n, d = x.shape
-        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, N, D/heads) each
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, N, D/heads) each
         q, k = (turned(each, table).to(v.dtype) for each in (self.q_norm(q), self.k_norm(k)))
         x = attend(q, k, v)  # (B, heads, N, D/heads)
         return self.proj(x.transpose(1, 2).reshape(b, n, d))  # (B, N, D)

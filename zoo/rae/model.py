@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.frozen import Frozen
-from zoo.layers import Block, check_images, recompute, sincos, unpatchify
+from zoo.layers import Block, check_floats, check_images, check_least, recompute, sincos, unpatchify
 from zoo.rae.dit import DiTDH
 
 NOISES = ("uniform", "normal")
@@ -68,6 +68,9 @@ class RAE(nn.Module):
         std: tuple[float, ...] = (0.229, 0.224, 0.225),
     ):
         super().__init__()
+        check_least(1, image_size=image_size, grid=grid)
+        if len(mean) != 3 or len(std) != 3:
+            raise ValueError(f"mean={mean}, std={std}: one value for each of 3 channels")
         if image_size % grid:
             raise ValueError(f"image_size={image_size} is no multiple of grid={grid}")
         if noise_kind not in NOISES:
@@ -155,12 +158,7 @@ class RAE(nn.Module):
 
     def decode_unclamped(self, z: Tensor) -> Tensor:
         """As `decode`, for losses."""
-        if z.shape[1:] != (self.latent_channels, self.grid, self.grid):
-            raise ValueError(
-                f"latents are {tuple(z.shape)}, expected (B, {self.latent_channels}, {self.grid}, {self.grid}); "
-                "another encoder made them"
-            )
-        return self.decoder(z.to(self.decoder.embed.weight.dtype)) * self.std + self.mean  # (B, 3, H, W)
+        return self.decoder(self._latents(z).to(self.decoder.embed.weight.dtype)) * self.std + self.mean  # (B, 3, H, W)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) → the same after the latents, without noise."""
@@ -168,17 +166,21 @@ class RAE(nn.Module):
 
     def add_noise(self, z: Tensor) -> Tensor:
         """`z + σ ε`, of each sample another σ, before any normalisation (§4.3)."""
+        check_floats(z, "latents", ("B", self.latent_channels, "h", "w"), "another encoder made them")
         sigma = torch.rand if self.noise_kind == "uniform" else torch.randn
         sigma = self.noise * sigma(len(z), 1, 1, 1, device=z.device, dtype=z.dtype).abs()  # (B, 1, 1, 1)
         return z + sigma * torch.randn_like(z)  # (B, C, h, w)
 
     def normalise(self, z: Tensor) -> Tensor:
         """Latents → about mean 0 and deviation 1, as diffusion wants them."""
-        return (z - self.latent_mean) / self.latent_std  # (B, C, h, w)
+        return (self._latents(z) - self.latent_mean) / self.latent_std  # (B, C, h, w)
 
     def denormalise(self, z: Tensor) -> Tensor:
         """The inverse of `normalise`."""
-        return z * self.latent_std + self.latent_mean  # (B, C, h, w)
+        return self._latents(z) * self.latent_std + self.latent_mean  # (B, C, h, w)
+
+    def _latents(self, z: Tensor) -> Tensor:
+        return check_floats(z, "latents", ("B", *self.latent_shape), "another encoder made them")
 
 
 class Decoder(nn.Module):

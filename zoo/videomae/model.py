@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.layers import Block, check_images, recompute, sides, take
+from zoo.layers import Block, check_dense, check_floats, check_images, check_ints, recompute, sides, take
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TARGETS = ("norm_pixel", "pixel")
@@ -99,8 +99,6 @@ class VideoViT(nn.Module):
             raise ValueError(
                 f"image_size is {height}×{width} px, not a multiple of patch={patch_size}; resize to {near}"
             )
-        if dim % heads:
-            raise ValueError(f"dim={dim} is no multiple of heads={heads}; take one that is")
         self.input_shape = (frames, channels, height, width)
         self.tubelet, self.patch_size, self.separable = tubelet, patch_size, separable
         self.grid = (frames // tubelet, height // patch_size, width // patch_size)  # (G, H/P, W/P)
@@ -134,6 +132,12 @@ class VideoViT(nn.Module):
 
     def encode(self, cubes: Tensor, ids: Tensor | None = None) -> Tensor:
         """Cubes (B, K, UP²C) in [0, 1] at positions ids (B, K), None for all → tokens (B, T + K, D)."""
+        count, values = self.num_cubes if ids is None else "K", self.tubelet * self.patch_size**2 * len(self.mean)
+        check_floats(cubes, "cubes", ("B", count, values), "cubes(clips) makes them")
+        if ids is not None:
+            check_ints(
+                ids, "ids", cubes.shape[:2], 0, self.num_cubes, "places of the cubes, step by step in raster order"
+            )
         x = self.patch_embed(self.normalise(cubes))  # (B, K, D)
         table = self.positions() if self.separable else self.pos_embed[0]  # (N, D)
         x = x + (table if ids is None else table[ids])
@@ -336,7 +340,7 @@ class VideoMAE(VideoViT):
             ValueError: bad clips, or a model without a decoder.
         """
         cubes = self.cubes(x)  # (B, N, UP²C)
-        order = self.draw(len(x), x.device) if order is None else order  # (B, N)
+        order = self._order(x, order)  # (B, N)
         ids_keep, ids_pred = order[:, : self.num_keep], order[:, self.num_keep :]  # (B, K), (B, N - K)
         if self.decode != "all" and self.training:
             ids_pred = self._running(ids_keep)  # (B, M)
@@ -359,6 +363,13 @@ class VideoMAE(VideoViT):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         return norm_pixel(x, len(self.mean)) if self.target_kind == "norm_pixel" else x
 
+    def _order(self, x: Tensor, order: Tensor | None) -> Tensor:
+        """The given one, or one that is drawn."""
+        if order is None:
+            return self.draw(len(x), x.device)
+        n = self.num_cubes
+        return check_ints(order, "order", (len(x), n), 0, n, "draw(B) makes one")  # (B, N)
+
     @torch.no_grad()
     def reconstruct(self, x: Tensor, order: Tensor | None = None, statistics: str = "own") -> Reconstruction:
         """Pictures of what the model makes of clips whose cubes are hidden; arguments as the image model's.
@@ -373,7 +384,7 @@ class VideoMAE(VideoViT):
         if statistics not in ("own", "visible"):
             raise ValueError(f"statistics={statistics!r}, allowed own and visible")
         cubes, k = self.cubes(x), self.num_keep  # (B, N, UP²C)
-        order = self.draw(len(x), x.device) if order is None else order  # (B, N)
+        order = self._order(x, order)  # (B, N)
         ids_keep, ids_pred = order[:, :k], order[:, k:]  # (B, K), (B, N - K)
         latent = self.encode(take(cubes, ids_keep), ids_keep)  # (B, T + K, D)
         every = self._decode(latent, ids_keep, ids_pred)[:, -self.num_cubes :]  # (B, N, E)
@@ -602,9 +613,7 @@ def check_clips(x: Tensor, frames: int, channels: int, height: int, width: int, 
     Raises:
         ValueError: wrong rank, number of frames, channels, size, dtype, or pixels outside [0, 1].
     """
-    if not isinstance(x, Tensor) or x.layout != torch.strided:
-        given = f"a {x.layout} tensor" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-        raise ValueError(f"clips are {given}, expected a dense tensor; torch.as_tensor makes one of an array")
+    check_dense(x, "clips")
     if x.ndim != 5:
         raise ValueError(
             f"clips are {tuple(x.shape)}, expected (B, {frames}, {channels}, {height}, {width}); one clip needs x[None]"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.layers import check_images, sides
+from zoo.layers import check_dense, check_floats, check_images, check_ints, check_least, sides
 from zoo.vq.prior import CodePrior
 from zoo.vq.quantize import FSQ, BinaryQuantizer, QuantizeOutput, ScalarCodebooks, VectorQuantizer, VQOutput
 from zoo.vq.vqgan import VQGAN
@@ -55,6 +55,8 @@ class VQVAE(nn.Module):
         variance: float = 0.0632,
     ):
         super().__init__()
+        check_least(2, width=width)
+        check_least(1, res_width=res_width)
         height, width_px = sides(image_size)
         if downsamplings < 1 or height % 2**downsamplings or width_px % 2**downsamplings:
             raise ValueError(
@@ -107,6 +109,7 @@ class VQVAE(nn.Module):
 
     def decode(self, indices: Tensor) -> Tensor:
         """Indices (B, h, w) int64 → images (B, C, H, W), clamped to [0, 1]."""
+        check_ints(indices, "indices", ("B", "h", "w"), 0, self.quantizer.codebook_size, "encode gives them")
         return self._decode(self.quantizer.decode(indices)).clamp(0, 1)
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -247,9 +250,13 @@ class LatentAutoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Indices (B, L) int64, or latents as `forward_features` gives them → images (B, C, H, W) in [0, 1]."""
-        if not latents.is_floating_point():
+        check_dense(latents, "latents")
+        if latents.dtype == torch.int64 and self.quantizer is not None:
+            check_ints(latents, "indices", ("B", self.latents), 0, self.quantizer.codebook_size, "encode gives them")
             latents = self.quantizer.decode(latents).flatten(1)  # (B, L) or (B, L·D)
-        return self._decode(latents).sigmoid()
+        first = self.mapping[0]
+        check_floats(latents, "latents", ("B", first.in_features), "forward_features gives them, encode int64 indices")
+        return self._decode(latents.to(first.weight.dtype)).sigmoid()
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → the same after the bottleneck, in [0, 1]."""

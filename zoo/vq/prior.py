@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.frozen import Frozen
-from zoo.layers import Mlp, check_images, recompute, sides
-from zoo.vq.quantize import within
+from zoo.layers import Mlp, check_images, check_ints, check_least, check_types, recompute, sides
 
 
 class PriorOutput(NamedTuple):
@@ -57,7 +56,8 @@ class CodePrior(nn.Module):
         label_drop: float = 0.1,
     ):
         super().__init__()
-        if dim % heads:
+        check_least(0, num_classes=num_classes)
+        if heads < 1 or dim % heads:
             raise ValueError(f"dim={dim} is no multiple of heads={heads}")
         self.input_shape, self.grid = (channels, *sides(image_size)), tuple(grid)
         self.codebook_size, self.num_classes, self.label_drop = codebook_size, num_classes, label_drop
@@ -104,10 +104,10 @@ class CodePrior(nn.Module):
         Raises:
             ValueError: images or codes of another shape, codes or labels that are not there.
         """
-        indices = self.encode(x) if x.is_floating_point() else x
-        if indices.shape[1:] != self.grid:
-            raise ValueError(f"codes are {tuple(indices.shape)}, expected (B, {self.grid[0]}, {self.grid[1]})")
-        within(indices, 0, self.codebook_size, "codes", look=indices.device.type == "cpu")
+        indices = x if isinstance(x, Tensor) and not x.is_floating_point() else self.encode(x)
+        check_ints(indices, "codes", ("B", *self.grid), 0, self.codebook_size, "encode makes them of images")
+        if labels is not None:
+            check_ints(labels, "labels", (len(indices),), -1, self.num_classes, "-1 is any class")
         target = indices.flatten(1)  # (B, N)
         logits = self.to_codes(self._features(target, labels))  # (B, N, K)
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -148,6 +148,8 @@ class CodePrior(nn.Module):
         Raises:
             ValueError: a temperature or top_k that is not positive, labels that are not there.
         """
+        check_types(CodePrior.sample_codes, locals())
+        check_ints(labels, "labels", ("B",), -1, self.num_classes, "-1 is any class")
         if temperature <= 0 or (top_k is not None and top_k < 1):
             raise ValueError(f"temperature={temperature}, top_k={top_k}: both must be positive")
         training = self.training
@@ -189,7 +191,6 @@ class CodePrior(nn.Module):
         return self.norm(x)  # (B, N, D)
 
     def _classes(self, labels: Tensor) -> Tensor:
-        within(labels, -1, self.num_classes, "labels", look=labels.device.type == "cpu")
         if self.training and self.num_classes:
             hidden = torch.rand(len(labels), device=labels.device) < self.label_drop
             labels = labels.masked_fill(hidden, -1)
@@ -212,7 +213,7 @@ class CausalBlock(nn.Module):
     def forward(self, x: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """Tokens (B, T, D), or the next one (B, 1, D) after those in the cache → the same shape, and the cache."""
         b, n, d = x.shape
-        q, k, v = self.qkv(self.norm1(x)).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if cache is not None:
             k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)  # (B, heads, T, D/heads)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=n > 1)  # (B, heads, N, D/heads)

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
+from zoo.layers import check_dense, check_floats, check_ints
+
 CHUNK = 1 << 20  # scores looked at together, 4 MiB of float32: they stay in a processor's cache
 COUNTED = 1 << 20  # codes above which a batch's use of them is not counted
 WORDS = {
@@ -134,7 +136,7 @@ class VectorQuantizer(nn.Module):
         Raises:
             ValueError: another width; in eval mode NaN, infinity, or a codebook that k-means has not started.
         """
-        with torch.autocast(z.device.type, enabled=False):
+        with _exactly(z):
             x, keep = _tokens(z, mask, self.code_dim, self.training)  # (N, D), (N,)
             if self.cosine:
                 x = F.normalize(x, dim=-1)
@@ -161,7 +163,7 @@ class VectorQuantizer(nn.Module):
 
     def encode(self, z: Tensor) -> Tensor:
         """Tokens (…, D) → indices (…) int64."""
-        with torch.autocast(z.device.type, enabled=False):
+        with _exactly(z):
             x, _ = _tokens(z, None, self.code_dim, False)  # (N, D)
             return self._nearest(F.normalize(x, dim=-1) if self.cosine else x).reshape(z.shape[:-1])
 
@@ -299,11 +301,11 @@ class FSQ(nn.Module):
 
     def forward(self, z: Tensor, mask: Tensor | None = None, update: bool | None = None) -> QuantizeOutput:
         """Tokens (…, D) → codes in [-1, 1]; `update` changes nothing."""
-        with torch.autocast(z.device.type, enabled=False):
+        with _exactly(z):
             x, keep = _tokens(z, mask, self.code_dim, self.training)  # (N, D), (N,)
             x = self._bound(x)  # (N, D)
             indices = self._indices(x)  # (N,)
-            q = self.decode(torch.where(keep, indices, 0))  # (N, D)
+            q = self._codes(torch.where(keep, indices, 0))  # (N, D)
             if self.training:
                 q = straight_through(x / (self.levels // 2), q)
             stats = _use(_histogram(indices, keep, self.codebook_size)) if self.codebook_size <= COUNTED else {}
@@ -311,14 +313,16 @@ class FSQ(nn.Module):
 
     def encode(self, z: Tensor) -> Tensor:
         """Tokens (…, D) → indices (…) int64."""
-        with torch.autocast(z.device.type, enabled=False):
+        with _exactly(z):
             x, _ = _tokens(z, None, self.code_dim, False)  # (N, D)
             return self._indices(self._bound(x)).reshape(z.shape[:-1])
 
     def decode(self, indices: Tensor) -> Tensor:
         """Indices (…) int64 → codes (…, D)."""
-        digits = _checked(indices, self.codebook_size)[..., None] // self.basis % self.levels  # (…, D)
-        half = self.levels // 2
+        return self._codes(_checked(indices, self.codebook_size))  # (…, D)
+
+    def _codes(self, indices: Tensor) -> Tensor:
+        digits, half = indices[..., None] // self.basis % self.levels, self.levels // 2  # (…, D), (D,)
         return (digits - half).float() / half  # (…, D)
 
     def _bound(self, x: Tensor) -> Tensor:
@@ -371,11 +375,11 @@ class BinaryQuantizer(nn.Module):
 
     def forward(self, z: Tensor, mask: Tensor | None = None, update: bool | None = None) -> QuantizeOutput:
         """Tokens (…, D) → codes; `update` changes nothing."""
-        with torch.autocast(z.device.type, enabled=False):
+        with _exactly(z):
             x, keep = _tokens(z, mask, self.code_dim, self.training)  # (N, D), (N,)
             x = F.normalize(x, dim=-1) if self.spherical else x
             indices = self._indices(x)  # (N,)
-            q = self.decode(indices)  # (N, D)
+            q = self._codes(indices)  # (N, D)
             kept = torch.where(keep[:, None], x, q)  # (N, D)
             losses = {"commitment": self.beta * (kept - q).square().sum() / (keep.sum().clamp(min=1) * self.code_dim)}
             if self.entropy_weight:
@@ -392,7 +396,10 @@ class BinaryQuantizer(nn.Module):
 
     def decode(self, indices: Tensor) -> Tensor:
         """Indices (…) int64 → codes (…, D)."""
-        bits = _checked(indices, self.codebook_size)[..., None] // self.basis % 2  # (…, D)
+        return self._codes(_checked(indices, self.codebook_size))  # (…, D)
+
+    def _codes(self, indices: Tensor) -> Tensor:
+        bits = indices[..., None] // self.basis % 2  # (…, D)
         return (bits * 2 - 1) * self.scale  # (…, D)
 
     def _indices(self, x: Tensor) -> Tensor:
@@ -442,7 +449,7 @@ class ScalarCodebooks(nn.Module):
 
     def forward(self, z: Tensor, mask: Tensor | None = None, update: bool | None = None) -> QuantizeOutput:
         """Latents (…, L) → their values; indices are (…, L), one for each latent. `update` changes nothing."""
-        with torch.autocast(z.device.type, enabled=False):
+        with _exactly(z):
             x, keep = _tokens(z, mask, self.code_dim, self.training)  # (N, L), (N,)
             indices = self._indices(x)  # (N, L)
             q = _look_up(self._all_values(), indices)  # (N, L)
@@ -463,7 +470,7 @@ class ScalarCodebooks(nn.Module):
 
     def decode(self, indices: Tensor) -> Tensor:
         """Indices (…, L) int64 → values (…, L)."""
-        return _look_up(self._all_values(), _checked(indices, self.codebook_size))
+        return _look_up(self._all_values(), _checked(indices, self.codebook_size, self.num_codebooks))
 
     def _all_values(self) -> Tensor:
         return _wide(self.values).expand(self.num_codebooks, -1)  # (L, V)
@@ -524,7 +531,8 @@ class Residual(nn.Module):
 
     def decode(self, indices: Tensor) -> Tensor:
         """Indices (…, stages) int64 → codes (…, D)."""
-        return _sum([stage.decode(i) for stage, i in zip(self.stages, indices.unbind(-1), strict=True)])
+        _checked(indices, max(s.codebook_size for s in self.stages), len(self.stages))
+        return _sum([stage.decode(i) for stage, i in zip(self.stages, indices.unbind(-1))])
 
 
 class Product(nn.Module):
@@ -540,7 +548,7 @@ class Product(nn.Module):
 
     def forward(self, z: Tensor, mask: Tensor | None = None, update: bool | None = None) -> QuantizeOutput:
         """Tokens (…, D) → codes side by side; indices are (…, parts)."""
-        with torch.autocast(z.device.type, enabled=False):
+        with _exactly(z):
             outs = [part(x, mask, update) for part, x in zip(self.parts, self._slices(z))]
             q = torch.cat([o.z_q for o in outs], -1)  # (…, D)
         return QuantizeOutput(q, torch.stack([o.indices for o in outs], -1), *_merged(outs))
@@ -551,11 +559,11 @@ class Product(nn.Module):
 
     def decode(self, indices: Tensor) -> Tensor:
         """Indices (…, parts) int64 → codes (…, D)."""
-        return torch.cat([part.decode(i) for part, i in zip(self.parts, indices.unbind(-1), strict=True)], -1)
+        _checked(indices, max(p.codebook_size for p in self.parts), len(self.parts))
+        return torch.cat([part.decode(i) for part, i in zip(self.parts, indices.unbind(-1))], -1)
 
     def _slices(self, z: Tensor) -> tuple[Tensor, ...]:
-        if z.shape[-1] != self.code_dim:
-            raise ValueError(f"tokens are {z.shape[-1]} wide, these parts take {' + '.join(map(str, self.widths))}")
+        check_floats(z, "tokens", ("…", self.code_dim), f"the parts take {' + '.join(map(str, self.widths))}")
         return z.split(self.widths, -1)
 
 
@@ -587,12 +595,18 @@ def rotate(x: Tensor, q: Tensor) -> Tensor:
     return turned * (q.norm(dim=-1, keepdim=True) / x.detach().norm(dim=-1, keepdim=True).clamp(min=1e-6))
 
 
+def _exactly(z: Tensor) -> torch.autocast:
+    """No lower precision where z is."""
+    check_dense(z, "tokens")
+    return torch.autocast(z.device.type, enabled=False)
+
+
 def _tokens(z: Tensor, mask: Tensor | None, dim: int, training: bool) -> tuple[Tensor, Tensor]:
     """Tokens, in float32 at least, (N, D), and which of them count, (N,) bool."""
-    if z.shape[-1] != dim:
-        raise ValueError(f"tokens are {z.shape[-1]} wide, this quantiser takes {dim}; the width is the last axis")
-    if mask is not None and mask.shape != z.shape[:-1]:
-        raise ValueError(f"mask is {tuple(mask.shape)}, expected {tuple(z.shape[:-1])}, one entry for a token")
+    check_floats(z, "tokens", ("…", dim), "the width is the last axis")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != z.shape[:-1]):
+        given = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"mask is {given}, expected bool {tuple(z.shape[:-1])}, one entry for a token")
     x = _wide(z.reshape(-1, dim))  # (N, D)
     keep = (x * 0).sum(-1) == 0  # (N,), finite: cheaper than asking every entry
     if mask is not None:
@@ -624,26 +638,9 @@ def _look_up(table: Tensor, indices: Tensor) -> Tensor:
     return table.reshape(-1).index_select(0, (indices + start).reshape(-1)).reshape(indices.shape)
 
 
-def _checked(indices: Tensor, size: int) -> Tensor:
-    return within(indices, 0, size, "indices", "; -1 marks a masked token")
-
-
-def within(values: Tensor, low: int, high: int, what: str, hint: str = "", look: bool = True) -> Tensor:
-    """The same int64 values, of which none is below `low` or from `high` on.
-
-    Args:
-        look: also look at them, which waits for the device; a compiled graph never does.
-
-    Raises:
-        ValueError: another dtype, or values out of range.
-    """
-    if values.dtype != torch.int64:
-        raise ValueError(f"{what} are {values.dtype}, expected int64")
-    if look and not torch.compiler.is_compiling() and values.numel():
-        least, most = (v.item() for v in values.aminmax())
-        if least < low or most >= high:
-            raise ValueError(f"{what} span {least} to {most}, allowed {low} to {high - 1}{hint}")
-    return values
+def _checked(indices: Tensor, size: int, *width: int) -> Tensor:
+    hint = "encode gives them, -1 marks a masked token"
+    return check_ints(indices, "indices", ("…", *width), 0, size, hint, wait=True)
 
 
 def _histogram(indices: Tensor, keep: Tensor, size: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.layers import check_images, recompute, sides
+from zoo.layers import check_images, check_ints, recompute, sides
 from zoo.vq.quantize import VectorQuantizer, VQOutput
 
 
@@ -103,6 +103,7 @@ class VQGAN(nn.Module):
 
     def decode(self, indices: Tensor) -> Tensor:
         """Indices (B, h, w) int64 → images (B, C, H, W), clamped to [0, 1]."""
+        check_ints(indices, "indices", ("B", "h", "w"), 0, self.quantizer.codebook_size, "encode gives them")
         return self._decode(self.quantizer.decode(indices)).clamp(0, 1)
 
     def reconstruct(self, x: Tensor) -> Tensor:
