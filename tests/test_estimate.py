@@ -168,6 +168,8 @@ def test_half_the_precision_keeps_about_half():
         (["--tflops", "many"], "--tflops many, allowed a number above 0"),
         (["--images", "-5"], "--images -5, allowed a number above 0"),
         (["--model.nonsense", "1"], "no key 'nonsense'"),
+        (["--data.batch_size", "0"], "batch_size=0, must be at least 1"),
+        (["--trainer.precision", "transformer-engine"], "precision=transformer-engine has no estimate"),
     ],
 )
 def test_what_makes_no_estimate_is_refused_in_a_line(argv, said, capsys):

@@ -55,6 +55,8 @@ SIZES = {
     "torchvision:CIFAR10": 50_000,
     "zh-plus/tiny-imagenet": 100_000,
 }
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+SHORT = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 # What CUDA's autocast computes in half precision, and what in float32; the rest takes what it gets.
 HALVED = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul __matmul__ __rmatmul__"
 HALVED += " mm bmm addmm baddbmm einsum scaled_dot_product_attention"
@@ -104,6 +106,11 @@ def estimate(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     given, data = (config[part]["init_args"].as_dict() for part in ("model", "data"))
     train, again = config["trainer"], given.get("grad_checkpointing")
     precision, world = str(train["precision"] or "32-true"), _count(train["devices"]) * train["num_nodes"]
+    precision = SHORT.get(precision, precision)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision} has no estimate; allowed {', '.join(PRECISIONS)}")
+    if data["batch_size"] < 1:
+        raise ValueError(f"batch_size={data['batch_size']}, must be at least 1")
     where, _, kind = config["model"]["class_path"].rpartition(".")
     with shapes() as count, _quiet():
         module = getattr(importlib.import_module(where), kind)(**given | {k: v for k, v in LATE.items() if k in given})

@@ -578,8 +578,10 @@ def _short(error: str, file: Path) -> str:
     unknown = re.search(r"(?:[Oo]ption|[Kk]ey|unrecognized arguments:) '?(?:--)?([\w.]+)'?(?: is not| \d|$)", error)
     if unknown is not None:
         key = unknown[1]
-        wrong = next((k for k in key.split(".") if k not in _keys()), key)
-        return f"{file}: no key {key!r}{suggest(wrong, _keys())}; `zoo fit --help` says where keys come from"
+        known = dict.fromkeys(_keys())
+        wrong = next((k for k in key.split(".") if k not in known), key)
+        near = suggest(wrong, [k for k in known if k != wrong])
+        return f"{file}: no key {key!r}{near}; `zoo fit --help` says where keys come from"
     keys, given = re.findall(r'Parser key "([\w.]+)"', error), re.search(r"G(?:iven|ot) value: (.*)", error)
     types = [t for t in re.findall(r"Expected an? <class '(\w+)'>", error) if t != "NoneType"]
     if keys and given and types:
