@@ -1,6 +1,7 @@
 """Whatever is given, it works or one line says what was given, what is allowed and what to do; no traceback."""
 
 import functools
+import inspect
 
 import pytest
 import torch
@@ -9,6 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zoo import cli
+from zoo.data.clips import ClipData
+from zoo.data.factors import FactorData
+from zoo.data.images import ImageData
+from zoo.data.latents import ImageLatentData, LatentData
+from zoo.data.synthetic import RandomImages
 from zoo.layers import FLOATS, check_ints
 
 FAMILIES = ("bilinear_d64", "mae_vit_tiny", "videomae_vit_tiny", "vqvae_conv_small", "qlae_conv", "dcae_tiny_f8c4")
@@ -212,6 +218,50 @@ def test_blocks_that_are_not_there_are_refused(indices):
 def test_no_images_give_no_outputs(arch):
     net = model(arch)
     assert len(net.forward_features(image_batch(net, 2)[:0])) == 0
+
+
+DATA = {
+    ImageData: {"source": "samples/mnist"},
+    ClipData: {"source": "sprites"},
+    FactorData: {},
+    LatentData: {"folder": "nowhere"},
+    ImageLatentData: {"folder": "nowhere"},
+    RandomImages: {},
+}
+VALUES = st.sampled_from(
+    [None, True, "x", "", [], [1], [1, 1], [0.5, 1.0], [1.0, 0.5], ["x", "y"], {}, -1, 0, 1, 2, 3, 2**63, 0.5, 1.5,
+     -0.5, float("nan"), float("inf"), "none", "skip", "rand-m9-mstd0.5-inc1"]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DATA)
+@settings(max_examples=150, **BOUNDED)
+@given(data=st.data())
+def test_a_data_module_takes_its_keywords_or_says_why_not(kind, data):
+    names = list(inspect.signature(kind).parameters)
+    args = data.draw(st.dictionaries(st.sampled_from(names), VALUES, min_size=1, max_size=2))
+    _, said = outcome(lambda args: kind(**args), DATA[kind] | args)
+    if said is not None and "zoo latents" not in said:  # of latents that nobody wrote
+        assert any(name in said for name in args), said
+        assert any(word in said for word in ("allowed", "expected", "at least", "give", "leave", "lower", "multiple"))
+
+
+@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize(
+    "args",
+    [
+        *({"batch_size": value} for value in ("x", 0, True)),
+        *({"image_size": value} for value in (0, -8, [28])),
+        *({"shape": value} for value in (28, [1, 28], [1, 0, 28])),
+        *({"seed": None}, {"seed": -1}, {"num_workers": -1}, {"channels": 2}, {"crop_scale": 1}, {"crop": -1}),
+        *({"eval_batch_size": 0}, {"erase": float("nan")}, {"limit": 1.5}, {"folder": None}, {"encoder": 1}),
+    ],
+    ids=str,
+)
+def test_a_keyword_of_another_type_or_out_of_range_is_refused(kind, args):
+    if args.keys() <= inspect.signature(kind).parameters.keys():
+        with pytest.raises(ValueError, match=next(iter(args))):
+            kind(**DATA[kind] | args)
 
 
 WORDS = st.sampled_from(

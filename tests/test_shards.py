@@ -586,7 +586,7 @@ def test_a_missing_or_broken_manifest_is_named(place, break_, error, message):
         ({"val_fraction": 0.1}, "shards are read as they are"),
         ({"limit": 5}, "shards are read as they are"),
         ({"cache": "memory"}, "shards are read as they are"),
-        ({"lanes": 0}, "each must be at least 1"),
+        ({"lanes": 0}, "lanes=0, must be at least 1"),
         ({"bad": "mend"}, "bad='mend', allowed refuse, skip"),
         ({"source": "samples/mnist", "bad": "skip"}, "bad='skip' is for shards"),
         ({"source": "shards:ftq://host/place"}, "allowed are a folder, https://"),

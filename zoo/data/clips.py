@@ -22,6 +22,7 @@ from torch import Tensor
 
 from zoo.data import readers, shards
 from zoo.data.images import Batches, erase, mix, policy, seeded
+from zoo.layers import check_least, check_types
 from zoo.registry import suggest
 
 SUFFIXES = (".mp4", ".webm", ".avi", ".gif", ".mkv", ".mov", ".m4v")
@@ -106,7 +107,14 @@ class ClipData(L.LightningDataModule):
         lanes: int = 8,
         shuffle_buffer: int = 32,
     ):
+        check_types(ClipData, locals())
         super().__init__()
+        check_least(1, frames=frames, image_size=image_size, stride=stride, repeats=repeats, views=views, limit=limit)
+        check_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_least(1, lanes=lanes, shuffle_buffer=shuffle_buffer)
+        check_least(0, seed=seed, num_workers=num_workers)
+        if channels not in (1, 3):
+            raise ValueError(f"channels={channels}, allowed 3, or 1 for moving digits")
         for name, value, allowed in (
             ("sampling", sampling, ("dense", "uniform")),
             ("crop", crop, ("multi_scale", "resized", "centre")),
@@ -115,12 +123,6 @@ class ClipData(L.LightningDataModule):
         ):
             if value not in allowed:
                 raise ValueError(f"{name}={value!r}{suggest(value, allowed)}; allowed {', '.join(allowed)}")
-        counts = (frames, image_size, stride, repeats, batch_size, lanes, shuffle_buffer, *views)
-        if min(counts) < 1 or (limit is not None and limit < 1):
-            raise ValueError(
-                "frames, image_size, stride, repeats, batch_size, views, limit, lanes and shuffle_buffer must be at "
-                "least 1 each"
-            )
         if source.startswith("shards:") and (val_fraction or limit is not None):
             raise ValueError(f"val_fraction={val_fraction}, limit={limit}: shards are read as they are; leave them out")
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1 or not 0 <= erase <= 1:

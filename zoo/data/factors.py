@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.images import Batches
+from zoo.layers import check_least, check_types
 
 # The rendered set: one flat figure before a flat ground. Not dSprites: other figures, colours, and turns.
 RENDERED = {"shape": 4, "scale": 4, "turn": 6, "x": 8, "y": 8, "colour": 6, "ground": 6}
@@ -57,9 +58,11 @@ class FactorData(L.LightningDataModule):
         eval_batch_size: int | None = None,
         seed: int = 0,
     ):
+        check_types(FactorData, locals())
         super().__init__()
-        if min(image_size, num_images, num_test, batch_size) < 1:
-            raise ValueError("image_size, num_images, num_test and batch_size must be at least 1 each")
+        check_least(1, image_size=image_size, num_images=num_images, num_test=num_test)
+        check_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_least(0, seed=seed)
         self.save_hyperparameters()
         self.splits: dict[str, tuple[Shown, Tensor]] = {}
         self.factors: dict[str, int] = RENDERED if source == "rendered" else {}  # name -> how many classes

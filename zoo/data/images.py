@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from zoo.data.readers import Items, decode, natural_channels, read
+from zoo.layers import check_least, check_types
 
 if TYPE_CHECKING:
     from zoo.data.shards import Sample, Shards
@@ -90,7 +91,13 @@ class ImageData(L.LightningDataModule):
         shuffle_buffer: int = 128,
         bad: str = "refuse",
     ):
+        check_types(ImageData, locals())
         super().__init__()
+        check_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size, image_size=image_size, limit=limit)
+        check_least(1, lanes=lanes, shuffle_buffer=shuffle_buffer)
+        check_least(0, crop=crop, seed=seed, num_workers=num_workers)
+        if channels not in (None, 1, 3):
+            raise ValueError(f"channels={channels}, allowed 1 for grey and 3 for RGB; leave it out to have looked")
         if cache not in CACHES:
             raise ValueError(f"cache={cache!r}, allowed {', '.join(CACHES)}")
         if crop_scale is not None and not 0 < crop_scale[0] <= crop_scale[1] <= 1:
@@ -101,10 +108,6 @@ class ImageData(L.LightningDataModule):
             raise ValueError("randaugment works on RGB images; give channels=3")
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction={val_fraction}, allowed 0 to below 1")
-        if batch_size < 1 or (limit is not None and limit < 1):
-            raise ValueError(f"batch_size={batch_size}, limit={limit}: each must be at least 1")
-        if lanes < 1 or shuffle_buffer < 1:
-            raise ValueError(f"lanes={lanes}, shuffle_buffer={shuffle_buffer}: each must be at least 1")
         if bad not in ("refuse", "skip"):
             raise ValueError(f"bad={bad!r}, allowed refuse, skip")
         self.save_hyperparameters()

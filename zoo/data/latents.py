@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo import hub
 from zoo.data.factors import Shown
 from zoo.data.images import Batches, ImageData, new_map
+from zoo.layers import check_least, check_types
 from zoo.metrics import Moments
 from zoo.redact import redact
 
@@ -126,7 +127,10 @@ class LatentData(L.LightningDataModule):
         seed: int = 0,
         encoder: str | None = None,
     ):
+        check_types(LatentData, locals())
         super().__init__()
+        check_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_least(0, seed=seed)
         self.save_hyperparameters()
         path = Path(folder) / hub.CONFIG
         if not path.is_file():
@@ -217,6 +221,7 @@ class ImageLatentData(LatentData):
         encoder: str | None = None,
         cache: str = "auto",
     ):
+        check_types(ImageLatentData, locals())
         super().__init__(folder, batch_size, eval_batch_size, seed, encoder)
         self.save_hyperparameters()
         self.images: ImageData | None = None

@@ -1,5 +1,7 @@
 """Seeded random images with a class that can be learned; for tests and smoke recipes."""
 
+import math
+
 import lightning as L
 import numpy as np
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from zoo.data.images import Batches, Pixels
 from zoo.data.readers import Items
+from zoo.layers import check_least, check_types
 
 
 class RandomImages(L.LightningDataModule):
@@ -22,7 +25,14 @@ class RandomImages(L.LightningDataModule):
     def __init__(
         self, shape: tuple[int, int, int] = (1, 28, 28), num_images: int = 1024, batch_size: int = 128, seed: int = 0
     ):
+        check_types(RandomImages, locals())
         super().__init__()
+        check_least(1, shape=shape, num_images=num_images, batch_size=batch_size)
+        check_least(0, seed=seed)
+        if shape[0] not in (1, 3):
+            raise ValueError(f"shape={shape}, allowed (C, H, W) with 1 channel for grey or 3 for RGB")
+        if num_images * math.prod(shape) > 2**32:
+            raise ValueError(f"num_images={num_images} of shape={shape} are over 4 GB in memory; give fewer or smaller")
         if num_images < batch_size:
             raise ValueError(f"num_images={num_images} make no batch of {batch_size}; lower batch_size")
         self.save_hyperparameters()
