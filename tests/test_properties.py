@@ -1,14 +1,18 @@
 """Whatever is given, it works or one line says what was given, what is allowed and what to do; no traceback."""
 
+import copy
 import functools
 import inspect
+import warnings
 
 import pytest
 import torch
+import yaml
 from conftest import image_batch, small
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import zoo
 from zoo import cli
 from zoo.data.clips import ClipData
 from zoo.data.factors import FactorData
@@ -16,6 +20,8 @@ from zoo.data.images import ImageData
 from zoo.data.latents import ImageLatentData, LatentData
 from zoo.data.synthetic import RandomImages
 from zoo.layers import FLOATS, check_ints
+from zoo.pretrain import LitMAE
+from zoo.recipe import recipe_path
 
 FAMILIES = ("bilinear_d64", "mae_vit_tiny", "videomae_vit_tiny", "vqvae_conv_small", "qlae_conv", "dcae_tiny_f8c4")
 BOUNDED = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -207,6 +213,15 @@ def test_numbers_of_other_types_or_out_of_range_are_refused(arch, method, given)
         getattr(net, method)(x, **given)
 
 
+@pytest.mark.parametrize(
+    "args", [{"depth": 10**9}, {"depth": 2**63}, {"decoder_depth": 10**9}, {"dim": 2**63}], ids=str
+)
+def test_a_billion_layers_and_numbers_that_no_tensor_holds_are_refused_at_once(args):
+    small = {"image_size": 32, "dim": 32, "heads": 2, "decoder_dim": 16, "decoder_heads": 2}
+    with pytest.raises(ValueError, match=r"too many layers|expected int"):
+        zoo.create("mae_vit_tiny", **small | args)
+
+
 @pytest.mark.parametrize("indices", [0, 99, [], [99], [-99], [1.5], 1.5, "x"], ids=str)
 def test_blocks_that_are_not_there_are_refused(indices):
     net = model("mae_vit_tiny")
@@ -303,3 +318,57 @@ def test_a_recipe_that_is_none_is_refused_in_a_line(tmp_path, capsys, name):
     (tmp_path / "x.yaml").write_text(RECIPES[name], encoding="utf-8")
     assert cli.main(["validate", str(tmp_path / "x.yaml")]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("zoo validate: ")
+
+
+SMOKE = {
+    family: yaml.safe_load(recipe_path(f"{family}/smoke").read_text("utf-8")) for family in ("bilinear", "mae", "vq")
+}
+NEW = [
+    *((key,) for key in ("typo", "save_steps", "skip_nonfinite")),
+    *(("model", "init_args", key) for key in ("typo", *inspect.signature(LitMAE).parameters)),
+    *(("data", "init_args", key) for key in ("typo", *inspect.signature(RandomImages).parameters)),
+    *(("trainer", key) for key in ("typo", "limit_train_batches", "overfit_batches", "gradient_clip_val", "precision")),
+    *(("trainer", key) for key in ("accumulate_grad_batches", "max_time", "val_check_interval", "logger", "callbacks")),
+]
+EDITS = st.sampled_from(
+    [None, True, "x", "1", "", "é", [], [1], [1, 1], [0.5, 1.0], ["x"], {}, {"a": 1}, -1, 0, 1, 2, 7, 2**63, 10**30,
+     0.5, 1.5, -0.5, 1e-30, 1e30, float("nan"), float("inf"), "bilinear_d64", "samples/mnist"]
+)  # fmt: skip
+
+
+def places(tree, *above):
+    """Where the values of a recipe stand: keys, from the outermost."""
+    for key, value in tree.items():
+        yield *above, key
+        if isinstance(value, dict):
+            yield from places(value, *above, key)
+
+
+@st.composite
+def edited(draw):
+    """A smoke recipe of which one or two values are others, gone or new."""
+    tree = copy.deepcopy(SMOKE[draw(st.sampled_from(sorted(SMOKE)))])
+    for _ in range(draw(st.integers(1, 2))):
+        *above, key = draw(st.sampled_from(draw(st.sampled_from([list(places(tree)), NEW]))))
+        node = tree
+        for name in above:
+            node = node.get(name) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node[key] = draw(EDITS)
+            if draw(st.integers(0, 9)) == 0:
+                del node[key]
+    return tree
+
+
+@settings(max_examples=100, **BOUNDED)
+@given(tree=edited())
+def test_a_recipe_with_random_edits_is_valid_or_refused_in_a_line(tmp_path, capsys, tree):
+    file = tmp_path / "x.yaml"
+    file.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(action="ignore"):
+        patch.chdir(tmp_path)
+        status = cli.main(["validate", str(file)])
+    said = capsys.readouterr().err.splitlines()
+    assert status == 0 or (status == 2 and said[-1].startswith("zoo validate: ")), (tree, said)
+    assert sum(line.startswith("zoo validate: ") for line in said) == (status == 2)
+    assert list(tmp_path.iterdir()) == [file]

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo import hub, optim, parallel
+from zoo.layers import check_types
 
 
 class LitClassifier(optim.Guarded, parallel.Sharded, L.LightningModule):
@@ -64,6 +65,7 @@ class LitClassifier(optim.Guarded, parallel.Sharded, L.LightningModule):
         grad_checkpointing: bool = False,
         compile: bool = False,
     ):
+        check_types(LitClassifier, locals())
         super().__init__()
         self.save_hyperparameters()
         args = dict(arch_args or {})
@@ -72,6 +74,10 @@ class LitClassifier(optim.Guarded, parallel.Sharded, L.LightningModule):
         self.model = hub.create(arch, weights, **args)
         if not hasattr(self.model, "head"):
             raise ValueError(f"{arch} gives no logits; train {arch}_classifier, with weights={weights or arch!r}")
+        if not 0 <= label_smoothing < 1 or min(mixup, cutmix) < 0:
+            raise ValueError(
+                f"label_smoothing={label_smoothing}, mixup={mixup}, cutmix={cutmix}: allowed 0 to below 1, 0 and above"
+            )
         if optimizer not in ("adamw", "lars"):
             raise ValueError(f"optimizer={optimizer!r}, allowed adamw and lars")
         if layer_decay is not None and not hasattr(self.model, "group_matcher"):

@@ -1,5 +1,6 @@
 """`zoo fit` and `zoo validate`: LightningCLI with exact resume, one directory per run, and what ran written down."""
 
+import contextlib
 import csv
 import inspect
 import json
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim.lr_scheduler import LambdaLR
 
 from zoo import __version__, parallel, recipe
@@ -45,6 +48,16 @@ logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda reco
 warnings.filterwarnings("ignore", message=".*treespec.*")
 
 
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """What Lightning refuses of its Trainer's values, as the ValueError that the command line prints."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+@_one_line()
 def fit(argv: list[str]) -> int:
     """Train by a recipe, or go on with a run; returns the exit status, 128 + signal when one stopped it."""
     argv, root = _take(list(argv), "--runs", "runs")
@@ -90,6 +103,7 @@ def fit(argv: list[str]) -> int:
     return status
 
 
+@_one_line()
 def validate(argv: list[str]) -> int:
     """Build a recipe, run one batch of each loop, print what goes in; no files are left. Or estimate what it takes."""
     if "--estimate" in argv:
@@ -149,6 +163,8 @@ def _parse(kind: type[LightningCLI], file: Path, overrides: list[str]) -> Lightn
             )
         except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
             raise ValueError(_short(str(error), file)) from error
+    if "max_epochs" not in cli.config["trainer"]:  # the parser drops what is no mapping, and all defaults with it
+        raise ValueError(f"{file}: trainer holds no keys; give some of Lightning's Trainer, as `zoo cp` shows")
     if cli.config.get("data") is None:
         raise ValueError(f"{file} names no data; give class_path and init_args under data:, as `zoo cp` shows")
     return cli

@@ -37,6 +37,7 @@ from zoo.registry import Weights
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 DIFFUSERS = "diffusion_pytorch_model.safetensors"
+CALLS = 50_000  # of torch, while a model is made; the deepest arch needs 4,489
 CONFIG_BYTES = 2**24  # a thousand class names are 20 kB
 EXPORTS = ("safetensors", "timm", "diffusers", "onnx")
 SHAPES: ContextVar[bool] = ContextVar("SHAPES", default=False)
@@ -116,7 +117,8 @@ def build(arch: str, args: Mapping[str, Any]) -> nn.Module:
             raise ValueError(f"{arch} takes no {key!r}{registry.suggest(key, allowed)}; it takes {', '.join(allowed)}")
     check_types(_model_class(arch), args, arch)
     try:
-        model = _builder(arch)(**args)
+        with Limit(CALLS, "it has too many layers"):
+            model = _builder(arch)(**args)
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError) as error:
         said = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"no {arch} can be made with {reprlib.repr(dict(args))}: {said}; change these") from error
@@ -384,14 +386,14 @@ def _refuse_other_baked(source: Source, args: Mapping[str, Any], arch: str) -> N
 class Limit(TorchFunctionMode):
     """Torch stops after so many calls in this thread: a config can ask for a billion layers."""
 
-    def __init__(self, calls: int):
+    def __init__(self, calls: int, said: str):
         super().__init__()
-        self.calls = calls
+        self.calls, self.said = calls, said
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls -= 1
         if self.calls < 0:
-            raise RuntimeError("it has far more tensors than the file")
+            raise RuntimeError(self.said)
         return func(*args, **(kwargs or {}))
 
 
@@ -406,7 +408,7 @@ def build_for(state: Mapping[str, Tensor], source: object, arch: str, args: Mapp
         if any(abs(n) > most for n in _numbers(value)):
             raise ValueError(f"{source} holds {len(state)} tensors, too few for {key}={reprlib.repr(value)} of {arch}")
     try:
-        with Limit(10_000 + 100 * len(state)):
+        with Limit(10_000 + 100 * len(state), "it has far more tensors than the file"):
             return build(arch, args)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error

@@ -21,8 +21,10 @@ def knn_accuracy(
         bank_labels, labels: their classes, (N,) and (M,) int64.
 
     Raises:
-        ValueError: k larger than the bank.
+        ValueError: k larger than the bank, no queries.
     """
+    if not len(queries):
+        raise ValueError(f"no features to classify by a bank of {len(bank)}; give more samples")
     if not 1 <= k <= len(bank):
         raise ValueError(f"k={k}, allowed 1 to {len(bank)}, the size of the bank")
     bank, classes, correct = F.normalize(bank, dim=-1), int(bank_labels.max()) + 1, 0

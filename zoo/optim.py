@@ -24,6 +24,9 @@ def learning_rate(trainer: L.Trainer, lr: float | None, base_lr: float | None) -
     Raises:
         ValueError: both or neither are given.
     """
+    given = base_lr if lr is None else lr
+    if given is not None and given <= 0:
+        raise ValueError(f"lr={lr}, base_lr={base_lr}: a learning rate is above 0; to train nothing, do not fit")
     if (lr is None) == (base_lr is None):
         raise ValueError(f"lr={lr} and base_lr={base_lr}: give one of them; base_lr is scaled by the batch, over 256")
     if lr is not None:

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.utils import make_grid
 
 from zoo import adversarial, hub, optim, parallel, registry
+from zoo.layers import check_types
 from zoo.metrics import knn_accuracy
 
 
@@ -207,8 +208,13 @@ class LitMAE(Pretraining):
         grad_checkpointing: bool = False,
         compile: bool = False,
     ):
+        check_types(LitMAE, locals())
         super().__init__()
         self.save_hyperparameters()
+        if probe_images < 0 or probe_images == 1:
+            raise ValueError(
+                f"probe_images={probe_images}, allowed 0 for none, or 2 and more, half of them to classify"
+            )
         args = dict(arch_args or {})
         self.model = hub.create(arch, weights, **args)
         if self.model.decoder is None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from zoo import adversarial, hub, optim
 from zoo.dcae.model import DCAEOutput, mask_channels
+from zoo.layers import check_least, check_types
 from zoo.metrics import Moments
 from zoo.pretrain import Adversarial
 
@@ -87,6 +88,8 @@ class LitDCAE(Adversarial):
         grad_checkpointing: bool = False,
         compile: bool = False,
     ):
+        check_types(LitDCAE, locals())
+        check_least(1, accumulate=accumulate)
         super().__init__()
         self.save_hyperparameters()
         if phase not in TRAINABLE:

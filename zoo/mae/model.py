@@ -100,8 +100,9 @@ class ViT(nn.Module):
             self.pos_embed = nn.Parameter(table)
         else:
             self.register_buffer("pos_embed", table)
-        rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]  # linear in the depth
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, rate) for rate in rates)
+        self.blocks = nn.ModuleList(  # rates are linear in the depth
+            Block(dim, heads, mlp_ratio, drop_path * i / max(1, depth - 1)) for i in range(depth)
+        )
 
     def patches(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] → patches (B, N, P²C) of mean 0 and deviation 1 over the training data."""

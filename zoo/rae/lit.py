@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from zoo import adversarial, hub, optim, parallel
 from zoo.frozen import Frozen
+from zoo.layers import check_least, check_types
 from zoo.metrics import Moments
 from zoo.pretrain import Adversarial, Averaging
 from zoo.rae import encoder as encoders
@@ -78,6 +79,8 @@ class LitRAE(Averaging, Adversarial):
         grad_checkpointing: bool = False,
         compile: bool = False,
     ):
+        check_types(LitRAE, locals())
+        check_least(1, accumulate=accumulate)
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False
@@ -236,6 +239,7 @@ class LitDiT(Averaging):
         grad_checkpointing: bool = False,
         compile: bool = False,
     ):
+        check_types(LitDiT, locals())
         super().__init__()
         self.save_hyperparameters()
         if weights is None:

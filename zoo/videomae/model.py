@@ -116,8 +116,9 @@ class VideoViT(nn.Module):
         else:
             self.register_buffer("pos_embed", sinusoid(dim, self.num_cubes)[None])  # (1, N, D)
             self.register_buffer("pos_grid", torch.tensor(self.grid))  # what the table was made for
-        rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]  # linear in the depth
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio, rate, key_bias=separable) for rate in rates)
+        self.blocks = nn.ModuleList(  # rates are linear in the depth
+            Block(dim, heads, mlp_ratio, drop_path * i / max(1, depth - 1), key_bias=separable) for i in range(depth)
+        )
         self.norm: nn.Module = nn.LayerNorm(dim, 1e-6)
 
     def cubes(self, x: Tensor) -> Tensor:

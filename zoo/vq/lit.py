@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from zoo import adversarial, hub, optim, parallel
 from zoo.infomec import infomec
+from zoo.layers import check_least, check_types
 from zoo.pretrain import Adversarial, Pretraining
 from zoo.vq.usage import CodebookUsage
 
@@ -51,6 +52,7 @@ class LitVQ(Pretraining):
         infomec_images: int = 10_000,
         compile: bool = False,
     ):
+        check_types(LitVQ, locals())
         super().__init__()
         self.save_hyperparameters()
         self.model = hub.create(arch, weights, **dict(arch_args or {})).to(memory_format=torch.channels_last)
@@ -158,6 +160,8 @@ class LitVQGAN(LitVQ, Adversarial):
         gradient_clip: float | None = None,
         grad_checkpointing: bool = False,
     ):
+        check_types(LitVQGAN, locals())
+        check_least(1, accumulate=accumulate)
         super().__init__(arch, weights, arch_args, lr, base_lr, betas=betas, infomec_images=0)
         self.save_hyperparameters()
         if reconstruction not in ("l1", "l2"):
@@ -246,6 +250,7 @@ class LitPrior(Pretraining):
         grad_checkpointing: bool = False,
         compile: bool = False,
     ):
+        check_types(LitPrior, locals())
         super().__init__()
         self.save_hyperparameters()
         found = hub.load(tokenizer)

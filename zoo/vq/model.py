@@ -58,7 +58,7 @@ class VQVAE(nn.Module):
         check_least(2, width=width)
         check_least(1, res_width=res_width)
         height, width_px = sides(image_size)
-        if downsamplings < 1 or height % 2**downsamplings or width_px % 2**downsamplings:
+        if not 1 <= downsamplings < 32 or height % 2**downsamplings or width_px % 2**downsamplings:
             raise ValueError(
                 f"image_size={image_size} does not halve {downsamplings} times; use a multiple of {2**downsamplings}"
             )
