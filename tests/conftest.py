@@ -4,14 +4,25 @@ import csv
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 import zoo
 from zoo import registry
 
+# What makes the heavier smoke recipes light: fewer images, one batch to evaluate.
+ONE = ["--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
+FEW = ["--data.num_images", "12", "--data.batch_size", "2"]
+LIGHT = {
+    "rae/smoke": [*FEW, *ONE],
+    "vq/vqgan_smoke": [*FEW, *ONE],
+    "rae/ditdh_smoke": ["--data.num_images", "384", *ONE],
+    "videomae/smoke": ["--data.limit", "6", "--data.batch_size", "8", *ONE],
+}
 
-def small(arch: str) -> torch.nn.Module:
-    """An arch at a size a test can afford: two blocks, or a narrow one, where it has over 20 million parameters."""
+
+def small(arch: str, depth: int = 2) -> torch.nn.Module:
+    """An arch at a size a test can afford: few blocks, or a narrow one, where it has over 20 million parameters."""
     count = int(re.search(r"([\d,]+) parameters", registry.summary(arch))[1].replace(",", ""))
     args = {}
     if registry.family_of(arch) == "videomae":
@@ -24,12 +35,12 @@ def small(arch: str) -> torch.nn.Module:
     if registry.family_of(arch) == "dcae":
         return zoo.create(arch, **(narrow(arch) if count > 20_000_000 else {}))
     if arch.startswith("ditdh"):
-        return zoo.create(arch, **({"grid": 4, "depth": [2, 1]} if count > 20_000_000 else {}))
+        return zoo.create(arch, **({"grid": 4, "depth": [depth, 1]} if count > 20_000_000 else {}))
     if registry.family_of(arch) == "rae":
         shipped = {"image_size": 64, "encoder": "mae_vit_tiny.tiny_imagenet", "encoder_size": 64}
         return zoo.create(arch, **shipped, latent_channels=192, grid=8, depth=2)
     if count > 20_000_000:
-        args |= {"depth": 2} | ({} if arch.endswith("_classifier") else {"decoder_depth": 1})
+        args |= {"depth": depth} | ({} if arch.endswith("_classifier") else {"decoder_depth": 1})
     return zoo.create(arch, **args)
 
 
@@ -42,6 +53,22 @@ def narrow(arch: str) -> dict:
 def image_batch(model: torch.nn.Module, count: int = 4) -> torch.Tensor:
     """Random images (B, C, H, W) or clips (B, F, C, H, W) that a model takes."""
     return torch.rand(count, *model.input_shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="session")
+def sprites(tmp_path_factory) -> str:
+    """An image folder of a few of the sprites that ship, 64 px: 216 to train, 72 to test, for what encodes them all."""
+    from zoo.data import readers
+
+    root = tmp_path_factory.mktemp("sprites")
+    found = readers.read("samples/sprites")
+    for role, each in (("train", 24), ("test", 8)):
+        items = found[role]
+        for label, name in enumerate(items.classes):
+            (root / role / name).mkdir(parents=True)
+            for i in (items.labels == label).nonzero()[0][:each]:
+                (root / role / name / f"{i:03d}.png").write_bytes(items.images[i])
+    return str(root)
 
 
 def losses(run: Path) -> dict[int, str]:

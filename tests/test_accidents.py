@@ -12,6 +12,7 @@ from pathlib import Path
 
 import lightning as L
 import pytest
+from conftest import LIGHT
 from torch.nn import functional as F
 
 import zoo
@@ -23,14 +24,6 @@ from zoo.data.synthetic import RandomImages
 ROOT = Path(__file__).parents[1]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 SMOKE = recipe.list_recipes("*smoke*")
-ONE = ["--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
-FEW = ["--data.num_images", "12", "--data.batch_size", "2"]
-LIGHT = {
-    "rae/smoke": [*FEW, *ONE],
-    "vq/vqgan_smoke": [*FEW, *ONE],
-    "rae/ditdh_smoke": ["--data.num_images", "384", *ONE],
-    "videomae/smoke": ["--data.limit", "6", "--data.batch_size", "8", *ONE],
-}
 
 
 @pytest.fixture

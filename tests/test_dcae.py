@@ -9,7 +9,6 @@ import zoo
 from zoo import hub
 from zoo.data.images import ImageData
 from zoo.data.latents import LatentData, write
-from zoo.data.readers import SAMPLES
 from zoo.data.synthetic import RandomImages
 from zoo.dcae import lit as dcae_lit
 from zoo.dcae.lit import LitDCAE
@@ -387,22 +386,18 @@ def test_tiled_decoding_is_close_and_sees_tiles_only():
 
 
 @pytest.fixture(scope="module")
-def cached(tmp_path_factory):
+def cached(tmp_path_factory, sprites):
     folder = tmp_path_factory.mktemp("latents")
     m = zoo.create("dcae_tiny_f8c4", latent_scale=0.5)
     checkpoint = zoo.save(m, folder / "model")
-    return (
-        m.eval(),
-        str(checkpoint),
-        str(write(m, ImageData(str(SAMPLES / "sprites"), 64, 3), folder / "latents", flip=True)),
-    )
+    return m.eval(), str(checkpoint), str(write(m, ImageData(sprites, 64, 3), folder / "latents", flip=True))
 
 
-def test_cached_latents_are_the_encoders(cached):
+def test_cached_latents_are_the_encoders(cached, sprites):
     m, checkpoint, folder = cached
     latents = LatentData(folder, batch_size=32, encoder=checkpoint)
     latents.setup()
-    source = ImageData(str(SAMPLES / "sprites"), 64, 3)
+    source = ImageData(sprites, 64, 3)
     source.setup()
     assert latents.input_shape == (4, 8, 8)
     assert latents.classes == source.classes

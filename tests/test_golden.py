@@ -98,12 +98,12 @@ ARCHS = {
 def fill(model: torch.nn.Module) -> torch.nn.Module:
     learned = [(name, b) for name, b in model.named_buffers() if name.endswith(("codebook", "t_embedder.W"))]
     for n, (name, p) in enumerate([*model.named_parameters(), *learned], start=1):
-        noise = (
-            torch.arange(p.numel(), dtype=torch.float64).add(n).mul(12.9898).sin().mul(43758.5453).frac()
-        )  # in (-1, 1)
+        noise = torch.arange(p.numel(), dtype=torch.float64)
+        noise.add_(n).mul_(12.9898).sin_().mul_(43758.5453).frac_()  # in (-1, 1)
         scale = name.endswith("weight") and p.ndim == 1  # of a norm: small ones would hide everything before it
         inputs = p[0].numel() if p.ndim == 4 and p.shape[-1] < 8 else p.shape[-1]  # of a kernel, all its entries
-        p.data = (1 + noise / 10 if scale else noise * (3 / inputs) ** 0.5).reshape(p.shape).float()
+        noise = noise.div_(10).add_(1) if scale else noise.mul_((3 / inputs) ** 0.5)
+        p.data = noise.reshape(p.shape).float()
     return model
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import math
-import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -330,32 +330,37 @@ def _train(quantizer, batches, masks, accumulate):
     return quantizer.state_dict(), indices
 
 
-def _process(rank: int, port: int, args: dict, accumulate: int, folder) -> None:
+JOINED = [
+    ({"init": "kmeans", "restart": 0.3}, 1),
+    ({"restart": 0.3}, 2),
+    ({"metric": "cosine", "init": "kmeans"}, 1),
+    ({"update": "grad", "restart": 0.5}, 1),
+]
+
+
+def _process(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    quantizer = VectorQuantizer(16, 6, **args)  # as Lightning does: built before the processes are joined
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    torch.save(
-        _train(quantizer, _batches(accumulate)[:, rank], _masks(accumulate)[:, rank], accumulate), folder / f"{rank}"
-    )
-    torch.distributed.destroy_process_group()
+    for case, (args, accumulate) in enumerate(JOINED):
+        torch.manual_seed(0)
+        quantizer = VectorQuantizer(16, 6, **args)  # as Lightning does: built before the processes are joined
+        torch.distributed.init_process_group("gloo", f"file://{folder}/meet{case}", rank=rank, world_size=2)
+        batches, masks = _batches(accumulate)[:, rank], _masks(accumulate)[:, rank]
+        torch.save(_train(quantizer, batches, masks, accumulate), folder / f"{case}.{rank}")
+        torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    ("args", "accumulate"),
-    [
-        ({"init": "kmeans", "restart": 0.3}, 1),
-        ({"restart": 0.3}, 2),
-        ({"metric": "cosine", "init": "kmeans"}, 1),
-        ({"update": "grad", "restart": 0.5}, 1),
-    ],
-)
-def test_two_processes_are_one_with_the_joined_batch(tmp_path, args, accumulate):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.start_processes(_process, (port, args, accumulate, tmp_path), nprocs=2, start_method="spawn")
-    (first, indices0), (second, indices1) = (torch.load(tmp_path / f"{r}", weights_only=True) for r in (0, 1))
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """A folder of what each of two processes has after each case, CASE.RANK."""
+    folder = tmp_path_factory.mktemp("two")
+    mp.start_processes(_process, (folder,), nprocs=2, start_method="spawn")
+    return folder
+
+
+@pytest.mark.parametrize("case", range(len(JOINED)), ids=lambda case: str(JOINED[case][0]))
+def test_two_processes_are_one_with_the_joined_batch(case, two):
+    args, accumulate = JOINED[case]
+    (first, indices0), (second, indices1) = (torch.load(two / f"{case}.{r}", weights_only=True) for r in (0, 1))
     torch.manual_seed(0)
     one = VectorQuantizer(16, 6, **args)
     batches, masks = _batches(accumulate), _masks(accumulate)

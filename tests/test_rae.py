@@ -222,10 +222,10 @@ def test_augmentation_lets_gradients_through_and_moves_images():
 
 
 @pytest.fixture(scope="module")
-def cached(tmp_path_factory) -> tuple[str, str]:
+def cached(tmp_path_factory, sprites) -> tuple[str, str]:
     """A checkpoint with statistics, and a folder of latents that it wrote, mirrored ones among them."""
     folder = tmp_path_factory.mktemp("rae")
-    model, data = narrow(), ImageData(str(SAMPLES / "sprites"), 64, 3)
+    model, data = narrow(), ImageData(sprites, 64, 3)
     measure(model, data)
     return str(zoo.save(model, folder / "model")), str(write(model, data, folder / "latents", flip=True))
 
@@ -352,9 +352,9 @@ def test_guidance_is_linear_between_two_velocities():
 def test_a_new_transformer_is_zero_and_learns(cached):
     checkpoint, folder = cached
     torch.manual_seed(0)
-    small = {"dim": [96, 192], "depth": [2, 1], "heads": [2, 4]}
+    small = {"dim": [96, 192], "depth": [1, 1], "heads": [2, 4]}
     lit = LitDiT("ditdh_tiny", checkpoint, num_classes=0, arch_args=small, lr=2e-3, ema=0.9)
-    data = LatentData(folder, batch_size=60)
+    data = LatentData(folder, batch_size=24, eval_batch_size=36)
     data.setup()
     z, _ = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert not lit.model(z).velocity.any()
@@ -413,23 +413,19 @@ def test_samples_are_drawn_by_the_command(cached, tmp_path):
     assert out.stat().st_size > 1000
 
 
-def test_distances_grow_with_blur_and_noise():
-    x = torch.cat([b[0] for b in sprites()])[:100]
+def test_distances_grow_with_blur_and_noise(sprites):
+    data = ImageData(sprites, 64, 3)
+    data.setup()
+    x, _ = data.on_after_batch_transfer(next(iter(data.in_order("train", 60))), 0)
     blurred = [torch.nn.functional.avg_pool2d(x, 2 * k + 1, 1, k) for k in (0, 1, 2)]
     noisy = [
         (x + s * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1) for s in (0, 0.1, 0.3)
     ]
     for worse in (blurred, noisy):
-        found = [distances.distances(x.split(50), y.split(50), subsets=5) for y in worse]
+        found = [distances.distances(x.split(30), y.split(30), subsets=5) for y in worse]
         assert set(found[0]) == {"frechet_mae_vit_tiny.tiny_imagenet", "kernel_mae_vit_tiny.tiny_imagenet"}
         for key in found[0]:
             assert found[0][key] < found[1][key] < found[2][key]
-
-
-def sprites():
-    data = ImageData(str(SAMPLES / "sprites"), 64, 3)
-    data.setup()
-    return [data.on_after_batch_transfer(b, 0) for b in data.in_order("test", 100)]
 
 
 @pytest.mark.parametrize(

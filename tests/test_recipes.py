@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import narrow
+from conftest import LIGHT, narrow
 
 import zoo
 from zoo import fit, hub, recipe, registry
@@ -30,13 +30,13 @@ def read(name):
 
 
 def affordable(name):
-    """What makes a recipe buildable anywhere at once: no download, two blocks of a large network, no compiler."""
+    """What makes a recipe buildable anywhere at once: no download, one block of a large network, no compiler."""
     args = read(name)["model"]["init_args"]
     found = registry.records().get(f"{args['arch']}.{args.get('weights')}") or registry.records().get(
         args.get("weights")
     )
     large = int(re.search(r"([\d,]+) parameters", registry.summary(args["arch"]))[1].replace(",", "")) > 20_000_000
-    smaller = narrow(args["arch"]) if registry.family_of(args["arch"]) == "dcae" else {"depth": 2}
+    smaller = narrow(args["arch"]) if registry.family_of(args["arch"]) == "dcae" else {"depth": 1}
     smaller = {"width": 32} if "width" in hub.keywords(args["arch"]) else smaller
     smaller = {"depth": "[1,1]"} if "autoencoder" in args else smaller
     fetched = str(args.get("arch_args", {}).get("encoder", "")).startswith("timm:")
@@ -74,7 +74,8 @@ def test_it_parses_and_builds_and_says_what_it_is(name, tmp_path):
     assert built.config["expect"]["metric"].startswith("test/")
     assert len(recipe.about(name)) > 20
     *frames, channels, height, width = built.model.model.input_shape
-    assert built.model(torch.rand(2, *frames, channels, height, width)).shape[0] == 2
+    with torch.no_grad():
+        assert len(built.model(torch.rand(2, *frames, channels, height, width))) == 2
     size = built.datamodule.hparams
     assert (size.get("channels", channels), size.get("image_size", height)) == (channels, height)
     assert not frames or [size["frames"]] == frames
@@ -82,7 +83,7 @@ def test_it_parses_and_builds_and_says_what_it_is(name, tmp_path):
 
 @pytest.mark.parametrize("name", [n for n in ALL if n.endswith("/smoke")])
 def test_smoke_trains_resumes_exports_and_loads(name, tmp_path):
-    assert fit.fit([name, "--runs", str(tmp_path / "runs"), *QUIET]) == 0
+    assert fit.fit([name, *LIGHT.get(name, ()), "--runs", str(tmp_path / "runs"), *QUIET]) == 0
     (run,) = (tmp_path / "runs").glob("*/*")
     assert fit.fit(["--resume", str(run), "--trainer.max_epochs", "3", *QUIET]) == 0
     model = zoo.load(str(zoo.export(run, tmp_path / "folder")))
