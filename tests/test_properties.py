@@ -218,7 +218,7 @@ def test_numbers_of_other_types_or_out_of_range_are_refused(arch, method, given)
 )
 def test_a_billion_layers_and_numbers_that_no_tensor_holds_are_refused_at_once(args):
     small = {"image_size": 32, "dim": 32, "heads": 2, "decoder_dim": 16, "decoder_heads": 2}
-    with pytest.raises(ValueError, match=r"too many layers|expected int"):
+    with pytest.raises(ValueError, match=r"too many layers|expected at most|expected int"):
         zoo.create("mae_vit_tiny", **small | args)
 
 
@@ -331,8 +331,8 @@ NEW = [
     *(("trainer", key) for key in ("accumulate_grad_batches", "max_time", "val_check_interval", "logger", "callbacks")),
 ]
 EDITS = st.sampled_from(
-    [None, True, "x", "1", "", "é", [], [1], [1, 1], [0.5, 1.0], ["x"], {}, {"a": 1}, -1, 0, 1, 2, 7, 2**63, 10**30,
-     0.5, 1.5, -0.5, 1e-30, 1e30, float("nan"), float("inf"), "bilinear_d64", "samples/mnist"]
+    [None, True, "x", "1", "", "é", [], [1], [1, 1], [0.5, 1.0], ["x"], {}, {"a": 1}, -1, 0, 1, 2, 7, 10**9, 2**63,
+     10**30, 0.5, 1.5, -0.5, 1e-30, 1e30, float("nan"), float("inf"), "bilinear_d64", "samples/mnist"]
 )  # fmt: skip
 
 
@@ -360,7 +360,7 @@ def edited(draw):
     return tree
 
 
-@settings(max_examples=100, **BOUNDED)
+@settings(max_examples=60, **BOUNDED)
 @given(tree=edited())
 def test_a_recipe_with_random_edits_is_valid_or_refused_in_a_line(tmp_path, capsys, tree):
     file = tmp_path / "x.yaml"

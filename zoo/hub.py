@@ -37,6 +37,7 @@ from zoo.registry import Weights
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 DIFFUSERS = "diffusion_pytorch_model.safetensors"
+LARGEST = 2**24  # integer among the arguments of a model; no arch has one above 2^14
 CALLS = 50_000  # of torch, while a model is made; the deepest arch needs 4,489
 CONFIG_BYTES = 2**24  # a thousand class names are 20 kB
 EXPORTS = ("safetensors", "timm", "diffusers", "onnx")
@@ -115,6 +116,8 @@ def build(arch: str, args: Mapping[str, Any]) -> nn.Module:
     for key in args:
         if key not in allowed:
             raise ValueError(f"{arch} takes no {key!r}{registry.suggest(key, allowed)}; it takes {', '.join(allowed)}")
+        if any(isinstance(n, int) and abs(n) > LARGEST for n in _numbers(args[key])):
+            raise ValueError(f"{arch} takes no {key}={reprlib.repr(args[key])}; expected at most {LARGEST:,}")
     check_types(_model_class(arch), args, arch)
     try:
         with Limit(CALLS, "it has too many layers"):

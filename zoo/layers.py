@@ -139,7 +139,7 @@ def check_types(function: Callable, args: Mapping[str, Any], name: str = "") -> 
 
 
 def check_least(least: int, **counts: int | Sequence[int] | None) -> None:
-    """Refuse counts, by name, of which one is below `least`; None passes.
+    """Refuse a count, or one of several, below `least`; None passes.
 
     Raises:
         ValueError: naming the first.

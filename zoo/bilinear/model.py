@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.layers import check_images
+from zoo.layers import check_images, check_least
 
 GATES = {None: lambda a: a, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
@@ -52,8 +52,7 @@ class BilinearClassifier(nn.Module):
         super().__init__()
         if gate not in GATES:
             raise ValueError(f"gate={gate!r}, allowed {list(GATES)}; leave it out for a bilinear layer")
-        if min(dim, depth, num_classes) < 1:
-            raise ValueError(f"dim={dim}, depth={depth}, num_classes={num_classes}, each must be at least 1")
+        check_least(1, dim=dim, depth=depth, num_classes=num_classes, image_size=image_size, channels=channels)
         if not 0 <= noise_p <= 1 or noise < 0:
             raise ValueError(f"noise={noise}, noise_p={noise_p}, allowed noise ≥ 0 and noise_p in [0, 1]")
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size

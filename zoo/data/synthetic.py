@@ -29,8 +29,8 @@ class RandomImages(L.LightningDataModule):
         super().__init__()
         check_least(1, shape=shape, num_images=num_images, batch_size=batch_size)
         check_least(0, seed=seed)
-        if shape[0] not in (1, 3):
-            raise ValueError(f"shape={shape}, allowed (C, H, W) with 1 channel for grey or 3 for RGB")
+        if shape[0] > 4:
+            raise ValueError(f"shape={shape}, allowed (C, H, W) with 1 to 4 channels, which Pillow reads")
         if num_images * math.prod(shape) > 2**32:
             raise ValueError(f"num_images={num_images} of shape={shape} are over 4 GB in memory; give fewer or smaller")
         if num_images < batch_size:

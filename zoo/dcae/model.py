@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.layers import check_floats, check_images, check_types, recompute, sides
+from zoo.layers import check_floats, check_images, check_least, check_types, recompute, sides
 from zoo.tiles import tiled
 
 SHORTCUTS = ("grouped", "isotropic", "none")
@@ -80,6 +80,7 @@ class DCAE(nn.Module):
         latent_scale: float = 1.0,
     ):
         super().__init__()
+        check_least(1, channels=channels, latent_channels=latent_channels, widths=widths)
         _check_choices(shortcut, stem, head_act)
         _check_stages(widths, encoder_depths, decoder_depths, encoder_attention, decoder_attention)
         if latent_shortcut and shortcut != "none" and widths[-1] % latent_channels:

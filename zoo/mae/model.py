@@ -17,6 +17,7 @@ from zoo.layers import (
     check_floats,
     check_images,
     check_ints,
+    check_least,
     patchify,
     recompute,
     sides,
@@ -79,6 +80,7 @@ class ViT(nn.Module):
         std: Sequence[float] | None,
     ):
         super().__init__()
+        check_least(1, channels=channels)
         height, width = sides(image_size)
         if height % patch_size or width % patch_size or min(height, width) < patch_size:
             raise ValueError(f"image_size is {height}×{width} px, {_no_multiple(height, width, patch_size)}")

@@ -68,7 +68,7 @@ class RAE(nn.Module):
         std: tuple[float, ...] = (0.229, 0.224, 0.225),
     ):
         super().__init__()
-        check_least(1, image_size=image_size, grid=grid)
+        check_least(1, image_size=image_size, encoder_size=encoder_size, grid=grid)
         if len(mean) != 3 or len(std) != 3:
             raise ValueError(f"mean={mean}, std={std}: one value for each of 3 channels")
         if image_size % grid:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.layers import Block, check_dense, check_floats, check_images, check_ints, recompute, sides, take
+from zoo.layers import Block, check_dense, check_floats, check_images, check_ints, check_least, recompute, sides, take
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TARGETS = ("norm_pixel", "pixel")
@@ -90,6 +90,7 @@ class VideoViT(nn.Module):
         std: Sequence[float] | None,
     ):
         super().__init__()
+        check_least(1, channels=channels)
         height, width = sides(image_size)
         if frames < tubelet or frames % tubelet:
             near = max(tubelet, round(frames / tubelet) * tubelet)

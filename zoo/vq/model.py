@@ -56,7 +56,7 @@ class VQVAE(nn.Module):
     ):
         super().__init__()
         check_least(2, width=width)
-        check_least(1, res_width=res_width)
+        check_least(1, channels=channels, res_width=res_width)
         height, width_px = sides(image_size)
         if not 1 <= downsamplings < 32 or height % 2**downsamplings or width_px % 2**downsamplings:
             raise ValueError(
@@ -178,6 +178,7 @@ class LatentAutoencoder(nn.Module):
         super().__init__()
         if bottleneck not in BOTTLENECKS:
             raise ValueError(f"bottleneck={bottleneck!r}, allowed {', '.join(BOTTLENECKS)}")
+        check_least(1, channels=channels, width=width)
         if image_size % 16 or image_size < 32 or latents < 1:
             raise ValueError(f"image_size={image_size}, latents={latents}: a multiple of 16 from 32 on, and at least 1")
         self.input_shape = (channels, image_size, image_size)

@@ -57,6 +57,7 @@ class CodePrior(nn.Module):
     ):
         super().__init__()
         check_least(0, num_classes=num_classes)
+        check_least(1, channels=channels)
         if heads < 1 or dim % heads:
             raise ValueError(f"dim={dim} is no multiple of heads={heads}")
         self.input_shape, self.grid = (channels, *sides(image_size)), tuple(grid)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.layers import check_images, check_ints, recompute, sides
+from zoo.layers import check_images, check_ints, check_least, recompute, sides
 from zoo.vq.quantize import VectorQuantizer, VQOutput
 
 
@@ -56,6 +56,7 @@ class VQGAN(nn.Module):
         std: float = 0.5,
     ):
         super().__init__()
+        check_least(1, channels=channels, width=width, mults=mults)
         if any(not 0 <= level < len(mults) for level in attention):
             raise ValueError(f"attention={tuple(attention)}, allowed levels are 0 to {len(mults) - 1}, the coarsest")
         self.input_shape = (channels, *sides(image_size))
