@@ -22,11 +22,11 @@ def learning_rate(trainer: L.Trainer, lr: float | None, base_lr: float | None) -
     """`lr`, or `base_lr × images a step / 256` (Goyal et al. 2017); printed, so that a smaller machine is noticed.
 
     Raises:
-        ValueError: both or neither are given.
+        ValueError: both or neither are given, or one that is not above 0.
     """
     given = base_lr if lr is None else lr
     if given is not None and given <= 0:
-        raise ValueError(f"lr={lr}, base_lr={base_lr}: a learning rate is above 0; to train nothing, do not fit")
+        raise ValueError(f"lr={lr}, base_lr={base_lr}: allowed above 0; 1e-3 is where to start")
     if (lr is None) == (base_lr is None):
         raise ValueError(f"lr={lr} and base_lr={base_lr}: give one of them; base_lr is scaled by the batch, over 256")
     if lr is not None:
