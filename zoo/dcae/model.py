@@ -178,7 +178,7 @@ class DCAE(nn.Module):
         check_types(DCAE.encode_tiled, locals())
         check_images(x, self.input_shape[0], None, None, values=False)
         if tile % self.factor or overlap % self.factor:
-            raise ValueError(f"tile={tile}, overlap={overlap}: give multiples of {self.factor}, the side of a latent")
+            raise ValueError(f"tile={tile}, overlap={overlap}: no multiples of {self.factor}, the side of a latent")
         return tiled(self.encode, x, tile, overlap, (1, self.factor), batch_size)
 
     def decode_tiled(self, z: Tensor, tile: int = 16, overlap: int = 4, batch_size: int = 1) -> Tensor:
