@@ -181,7 +181,9 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int, key_bias: bool = True):
         super().__init__()
         if heads < 1 or dim % heads:
-            raise ValueError(f"dim={dim} is no multiple of heads={heads}; take one that is")
+            raise ValueError(
+                f"dim={dim} is no multiple of heads={heads}; give others, or another decoder_dim or decoder_heads"
+            )
         self.heads, self.key_bias = heads, key_bias
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
