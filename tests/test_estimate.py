@@ -93,9 +93,9 @@ def test_a_backward_pass_computes_twice_a_forward_pass(layer, x, products):
     with estimate.shapes() as count:
         layer, x = layer.to("meta"), torch.empty(x, requires_grad=True)
         y = layer(x)
-        assert count.flops == 2 * products
+        assert count.flops.total() == 2 * products
         y.sum().backward()
-        assert count.flops == 3 * 2 * products
+        assert count.flops.total() == 3 * 2 * products
 
 
 def test_attention_keeps_no_scores_and_makes_them_again():
@@ -104,10 +104,10 @@ def test_attention_keeps_no_scores_and_makes_them_again():
         q, k, v = (torch.empty(b, heads, n, d, requires_grad=True) for _ in range(3))
         y = nn.functional.scaled_dot_product_attention(q, k, v)
         assert y.dtype == torch.bfloat16
-        forward = count.flops
+        forward = count.flops["half"]
         y.sum().backward()
     assert forward == 4 * b * heads * n * n * d
-    assert count.flops == 3.5 * forward
+    assert count.flops == {"half": 3.5 * forward}
 
 
 def test_checkpointing_trades_memory_for_operations_and_the_table_says_so(capsys):
@@ -162,12 +162,64 @@ def test_so_are_those_of_mixed_precision(name):
     assert found["activation_bytes"] == Real(name, overrides).activation_bytes
 
 
+def hours(name, *overrides, images=None):
+    return estimate.speed(estimate.estimate(name, overrides), 0.4, (1, 1, 1), images)["hours"]
+
+
+def test_hours_are_those_of_the_steps_that_lightning_takes():
+    two_epochs = hours("bilinear/smoke")
+    assert hours("bilinear/smoke", "--trainer.max_steps", "1000") == two_epochs  # whichever ends first
+    assert hours("bilinear/smoke", "--trainer.max_epochs", "1") == two_epochs / 2
+    assert hours("bilinear/smoke", "--trainer.limit_train_batches", "0.5") == two_epochs / 2
+    by_hand = [
+        hours("vq/vqgan_smoke", "--trainer.max_steps", n) for n in ("2", "4")
+    ]  # Lightning counts both optimisers
+    found = estimate.estimate("vq/vqgan_smoke")
+    assert by_hand[0] == pytest.approx(4 * found["flops_per_image"] / 0.4 / 1e12 / 3600)
+    assert by_hand[1] == pytest.approx(2 * by_hand[0])
+    twice = hours("videomae/smoke", "--data.repeats", "2", images=100)
+    assert twice == pytest.approx(2 * hours("videomae/smoke", "--data.repeats", "1", images=100))
+
+
+def test_operations_in_full_precision_take_their_own_time():
+    mixed = ["--trainer.precision", "bf16-mixed"]
+    found = estimate.estimate("rae/smoke", mixed)
+    kinds = [found[f"{kind}_flops_per_image"] for kind in estimate.KINDS]
+    assert (
+        min(kinds) > 0
+    )  # the decoder; VGG or heads that convolve; the transformer that the discriminator sees through
+    assert sum(kinds) == found["flops_per_image"]
+    fast, slow = (estimate.speed(found, 1.0, (100, 100, peak))["images_per_second"] for peak in (100, 1))
+    assert 1 / slow - 1 / fast == pytest.approx(0.99 * kinds[2] / 1e12)
+
+
+def test_fsdp_shares_what_is_frozen_too():
+    found = estimate.estimate("mae/in1k_probe_base", ["--data.batch_size", "2", "--trainer.devices", "0,1,2,3"])
+    assert found["devices"] == 4
+    assert found["fsdp_bytes"] - found["activation_bytes"] < found["parameter_bytes"] / 3
+
+
+def test_an_estimate_that_fails_leaves_nothing_behind():
+    from torch.nn.modules import module
+
+    hooks = [len(h) for h in (module._global_forward_hooks, module._global_forward_pre_hooks)]
+    with pytest.raises(ValueError, match="lr=-1"):
+        estimate.estimate("bilinear/smoke", ["--model.lr", "-1"])
+    assert [len(h) for h in (module._global_forward_hooks, module._global_forward_pre_hooks)] == hooks
+    assert torch.zeros(1).device.type == "cpu"
+    assert torch.autocast("cpu", enabled=False)
+    assert not estimate.hub.SHAPES.get()
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
         (["--utilisation", "2"], "--utilisation 2, allowed above 0 up to 1"),
         (["--device", "h1000"], "--device h1000, did you mean h100"),
         (["--tflops", "many"], "--tflops many, allowed a number above 0"),
+        (["--tflops", "1,2"], "--tflops 1,2, allowed one number, or three"),
+        (["--trainer.devices", "0"], "devices=0"),
+        (["--data.num_images", "10"], "num_images=10 make no batch of 64"),
         (["--images", "-5"], "--images -5, allowed a number above 0"),
         (["--model.nonsense", "1"], "no key 'nonsense'"),
         (["--data.batch_size", "0"], "batch_size=0, must be at least 1"),

@@ -116,6 +116,8 @@ class LitClassifier(optim.Guarded, parallel.Sharded, L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
         if self.mix is not None:
+            if len(x) % 2:
+                raise ValueError(f"mixup and cutmix pair images, and batch_size={len(x)} is odd; give an even one")
             mixed, y = self.mix(x.flatten(1, -3), y)  # all frames of a clip alike; (B, O), smoothed
             x = mixed.view_as(x)
         smoothing = 0.0 if self.mix is not None else self.hparams.label_smoothing

@@ -39,10 +39,13 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from zoo import fit, hub, recipe
 from zoo.adversarial import Perceptual
 from zoo.frozen import Frozen
+from zoo.layers import check_least
 from zoo.registry import suggest
 
-# Dense TFLOP/s by data sheet: of bfloat16 and float16, and of float32, whose matrices torch leaves in full precision.
-DEVICES = {"h100": (989, 67), "h200": (989, 67), "a100": (312, 19.5), "b200": (2250, 80)}
+# Dense TFLOP/s by data sheet: of bfloat16 and float16; of float32 convolutions, which torch computes in TF32; and of
+# float32 matrices, which it does not.
+KINDS = ("half", "tf32", "float32")
+DEVICES = {"h100": (989, 495, 67), "h200": (989, 495, 67), "a100": (312, 156, 19.5), "b200": (2250, 1125, 80)}
 # What comes last in an adversarial training is counted from the first step. No graph is compiled of shapes.
 LATE = {"disc_start": 0, "disc_warmup": 0, "compile": False}
 # Training images, or videos, of the data sets that everybody counts alike.
@@ -59,10 +62,15 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-t
 SHORT = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 # What CUDA's autocast computes in half precision, and what in float32; the rest takes what it gets.
 HALVED = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul __matmul__ __rmatmul__"
-HALVED += " mm bmm addmm baddbmm einsum scaled_dot_product_attention"
-RAISED = "pow __pow__ __rpow__ exp expm1 log log10 log1p log2 rsqrt reciprocal softmax log_softmax softplus sum prod"
-RAISED += " cumsum cumprod norm normalize layer_norm group_norm renorm cdist cosine_similarity cross_entropy nll_loss"
-RAISED += " kl_div mse_loss l1_loss smooth_l1_loss binary_cross_entropy_with_logits"
+HALVED += " mm mv bmm addmm addmv addbmm baddbmm multi_dot einsum prelu scaled_dot_product_attention"
+RAISED = (
+    "pow __pow__ __rpow__ exp expm1 log log10 log1p log2 rsqrt reciprocal softmax log_softmax softplus logsumexp sum"
+)
+RAISED += " prod cumsum cumprod norm vector_norm matrix_norm normalize layer_norm group_norm rms_norm renorm dist cdist"
+RAISED += (
+    " vecdot cosine_similarity cross_entropy nll_loss kl_div mse_loss l1_loss smooth_l1_loss huber_loss interpolate"
+)
+RAISED += " binary_cross_entropy_with_logits"
 
 aten = torch.ops.aten
 
@@ -82,10 +90,10 @@ def main(argv: list[str]) -> int:
             f"--device {args.device}{suggest(args.device, DEVICES)}; allowed {', '.join(DEVICES)}, or give --tflops"
         )
     share = _number("--utilisation", args.utilisation, 1)
-    tflops = None if args.tflops is None else _number("--tflops", args.tflops)
+    peaks = DEVICES[args.device] if args.tflops is None else _peaks(args.tflops)
     images = None if args.images is None else int(_number("--images", args.images))
     found = estimate(args.recipe, overrides)
-    found |= speed(found, share, tflops or DEVICES[args.device]["16" not in found["precision"]], images)
+    found |= speed(found, share, peaks, images)
     print(table(found))
     print(json.dumps(found))
     return 0
@@ -99,30 +107,38 @@ def estimate(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
         overrides: as on the command line, `["--data.batch_size", "64"]`.
 
     Raises:
-        ValueError: what the recipe's parser or its LightningModule refuses.
+        ValueError: what the recipe's parser, its LightningModule or its DataModule refuses; a precision, or a class of
+            either, for which nothing can be counted.
     """
     with _quiet():
         config = fit.resolve(recipe.recipe_path(name), list(overrides))
-    given, data = (config[part]["init_args"].as_dict() for part in ("model", "data"))
-    train, again = config["trainer"], given.get("grad_checkpointing")
+    (kind, given), (source, data) = (_class(config[part]) for part in ("model", "data"))
+    train, b = config["trainer"], data.get("batch_size")
     precision, world = str(train["precision"] or "32-true"), _count(train["devices"]) * train["num_nodes"]
     precision = SHORT.get(precision, precision)
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision} has no estimate; allowed {', '.join(PRECISIONS)}")
-    if data["batch_size"] < 1:
-        raise ValueError(f"batch_size={data['batch_size']}, must be at least 1")
-    where, _, kind = config["model"]["class_path"].rpartition(".")
+    if b is None:
+        raise ValueError(f"{source.__name__} has no batch_size, and an estimate needs one; name such an argument of it")
+    check_least(1, batch_size=b, devices=world, accumulate_grad_batches=train["accumulate_grad_batches"])
+    with contextlib.suppress(FileNotFoundError):  # what is not there yet takes no less
+        source(**data)
     with shapes() as count, _quiet():
-        module = getattr(importlib.import_module(where), kind)(**given | {k: v for k, v in LATE.items() if k in given})
-        batch = _batch(module, config["data"]["class_path"], data)
-        whole = _step(module, batch, data["batch_size"], precision, count, again=False)
+        module = kind(**given | {k: v for k, v in LATE.items() if k in given})
+        if not hasattr(getattr(module, "model", None), "input_shape"):
+            raise ValueError(f"{kind.__name__} has no model with an input_shape, and an estimate needs one")
+        if not module.automatic_optimization and train["accumulate_grad_batches"] > 1:
+            raise ValueError("this training accumulates by itself: give model.accumulate, not accumulate_grad_batches")
+        again = given.get("grad_checkpointing") if hasattr(module.model, "grad_checkpointing") else None
+        batch = _batch(module, source, data)
+        whole = _step(module, batch, b, precision, count, again=False)
         found, other = whole, None
         if again is not None:
-            parts = _step(module, batch, data["batch_size"], precision, count, again=True)
+            parts = _step(module, batch, b, precision, count, again=True)
             parts.kept += max((whole.inside[m] for m in parts.again), default=0)
             found, other = (parts, whole) if again else (whole, parts)
     optimised = {p for o in found.optimizers for group in o.param_groups for p in group["params"]}
-    sharded = optimised.intersection(module.model.parameters())
+    sharded = set(module.model.parameters())
     average = getattr(module, "average", None)
     copied = set() if average is None else {*average.parameters(), *average.buffers()}
     networks = [module, *(n for n in _beside(module) if found.ran.intersection(n.modules()))]
@@ -136,10 +152,11 @@ def estimate(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
         "activation_bytes": found.kept,
     }
     total = sum(sizes.values())
-    split = 2 * _bytes(sharded) + sum(state.get(p, 0) for p in sharded) + sizes["average_bytes"]
+    split = _bytes(sharded) + _bytes(sharded & optimised) + sum(state.get(p, 0) for p in sharded)
+    split += sizes["average_bytes"]
     return {
         "recipe": name,
-        "module": kind,
+        "module": kind.__name__,
         "optimizer": " and ".join(dict.fromkeys(type(o).__name__ for o in found.optimizers)),
         "precision": precision,
         "trained": sum(p.numel() for p in optimised),
@@ -150,32 +167,48 @@ def estimate(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
         "fsdp_bytes": round(total - split * (1 - 1 / world)),
         "grad_checkpointing": again,
         "other_activation_bytes": other and other.kept,
-        "other_flops_per_image": other and other.flops / data["batch_size"],
-        "flops_per_image": found.flops / data["batch_size"],
-        "batch": data["batch_size"],
+        "other_flops_per_image": other and sum(other.flops.values()) / b,
+        "flops_per_image": sum(found.flops.values()) / b,
+        **{f"{k}_flops_per_image": found.flops[k] / b for k in KINDS},
+        "batch": b,
         "devices": world,
         "accumulate": train["accumulate_grad_batches"] * given.get("accumulate", 1),
         "images": _known(data),
+        "repeats": data.get("repeats", 1),
+        "limit_train_batches": train["limit_train_batches"],
         "epochs": train["max_epochs"] if (train["max_epochs"] or -1) > 0 else None,
-        "steps": train["max_steps"] if train["max_steps"] > 0 else None,
+        # By hand, Lightning counts the steps of every optimiser.
+        "steps": train["max_steps"] / (1 if module.automatic_optimization else len(found.optimizers))
+        if train["max_steps"] > 0
+        else None,
     }
 
 
-def speed(found: dict[str, Any], utilisation: float, tflops: float, images: int | None = None) -> dict[str, Any]:
-    """Images a second of all devices, and hours of the whole recipe where the number of its images is known.
+def speed(
+    found: dict[str, Any], utilisation: float, peaks: tuple[float, float, float], images: int | None = None
+) -> dict[str, Any]:
+    """Images a second of all devices, and hours of the training where the number of its images is known.
 
     Args:
         found: what `estimate` gives.
         utilisation: share of the peak that a training reaches, above 0 up to 1.
-        tflops: peak of a device in TFLOP/s, dense.
-        images: of an epoch; None where the data set is one that everybody knows.
+        peaks: of a device in TFLOP/s, dense, for each of KINDS.
+        images: images or videos of an epoch; None where the data set is one that everybody knows.
     """
-    rate = found["devices"] * utilisation * tflops * 1e12 / found["flops_per_image"]
-    images, step = images or found["images"], found["batch"] * found["devices"] * found["accumulate"]
-    seen = step * found["steps"] if found["steps"] else images and found["epochs"] and images * found["epochs"]
+    seconds = sum(found[f"{k}_flops_per_image"] / peak for k, peak in zip(KINDS, peaks)) / 1e12 / utilisation
+    rate, images = found["devices"] / seconds, images or found["images"]
+    batch = found["batch"] * found["devices"]
+    step, limit, seen = batch * found["accumulate"], found["limit_train_batches"], []
+    if images and found["epochs"]:
+        epoch = images * found["repeats"]
+        epoch = min(epoch, limit * batch) if isinstance(limit, int) else epoch * (1.0 if limit is None else limit)
+        seen.append(epoch * found["epochs"])
+    if found["steps"]:
+        seen.append(step * found["steps"])
+    seen = min(seen, default=None)
     return {
         "utilisation": utilisation,
-        "peak_tflops": tflops,
+        "peak_tflops": dict(zip(KINDS, peaks)),
         "images_per_step": step,
         "flops_per_step": found["flops_per_image"] * step,
         "images_per_second": rate,
@@ -204,7 +237,8 @@ def table(found: dict[str, Any]) -> str:
         lines.append((f"of {n}, DDP", f"{_size(f['ddp_bytes'])} each, gradients twice for the exchange"))
         lines.append((f"of {n}, FSDP2", f"{_size(f['fsdp_bytes'])} each, and the block that is whole"))
     each, step = f["flops_per_image"] / 1e9, f["flops_per_step"] / 1e12
-    speed = f"{f['images_per_second']:,.0f}, at {f['utilisation']:.0%} of {f['peak_tflops']:g} TFLOP/s"
+    peaks = ", ".join(f"{f['peak_tflops'][k]:g} ({k})" for k in KINDS if f[f"{k}_flops_per_image"])
+    speed = f"{f['images_per_second']:,.0f}, at {f['utilisation']:.0%} of {peaks} TFLOP/s"
     lines += [
         ("a step", f"{f['images_per_step']:,} images: {f['batch']} × {n} devices × {f['accumulate']} batches"),
         ("operations", f"{each:,.4g} GFLOP an image, {step:,.4g} TFLOP a step"),
@@ -242,10 +276,10 @@ class Casts(TorchFunctionMode):
             cast = partial(tree_map_only, Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t)
             args, kwargs = cast(args), cast(kwargs)
         if name == "scaled_dot_product_attention":
-            return Attention.apply(self.count, *args[:3])
+            return Attention.apply(self.count, kwargs.get("is_causal", False), *args[:3])
         if name == "conv2d" and args[1].is_contiguous(memory_format=torch.channels_last):  # as kernels then give it
             return func(*args, **kwargs).contiguous(memory_format=torch.channels_last)
-        if name == "rms_norm":
+        if name == "rms_norm" and hasattr(aten, "_fused_rms_norm"):
             return aten._fused_rms_norm(*args, **kwargs)[0]
         return func(*args, **kwargs)
 
@@ -263,26 +297,32 @@ class Attention(torch.autograd.Function):
     """Keeps what a fused kernel does: q, k, v, the output, and a float32 a query."""
 
     @staticmethod
-    def forward(ctx, count: "Count", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx, count: "Count", causal: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         b, heads, n, _ = q.shape
         y = q.new_empty(b, n, heads, v.shape[-1]).transpose(1, 2)  # (B, heads, N, D), as it lies
         ctx.save_for_backward(q, k, v, y, q.new_empty(q.shape[:-1], dtype=torch.float32))
-        ctx.count, ctx.flops = count, 2 * q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
-        count.flops += ctx.flops
+        flops = 2 * q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+        ctx.count, ctx.flops = count, flops / 2 if causal else flops
+        count.add(ctx.flops, q)
         return y
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
-        ctx.count.flops += 2.5 * ctx.flops  # the scores again, and four products
-        return None, *map(torch.empty_like, ctx.saved_tensors[:3])
+    def backward(ctx, dy: Tensor) -> tuple[None, None, Tensor, Tensor, Tensor]:
+        ctx.count.add(2.5 * ctx.flops, dy)  # the scores again, and four products
+        return None, None, *map(torch.empty_like, ctx.saved_tensors[:3])
 
 
 class Count(TorchDispatchMode):
-    """Counts operations. A value that the code asks for is 1, or True."""
+    """Counts operations, by KINDS. A value that the code asks for is 1, or True."""
 
     def __init__(self):
         super().__init__()
-        self.flops = 0.0
+        self.flops: Counter[str] = Counter()
+
+    def add(self, flops: float, x: Tensor, convolved: bool = False) -> None:
+        """Operations on x and the like of it."""
+        half = x.dtype.itemsize < 4
+        self.flops["half" if half else "tf32" if convolved and x.dtype == torch.float32 else "float32"] += flops
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is aten._local_scalar_dense.default and args[0].is_meta:
@@ -291,8 +331,9 @@ class Count(TorchDispatchMode):
         if func is aten._to_copy.default and "device" in kwargs:
             kwargs["device"] = torch.device("meta")  # which nothing can leave
         out = func(*args, **kwargs)
-        if func._overloadpacket in FLOPS:
-            self.flops += FLOPS[func._overloadpacket](*args, out=out)
+        kind = func._overloadpacket
+        if kind in FLOPS:
+            self.add(FLOPS[kind](*args, out=out), args[0], kind in (aten.convolution, aten.convolution_backward))
         return out
 
 
@@ -327,7 +368,7 @@ class Watch(Callback):
         self.inside: dict[nn.Module, int] = {}
         self.ran: set[nn.Module] = set()
         self.again: set[nn.Module] = set()
-        self.backward, self.flops, self.optimizers = False, 0.0, []
+        self.backward, self.flops, self.optimizers = False, Counter(), []
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         networks, self.optimizers = (module, *_beside(module)), trainer.optimizers
@@ -345,10 +386,13 @@ class Watch(Callback):
     def watching(self) -> Iterator[None]:
         enter = register_module_forward_pre_hook(self._enter)
         leave = register_module_forward_hook(self._leave, always_call=True)  # torch stops a block when it has enough
-        with self.casts, saved_tensors_hooks(lambda t: Keeper(t, self), lambda keeper: keeper.tensor):
-            yield
-        enter.remove()
-        leave.remove()
+        try:
+            with self.casts, saved_tensors_hooks(lambda t: Keeper(t, self), lambda keeper: keeper.tensor):
+                yield
+        finally:
+            self.made.close()
+            enter.remove()
+            leave.remove()
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         (self.again if self.backward else self.ran).add(module)
@@ -392,7 +436,7 @@ def _step(module: L.LightningModule, batch: Any, size: int, precision: str, coun
     if hasattr(module.model, "grad_checkpointing"):
         module.model.grad_checkpointing = again
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
-    casts, count.flops = Casts(half, count), 0.0
+    casts, count.flops = Casts(half, count), Counter()
     watch, quiet = Watch(casts), ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     trainer = L.Trainer(
         accelerator="cpu",
@@ -409,13 +453,21 @@ def _step(module: L.LightningModule, batch: Any, size: int, precision: str, coun
     return watch
 
 
-def _batch(module: L.LightningModule, kind: str, data: dict[str, Any]) -> Any:
+def _class(part: Any) -> tuple[type, dict[str, Any]]:
+    """Of a recipe's model or data: the class, and what it is given."""
+    where, _, name = part["class_path"].rpartition(".")
+    given = part.get("init_args")
+    return getattr(importlib.import_module(where), name), {} if given is None else given.as_dict()
+
+
+def _batch(module: L.LightningModule, source: type, data: dict[str, Any]) -> Any:
     """What a DataModule gives: images or clips of the recipe's size, or latents, and labels."""
     *lead, height, width = module.model.input_shape
     if isinstance(data.get("image_size"), int):
         height = width = data["image_size"]
     x, y = torch.empty(data["batch_size"], *lead, height, width), torch.empty(data["batch_size"], dtype=torch.int64)
-    return ([x, torch.empty(len(x), *module.model.latent_shape)] if kind.endswith("ImageLatentData") else x), y
+    both = source.__name__ == "ImageLatentData"
+    return ([x, torch.empty(len(x), *module.model.latent_shape)] if both else x), y
 
 
 def _beside(module: nn.Module) -> list[nn.Module]:
@@ -433,11 +485,14 @@ def _bytes(tensors: Iterable[Any]) -> int:
 
 
 def _count(devices: Any) -> int:
+    """How many the Trainer's `devices` are; "auto" and -1 are one, as no machine is there to look at."""
+    if isinstance(devices, str) and "," in devices:
+        devices = [d for d in devices.split(",") if d.strip()]
     return len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 1
 
 
 def _known(data: dict[str, Any]) -> int | None:
-    count = data.get("num_images") or SIZES.get(data.get("source"))
+    count = data.get("num_images") or SIZES.get(str(data.get("source")))
     if count is None:
         return None
     held_out = round(count * (data.get("val_fraction") or 0))
@@ -447,13 +502,22 @@ def _known(data: dict[str, Any]) -> int | None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what Lightning says of a training, which this is not."""
+    before = logging.root.manager.disable
     logging.disable()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(before)
+
+
+def _peaks(given: str) -> tuple[float, ...]:
+    """TFLOP/s for each of KINDS; one number is for all."""
+    found = [_number("--tflops", each) for each in given.split(",")]
+    if len(found) not in (1, len(KINDS)):
+        raise ValueError(f"--tflops {given}, allowed one number, or three: of {', '.join(KINDS)}")
+    return tuple(found * (len(KINDS) // len(found)))
 
 
 def _number(flag: str, given: str, most: float = math.inf) -> float:

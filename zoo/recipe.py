@@ -30,16 +30,18 @@ zoo fit bilinear/mnist --data.source PATH_OR_HUB_ID --trainer.max_epochs 3"""
 
 VALIDATE_HELP = """\
 zoo validate RECIPE|FILE [--model.KEY VALUE …]
-zoo validate RECIPE|FILE --estimate [--device h100|h200|a100|b200 | --tflops T] [--utilisation 0.4] [--images N] [--…]
+zoo validate RECIPE|FILE --estimate [--device h100|h200|a100|b200 | --tflops T[,T,T]] [--utilisation 0.4]
+        [--images N] [--…]
 
 Parses the recipe, builds everything, runs one batch of training and validation, prints shapes; leaves no files.
 
 With --estimate nothing is read, fetched or trained: a step of the recipe is gone through with shapes alone, a model of
 any size in seconds. Printed are parameters, gradients, optimiser, moving average and activations at the recipe's batch,
 with and without gradient checkpointing, a device's share under DDP and FSDP2; operations an image and a step; images a
-second and hours at a share of the device's peak, 0.4 of an H100's 989 TFLOP/s in bfloat16 if not said otherwise; and
-JSON in the last line. What kernels need while they run comes on top. N are the images of an epoch, where the data set
-is one of your own.
+second and hours of training at a share of the device's peaks, 0.4 of an H100's if not said otherwise; and JSON in the
+last line. What kernels need while they run comes on top. T are TFLOP/s in half precision, in float32 convolutions
+(TF32) and in float32 matrices, or one number for all; N the images of an epoch, where the data set is one of your own.
+Devices are those of the recipe or of --trainer.devices; "auto" counts as one.
 
 zoo validate mae/in1k_pretrain_large --estimate --data.batch_size 128 --trainer.devices 4 --device a100"""
 

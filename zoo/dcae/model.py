@@ -510,7 +510,8 @@ class RMSNorm2d(nn.Module):
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             x = CPURMSNorm.apply(x.contiguous(), weight, bias)  # (B, h, w, D)
         else:  # the fused kernel wants one dtype
-            x = F.rms_norm(x, weight.shape, weight.to(x.dtype), EPS) + bias.to(x.dtype)  # (B, h, w, D)
+            y = F.rms_norm(x, weight.shape, weight.to(x.dtype), EPS).to(x.dtype)  # autocast gives float32
+            x = y + bias.to(x.dtype)  # (B, h, w, D)
         return x.permute(0, 3, 1, 2)  # (B, D, h, w)
 
 
