@@ -23,7 +23,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import lightning as L
@@ -110,35 +110,82 @@ def estimate(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
         ValueError: what the recipe's parser, its LightningModule or its DataModule refuses; a precision, or a class of
             either, for which nothing can be counted.
     """
+    plan = _plan(name, overrides)
+    with shapes() as count, _quiet():
+        module = plan.kind(**plan.given | {k: v for k, v in LATE.items() if k in plan.given})
+        _check(module, plan)
+        again = plan.given.get("grad_checkpointing") if hasattr(module.model, "grad_checkpointing") else None
+        whole = _step(module, plan, count, again=False)
+        found, other = whole, None
+        if again is not None:
+            parts = _step(module, plan, count, again=True)
+            parts.kept += max((whole.inside[m] for m in parts.again), default=0)
+            found, other = (parts, whole) if again else (whole, parts)
+    train, b = plan.train, plan.data["batch_size"]
+    optimizers = 1 if module.automatic_optimization else len(found.optimizers)  # by hand, Lightning counts all steps
+    return {
+        "recipe": name,
+        "module": plan.kind.__name__,
+        "optimizer": " and ".join(dict.fromkeys(type(o).__name__ for o in found.optimizers)),
+        "precision": plan.precision,
+        **_memory(module, found, plan.world),
+        "grad_checkpointing": again,
+        "other_activation_bytes": other and other.kept,
+        "other_flops_per_image": other and other.flops.total() / b,
+        "flops_per_image": found.flops.total() / b,
+        **{f"{k}_flops_per_image": found.flops[k] / b for k in KINDS},
+        "batch": b,
+        "devices": plan.world,
+        "accumulate": train["accumulate_grad_batches"] * plan.given.get("accumulate", 1),
+        "images": _known(plan.data),
+        "repeats": plan.data.get("repeats", 1),
+        "limit_train_batches": train["limit_train_batches"],
+        "epochs": train["max_epochs"] if (train["max_epochs"] or -1) > 0 else None,
+        "steps": train["max_steps"] / optimizers if train["max_steps"] > 0 else None,
+    }
+
+
+class Plan(NamedTuple):
+    """A recipe, resolved."""
+
+    kind: type[L.LightningModule]
+    given: dict[str, Any]  # to it
+    source: type[L.LightningDataModule]
+    data: dict[str, Any]  # given to that one
+    train: Any  # what the Trainer is given
+    precision: str
+    world: int  # devices of all nodes
+
+
+def _plan(name: str, overrides: Iterable[str]) -> Plan:
     with _quiet():
         config = fit.resolve(recipe.recipe_path(name), list(overrides))
     (kind, given), (source, data) = (_class(config[part]) for part in ("model", "data"))
-    train, b = config["trainer"], data.get("batch_size")
+    train = config["trainer"]
     precision, world = str(train["precision"] or "32-true"), _count(train["devices"]) * train["num_nodes"]
     precision = SHORT.get(precision, precision)
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision} has no estimate; allowed {', '.join(PRECISIONS)}")
-    if b is None:
+    if "batch_size" not in data:
         raise ValueError(f"{source.__name__} has no batch_size, and an estimate needs one; name such an argument of it")
-    check_least(1, batch_size=b, devices=world, accumulate_grad_batches=train["accumulate_grad_batches"])
+    check_least(
+        1, batch_size=data["batch_size"], devices=world, accumulate_grad_batches=train["accumulate_grad_batches"]
+    )
     with contextlib.suppress(FileNotFoundError):  # what is not there yet takes no less
         source(**data)
-    with shapes() as count, _quiet():
-        module = kind(**given | {k: v for k, v in LATE.items() if k in given})
-        if not hasattr(getattr(module, "model", None), "input_shape"):
-            raise ValueError(f"{kind.__name__} has no model with an input_shape, and an estimate needs one")
-        if not module.automatic_optimization and train["accumulate_grad_batches"] > 1:
-            raise ValueError("this training accumulates by itself: give model.accumulate, not accumulate_grad_batches")
-        again = given.get("grad_checkpointing") if hasattr(module.model, "grad_checkpointing") else None
-        batch = _batch(module, source, data)
-        whole = _step(module, batch, b, precision, count, again=False)
-        found, other = whole, None
-        if again is not None:
-            parts = _step(module, batch, b, precision, count, again=True)
-            parts.kept += max((whole.inside[m] for m in parts.again), default=0)
-            found, other = (parts, whole) if again else (whole, parts)
+    return Plan(kind, given, source, data, train, precision, world)
+
+
+def _check(module: L.LightningModule, plan: Plan) -> None:
+    if not hasattr(getattr(module, "model", None), "input_shape"):
+        raise ValueError(f"{plan.kind.__name__} has no model with an input_shape, and an estimate needs one")
+    if not module.automatic_optimization and plan.train["accumulate_grad_batches"] > 1:
+        raise ValueError("this training accumulates by itself: give model.accumulate, not accumulate_grad_batches")
+
+
+def _memory(module: L.LightningModule, found: "Watch", world: int) -> dict[str, int]:
+    """Numbers of parameters, and bytes of one of so many devices."""
     optimised = {p for o in found.optimizers for group in o.param_groups for p in group["params"]}
-    sharded = set(module.model.parameters())
     average = getattr(module, "average", None)
     copied = set() if average is None else {*average.parameters(), *average.buffers()}
     networks = [module, *(n for n in _beside(module) if found.ran.intersection(n.modules()))]
@@ -151,36 +198,15 @@ def estimate(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
         "average_bytes": _bytes(copied),
         "activation_bytes": found.kept,
     }
-    total = sum(sizes.values())
-    split = _bytes(sharded) + _bytes(sharded & optimised) + sum(state.get(p, 0) for p in sharded)
-    split += sizes["average_bytes"]
+    total, own = sum(sizes.values()), set(module.model.parameters())  # which FSDP2 shares, and no discriminator
+    shared = _bytes(own) + _bytes(own & optimised) + sum(state.get(p, 0) for p in own) + sizes["average_bytes"]
     return {
-        "recipe": name,
-        "module": kind.__name__,
-        "optimizer": " and ".join(dict.fromkeys(type(o).__name__ for o in found.optimizers)),
-        "precision": precision,
         "trained": sum(p.numel() for p in optimised),
         "frozen": sum(t.numel() for t in held - optimised if isinstance(t, nn.Parameter)),
         **sizes,
         "total_bytes": total,
         "ddp_bytes": total + (sizes["gradient_bytes"] if world > 1 else 0),
-        "fsdp_bytes": round(total - split * (1 - 1 / world)),
-        "grad_checkpointing": again,
-        "other_activation_bytes": other and other.kept,
-        "other_flops_per_image": other and sum(other.flops.values()) / b,
-        "flops_per_image": sum(found.flops.values()) / b,
-        **{f"{k}_flops_per_image": found.flops[k] / b for k in KINDS},
-        "batch": b,
-        "devices": world,
-        "accumulate": train["accumulate_grad_batches"] * given.get("accumulate", 1),
-        "images": _known(data),
-        "repeats": data.get("repeats", 1),
-        "limit_train_batches": train["limit_train_batches"],
-        "epochs": train["max_epochs"] if (train["max_epochs"] or -1) > 0 else None,
-        # By hand, Lightning counts the steps of every optimiser.
-        "steps": train["max_steps"] / (1 if module.automatic_optimization else len(found.optimizers))
-        if train["max_steps"] > 0
-        else None,
+        "fsdp_bytes": round(total - shared * (1 - 1 / world)),
     }
 
 
@@ -432,21 +458,22 @@ class Batches(list):
         self.batch_size = batch_size
 
 
-def _step(module: L.LightningModule, batch: Any, size: int, precision: str, count: Count, again: bool) -> Watch:
+def _step(module: L.LightningModule, plan: Plan, count: Count, again: bool) -> Watch:
     if hasattr(module.model, "grad_checkpointing"):
         module.model.grad_checkpointing = again
-    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(plan.precision)
     casts, count.flops = Casts(half, count), Counter()
     watch, quiet = Watch(casts), ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     trainer = L.Trainer(
         accelerator="cpu",
-        precision="32-true" if half else precision,
+        precision="32-true" if half else plan.precision,
         max_epochs=1,
         callbacks=[watch],
         **dict.fromkeys(quiet, False),
     )
+    batch = _batch(module, plan)
     with watch.watching(), mock.patch.object(torch, "autocast", casts.autocast):
-        trainer.fit(module, Batches([batch], size))
+        trainer.fit(module, Batches([batch], len(batch[1])))
     module.zero_grad()
     watch.flops = count.flops
     watch.kept += _bytes(tree_leaves(batch))
@@ -460,14 +487,15 @@ def _class(part: Any) -> tuple[type, dict[str, Any]]:
     return getattr(importlib.import_module(where), name), {} if given is None else given.as_dict()
 
 
-def _batch(module: L.LightningModule, source: type, data: dict[str, Any]) -> Any:
+def _batch(module: L.LightningModule, plan: Plan) -> Any:
     """What a DataModule gives: images or clips of the recipe's size, or latents, and labels."""
     *lead, height, width = module.model.input_shape
-    if isinstance(data.get("image_size"), int):
-        height = width = data["image_size"]
-    x, y = torch.empty(data["batch_size"], *lead, height, width), torch.empty(data["batch_size"], dtype=torch.int64)
-    both = source.__name__ == "ImageLatentData"
-    return ([x, torch.empty(len(x), *module.model.latent_shape)] if both else x), y
+    b, size = plan.data["batch_size"], plan.data.get("image_size")
+    if isinstance(size, int):
+        height = width = size
+    x, y = torch.empty(b, *lead, height, width), torch.empty(b, dtype=torch.int64)
+    both = plan.source.__name__ == "ImageLatentData"
+    return ([x, torch.empty(b, *module.model.latent_shape)] if both else x), y
 
 
 def _beside(module: nn.Module) -> list[nn.Module]:
