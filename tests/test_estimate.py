@@ -134,7 +134,7 @@ def test_checkpointing_trades_memory_for_operations_and_the_table_says_so(capsys
         ("dcae/in1k_f64c128_phase1", 14_716_160),  # LPIPS' VGG
         ("dcae/in1k_f32c32_phase3", 338_044_448),  # the weights of a run that is not there
         ("rae/in1k_dinov2_base", 122_113_664),  # timm's encoder, DINO, VGG
-        ("rae/in1k_ditdh_s", 0),
+        ("rae/in1k_ditdh_s", 415_056_640),  # the autoencoder, which draws samples
         ("vq/mnist_prior", 206_497),
     ],
 )

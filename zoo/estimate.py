@@ -188,8 +188,7 @@ def _memory(module: L.LightningModule, found: "Watch", world: int) -> dict[str, 
     optimised = {p for o in found.optimizers for group in o.param_groups for p in group["params"]}
     average = getattr(module, "average", None)
     copied = set() if average is None else {*average.parameters(), *average.buffers()}
-    networks = [module, *(n for n in _beside(module) if found.ran.intersection(n.modules()))]
-    held = {t for n in networks for t in (*n.parameters(), *n.buffers())} - copied
+    held = {t for n in (module, *_beside(module)) for t in (*n.parameters(), *n.buffers())} - copied
     state = {p: _bytes(s.values()) for o in found.optimizers for p, s in o.state.items()}
     sizes = {
         "parameter_bytes": _bytes(held),
@@ -383,7 +382,7 @@ FLOPS = {
 
 
 class Watch(Callback):
-    """What a step keeps for its backward pass, in bytes, and inside which modules; which ones ran, and which again."""
+    """What a step keeps for its backward pass, in bytes, and inside which modules; and which ones run again."""
 
     def __init__(self, casts: Casts):
         self.casts, self.made = casts, contextlib.ExitStack()
@@ -392,7 +391,6 @@ class Watch(Callback):
         self.now = self.kept = 0  # bytes, and the most of them
         self.before: list[int] = []  # of each module that runs
         self.inside: dict[nn.Module, int] = {}
-        self.ran: set[nn.Module] = set()
         self.again: set[nn.Module] = set()
         self.backward, self.flops, self.optimizers = False, Counter(), []
 
@@ -421,7 +419,8 @@ class Watch(Callback):
             leave.remove()
 
     def _enter(self, module: nn.Module, args: Any) -> None:
-        (self.again if self.backward else self.ran).add(module)
+        if self.backward:
+            self.again.add(module)
         self.before.append(self.now)
         if self.backward and len(self.before) == 1:  # inside Tensor.backward torch has left the mode
             self.made.enter_context(self.casts)
@@ -499,7 +498,7 @@ def _batch(module: L.LightningModule, plan: Plan) -> Any:
 
 
 def _beside(module: nn.Module) -> list[nn.Module]:
-    """Networks that a module runs and does not own."""
+    """Networks that a module runs and does not own, in its steps or to draw samples."""
     found = [v for m in module.modules() for v in vars(m).values() if isinstance(v, Frozen | Perceptual)]
     return list(dict.fromkeys(v.network for v in found if v.network is not None))
 
