@@ -304,6 +304,19 @@ class Block(nn.Module):
         return x * (torch.rand(len(x), 1, 1, device=x.device) < keep).to(x.dtype) / keep
 
 
+class Checkpointed:
+    """For a model whose `encoder` and `decoder` can make activations again: one switch for both."""
+
+    @property
+    def grad_checkpointing(self) -> bool:
+        """Keep no activations inside blocks."""
+        return self.encoder.grad_checkpointing
+
+    @grad_checkpointing.setter
+    def grad_checkpointing(self, on: bool) -> None:
+        self.encoder.grad_checkpointing = self.decoder.grad_checkpointing = on
+
+
 def recompute(block: nn.Module, *inputs: Tensor) -> Any:
     """`block(*inputs)`, whose activations are made again in the backward pass, not kept (Chen et al. 2016)."""
     if not torch.is_grad_enabled():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.layers import check_floats, check_images, check_least, check_types, recompute, sides
+from zoo.layers import Checkpointed, check_floats, check_images, check_least, check_types, recompute, sides
 from zoo.tiles import tiled
 
 SHORTCUTS = ("grouped", "isotropic", "none")
@@ -30,7 +30,7 @@ class DCAEOutput(NamedTuple):
     latents: Tensor  # (B, c, H/f, W/f)
 
 
-class DCAE(nn.Module):
+class DCAE(Checkpointed, nn.Module):
     """Convolutions near the pixels, linear attention near the latents, and shortcuts that reshape space into channels.
 
     Any image whose sides are multiples of f = 2^(stages - 1) goes through; `image_size` is what it was trained at.
@@ -109,15 +109,6 @@ class DCAE(nn.Module):
     @property
     def latent_channels(self) -> int:
         return len(self.latent_mean)
-
-    @property
-    def grad_checkpointing(self) -> bool:
-        """Keep no activations inside stages."""
-        return self.encoder.grad_checkpointing
-
-    @grad_checkpointing.setter
-    def grad_checkpointing(self, on: bool) -> None:
-        self.encoder.grad_checkpointing = self.decoder.grad_checkpointing = on
 
     def forward(self, x: Tensor) -> DCAEOutput:
         """Images (B, C, H, W), float pixels in [0, 1] → mean |x̂ - x|, reconstructions, latents.

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.layers import check_images, check_ints, check_least, recompute, sides
+from zoo.layers import Checkpointed, check_images, check_ints, check_least, recompute, sides
 from zoo.vq.quantize import VectorQuantizer, VQOutput
 
 
-class VQGAN(nn.Module):
+class VQGAN(Checkpointed, nn.Module):
     """Convolutional encoder and decoder around a vector quantiser (Esser et al. 2021, §3.1, table 7).
 
     Any image whose sides are multiples of f = 2^(levels - 1) goes through; `image_size` is what it was trained at.
@@ -68,15 +68,6 @@ class VQGAN(nn.Module):
         self.quantizer = VectorQuantizer(codebook_size, code_dim, "grad", metric, legacy_beta=legacy_beta)
         self.post_quant_conv = nn.Conv2d(code_dim, z_channels, 1)
         self.decoder = Decoder(channels, width, mults, res_blocks, attention, mid_attention, z_channels)
-
-    @property
-    def grad_checkpointing(self) -> bool:
-        """Keep no activations inside blocks."""
-        return self.encoder.grad_checkpointing
-
-    @grad_checkpointing.setter
-    def grad_checkpointing(self, on: bool) -> None:
-        self.encoder.grad_checkpointing = self.decoder.grad_checkpointing = on
 
     def forward(self, x: Tensor, update: bool | None = None) -> VQOutput:
         """Images (B, C, H, W), float pixels in [0, 1] → reconstruction, codes, `mean |x̂ - x|` and the codes' losses.
