@@ -6,7 +6,6 @@ against our `fused()` compiled. Equal outputs are asserted first.
 """
 
 import argparse
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,18 +125,14 @@ def peak(arch: str, way: str, size: int) -> int:
     with torch.no_grad():
         model.decode(torch.zeros(1, model.latent_channels, 2, 2))
         Path("/proc/self/clear_refs").write_text("5")  # the high water falls to what is held
-        before = high_water()
+        before = harness.memory()
         z = torch.randn(1, model.latent_channels, size // model.factor, size // model.factor)
         if way == "tiled":
             tile = 256 // model.factor
             model.decode_tiled(z, tile, tile // 4)
         else:
             model.decode(z)
-    return high_water() - before
-
-
-def high_water() -> int:
-    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
+    return harness.memory() - before
 
 
 def memory(arch: str, size: int) -> dict:

@@ -65,6 +65,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def memory(key: str = "VmHWM") -> int:
+    """Bytes of this process: the most that it has held, or held now by "VmRSS"."""
+    return 1024 * int(re.search(rf"{key}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
 def write(results: list[dict[str, Any]], path: Path) -> None:
     """Results and machine as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)

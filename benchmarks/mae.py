@@ -8,7 +8,6 @@ import argparse
 import gc
 import importlib.util
 import math
-import re
 import subprocess
 import sys
 import time
@@ -244,7 +243,7 @@ def growth(name: str, row: Row, dtype: str, batch: int) -> int:
     marks = []
     for each in (small, row):  # imports, and what torch sets up at its first step, do not count
         Contender(name, each, dtype, batch if each is row else 2, "cpu", steps=2)()
-        marks.append(1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]))
+        marks.append(harness.memory())
     return marks[1] - marks[0]
 
 

@@ -8,7 +8,6 @@ cubes are decoded, the peer's model is full.
 import argparse
 import importlib.util
 import math
-import re
 import subprocess
 import sys
 import tempfile
@@ -117,7 +116,7 @@ CHILD = "from benchmarks import videomae as v; print(v.peak(v.{}, v.ROWS[{!r}], 
 def peak(kind: type[nn.Module], row: Row, dtype: str, batch: int) -> int:
     """This process's high-water mark in bytes after a contender was built and made two steps."""
     Contender(kind, row, dtype, batch, "cpu", steps=2)()
-    return 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+    return harness.memory()
 
 
 def step(name: str, dtype: str, args: argparse.Namespace) -> dict:
