@@ -4,9 +4,7 @@ On a CPU in float32, each training in a process of its own, whose high-water mar
 """
 
 import argparse
-import importlib
 import json
-import re
 import subprocess
 import sys
 import time
@@ -17,7 +15,7 @@ import lightning as L
 import torch
 
 from benchmarks import harness
-from zoo import estimate, fit, recipe
+from zoo import estimate, hub
 
 SMALL = ["--model.compile", "false"]
 ROWS = {  # recipe, and the batch that a machine with 16 GB takes
@@ -40,25 +38,12 @@ class Timed(L.Callback):
 
 def step(name: str, overrides: list[str], device: str) -> float:
     """Train two steps on random images; the seconds of the second."""
-    config = fit.resolve(recipe.recipe_path(name), overrides)
-    given, data = (config[part]["init_args"].as_dict() for part in ("model", "data"))
-    where, _, kind = config["model"]["class_path"].rpartition(".")
-    late = {k: v for k, v in estimate.LATE.items() if k in given}
-    with estimate.hub.shapes_only():  # weights are random: nothing is fetched
-        module = getattr(importlib.import_module(where), kind)(**given | late)
-        module.model.grad_checkpointing = bool(given.get("grad_checkpointing"))
-        x = torch.rand(data["batch_size"], *module.model.input_shape)
+    plan, timed = estimate.resolve(name, overrides), Timed()
+    with hub.shapes_only():  # weights are random: nothing is fetched
+        module = plan.module()
+        x = torch.rand(plan.data["batch_size"], *module.model.input_shape)
         batches = estimate.Batches([(x, torch.zeros(len(x), dtype=torch.int64))] * 2, len(x))
-        timed, quiet = Timed(), ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-        trainer = L.Trainer(
-            accelerator=device,
-            devices=1,
-            precision=config["trainer"]["precision"],
-            max_epochs=1,
-            callbacks=[timed],
-            **dict.fromkeys(quiet, False),
-        )
-        trainer.fit(module, batches)
+        estimate.trainer(timed, accelerator=device, precision=plan.precision).fit(module, batches)
     return time.perf_counter() - timed.start
 
 
@@ -66,20 +51,16 @@ def child(name: str, overrides: list[str], device: str) -> None:
     """Print the bytes that two steps take at their peak, and the seconds of the second."""
     step("mae/smoke", ["--trainer.precision", "32-true"], device)  # what torch sets up at its first step does not count
     if device == "cpu":
-        before = _memory("VmRSS")
+        before = harness.memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the high water falls to what is held
         seconds = step(name, overrides, device)
-        peak = _memory("VmHWM") - before
+        peak = harness.memory() - before
     else:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         seconds = step(name, overrides, device)
         peak = torch.cuda.max_memory_allocated() - before
     print(json.dumps([peak, seconds]))
-
-
-def _memory(key: str) -> int:
-    return 1024 * int(re.search(rf"{key}:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 def compare(name: str, overrides: list[str], device: str) -> dict[str, Any]:

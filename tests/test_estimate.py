@@ -1,6 +1,5 @@
 """`zoo validate --estimate`: what is counted with shapes alone is what a real step allocates and computes."""
 
-import importlib
 import json
 import socket
 
@@ -11,7 +10,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from zoo import cli, estimate, fit, recipe
+from zoo import cli, estimate
 
 PRECISE = ["--trainer.precision", "32-true"]
 KEPT = {  # of every kind of attention, convolution and quantiser, with the same kernels on a CPU and a GPU
@@ -29,20 +28,13 @@ class Real(L.Callback):
     """A step with values: what it keeps for its backward pass, what it computes, and its optimisers."""
 
     def __init__(self, name, overrides):
-        config = fit.resolve(recipe.recipe_path(name), overrides)
-        given, data = (config[part]["init_args"].as_dict() for part in ("model", "data"))
-        where, _, kind = config["model"]["class_path"].rpartition(".")
-        self.module = getattr(importlib.import_module(where), kind)(
-            **given | {k: False for k in given if k == "compile"}
-        )
-        shape = self.module.model.input_shape
-        self.batch = torch.rand(data["batch_size"], *shape), torch.zeros(data["batch_size"], dtype=torch.int64)
+        plan = estimate.resolve(name, overrides)
+        self.module, b = plan.module(), plan.data["batch_size"]
+        self.batch = torch.rand(b, *self.module.model.input_shape), torch.zeros(b, dtype=torch.int64)
         self.own, self.kept = set(), {}
-        quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-        how = {"precision": config["trainer"]["precision"]} | dict.fromkeys(quiet, False)
-        trainer = L.Trainer(accelerator="cpu", max_epochs=1, callbacks=[self], **how)
+        trainer = estimate.trainer(self, precision=plan.precision)
         with saved_tensors_hooks(self.keep, lambda t: t), FlopCounterMode(display=False) as counter:
-            trainer.fit(self.module, estimate.Batches([self.batch], data["batch_size"]))
+            trainer.fit(self.module, estimate.Batches([self.batch], b))
         self.flops, self.optimizers = counter.get_total_flops(), trainer.optimizers
 
     def on_train_batch_start(self, *_):

@@ -63,14 +63,10 @@ SHORT = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true
 # What CUDA's autocast computes in half precision, and what in float32; the rest takes what it gets.
 HALVED = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul __matmul__ __rmatmul__"
 HALVED += " mm mv bmm addmm addmv addbmm baddbmm multi_dot einsum prelu scaled_dot_product_attention"
-RAISED = (
-    "pow __pow__ __rpow__ exp expm1 log log10 log1p log2 rsqrt reciprocal softmax log_softmax softplus logsumexp sum"
-)
-RAISED += " prod cumsum cumprod norm vector_norm matrix_norm normalize layer_norm group_norm rms_norm renorm dist cdist"
-RAISED += (
-    " vecdot cosine_similarity cross_entropy nll_loss kl_div mse_loss l1_loss smooth_l1_loss huber_loss interpolate"
-)
-RAISED += " binary_cross_entropy_with_logits"
+RAISED = "pow __pow__ __rpow__ exp expm1 log log10 log1p log2 rsqrt reciprocal softmax log_softmax softplus logsumexp"
+RAISED += " sum prod cumsum cumprod norm vector_norm matrix_norm normalize layer_norm group_norm rms_norm renorm dist"
+RAISED += " cdist vecdot cosine_similarity cross_entropy nll_loss kl_div mse_loss l1_loss smooth_l1_loss huber_loss"
+RAISED += " binary_cross_entropy_with_logits interpolate"
 
 aten = torch.ops.aten
 
@@ -110,9 +106,9 @@ def estimate(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
         ValueError: what the recipe's parser, its LightningModule or its DataModule refuses; a precision, or a class of
             either, for which nothing can be counted.
     """
-    plan = _plan(name, overrides)
+    plan = resolve(name, overrides)
     with shapes() as count, _quiet():
-        module = plan.kind(**plan.given | {k: v for k, v in LATE.items() if k in plan.given})
+        module = plan.module()
         _check(module, plan)
         again = plan.given.get("grad_checkpointing") if hasattr(module.model, "grad_checkpointing") else None
         whole = _step(module, plan, count, again=False)
@@ -156,8 +152,13 @@ class Plan(NamedTuple):
     precision: str
     world: int  # devices of all nodes
 
+    def module(self) -> L.LightningModule:
+        """The recipe's, with what comes late in its training from the first step on."""
+        return self.kind(**self.given | {k: v for k, v in LATE.items() if k in self.given})
 
-def _plan(name: str, overrides: Iterable[str]) -> Plan:
+
+def resolve(name: str, overrides: Iterable[str] = ()) -> Plan:
+    """A recipe's classes and what they are given; errors as `estimate`'s."""
     with _quiet():
         config = fit.resolve(recipe.recipe_path(name), list(overrides))
     (kind, given), (source, data) = (_class(config[part]) for part in ("model", "data"))
@@ -263,11 +264,11 @@ def table(found: dict[str, Any]) -> str:
         lines.append((f"of {n}, FSDP2", f"{_size(f['fsdp_bytes'])} each, and the block that is whole"))
     each, step = f["flops_per_image"] / 1e9, f["flops_per_step"] / 1e12
     peaks = ", ".join(f"{f['peak_tflops'][k]:g} ({k})" for k in KINDS if f[f"{k}_flops_per_image"])
-    speed = f"{f['images_per_second']:,.0f}, at {f['utilisation']:.0%} of {peaks} TFLOP/s"
+    rate = f"{f['images_per_second']:,.0f}, at {f['utilisation']:.0%} of {peaks} TFLOP/s"
     lines += [
         ("a step", f"{f['images_per_step']:,} images: {f['batch']} × {n} devices × {f['accumulate']} batches"),
         ("operations", f"{each:,.4g} GFLOP an image, {step:,.4g} TFLOP a step"),
-        ("images a second", f"{speed} on each device" if n > 1 else speed),
+        ("images a second", f"{rate} on each device" if n > 1 else rate),
         ("hours", "unknown; give --images N, of an epoch" if f["hours"] is None else f"{f['hours']:,.3g}"),
     ]
     return "\n".join(f"{key:<24} {value}" for key, value in lines)
@@ -457,22 +458,22 @@ class Batches(list):
         self.batch_size = batch_size
 
 
+def trainer(*callbacks: Callback, accelerator: str = "cpu", precision: str | None = None) -> L.Trainer:
+    """Of one epoch on one device, which writes and shows nothing."""
+    silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    how = {"accelerator": accelerator, "devices": 1, "precision": precision, "max_epochs": 1}
+    return L.Trainer(callbacks=[*callbacks], **how, **dict.fromkeys(silent, False))
+
+
 def _step(module: L.LightningModule, plan: Plan, count: Count, again: bool) -> Watch:
     if hasattr(module.model, "grad_checkpointing"):
         module.model.grad_checkpointing = again
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(plan.precision)
     casts, count.flops = Casts(half, count), Counter()
-    watch, quiet = Watch(casts), ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    trainer = L.Trainer(
-        accelerator="cpu",
-        precision="32-true" if half else plan.precision,
-        max_epochs=1,
-        callbacks=[watch],
-        **dict.fromkeys(quiet, False),
-    )
-    batch = _batch(module, plan)
+    watch, batch = Watch(casts), _batch(module, plan)
+    alone = trainer(watch, precision="32-true" if half else plan.precision)
     with watch.watching(), mock.patch.object(torch, "autocast", casts.autocast):
-        trainer.fit(module, Batches([batch], len(batch[1])))
+        alone.fit(module, Batches([batch], len(batch[1])))
     module.zero_grad()
     watch.flops = count.flops
     watch.kept += _bytes(tree_leaves(batch))
