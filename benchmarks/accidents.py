@@ -21,7 +21,9 @@ from typing import Any
 import torch
 
 from benchmarks import harness
-from zoo import cli, fit, hub, recipe
+from zoo import cli, hub, recipe
+from zoo.train.callbacks import LAST
+from zoo.train.parse import parse
 
 SMALL = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 SMALL += ["--trainer.log_every_n_steps", "1", "--save_steps", "3"]
@@ -105,7 +107,7 @@ def differences(run: Path, whole: Path) -> tuple[int, list[str]]:
     ours, theirs = losses(run), losses(whole)
     found = [f"{run}: step {s}: {ours.get(s)} for {theirs[s]}" for s in theirs if ours.get(s) != theirs[s]]
     found += [f"{run}: step {s} too many" for s in ours if s not in theirs]
-    a, b = (hub.read_checkpoint(r / fit.LAST) for r in (run, whole))
+    a, b = (hub.read_checkpoint(r / LAST) for r in (run, whole))
     found += [f"{run}: {key}" for key in KEPT if not same(a.get(key), b.get(key))]
     return len(theirs), found
 
@@ -138,7 +140,7 @@ def accidents(name: str, kills: int, draw: random.Random, root: Path) -> Count:
             run = next(folder.glob("*/*"), None)
             if status == -signal.SIGKILL:
                 count.kills += 1
-                count.before_first += run is None or not (run / fit.LAST).is_file()
+                count.before_first += run is None or not (run / LAST).is_file()
                 count.while_writing += run is not None and any((run / "checkpoints").glob(".*.part"))
             elif status == 2 and run is not None and not (run / "recipe.yaml").is_file():
                 run.rename(folder / "refused")  # killed before there was a run: said so, nothing to go on with
@@ -176,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     names = [n for n in recipe.list_recipes("*smoke*") if not args.family or n.partition("/")[0] in args.family]
     torch.set_num_threads(1)
     for name in names:  # imports what each family needs, once
-        fit.parse(recipe.recipe_path(name), SMALL)
+        parse(recipe.recipe_path(name), SMALL)
     draw, rows = random.Random(args.seed), []
     with contextlib.ExitStack() as stack:
         root = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -16,7 +16,7 @@ import torch
 from benchmarks import harness
 from benchmarks.residual import WIDTHS, fit
 from zoo.data.images import ImageData
-from zoo.dcae.lit import LitDCAE
+from zoo.families.dcae.lit import LitDCAE
 
 KEPT = (2, 4, 8, 12, 16)
 MASKS = {"masked": (4, 8, 12, 16), "plain": None}

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from benchmarks import harness
 from zoo import hub
-from zoo.dcae.convert import to_diffusers
-from zoo.dcae.model import DCAE
+from zoo.families.dcae.convert import to_diffusers
+from zoo.families.dcae.model import DCAE
 
 # arch, side in px, images at a time of encode and decode, of a step
 ROWS = {

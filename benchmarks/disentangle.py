@@ -15,7 +15,7 @@ import lightning as L
 
 from benchmarks import harness
 from zoo.data.factors import FactorData
-from zoo.vq.lit import LitVQ
+from zoo.families.vq.lit import LitVQ
 
 # what it is called -> arch, keywords, weight decay: the authors' settings for Shapes3D
 METHODS: dict[str, tuple[str, dict[str, Any], float]] = {

@@ -15,7 +15,8 @@ import lightning as L
 import torch
 
 from benchmarks import harness
-from zoo import estimate, hub
+from zoo.nn.frozen import random_weights
+from zoo.train import estimate
 
 SMALL = ["--model.compile", "false"]
 ROWS = {  # recipe, and the batch that a machine with 16 GB takes
@@ -39,7 +40,7 @@ class Timed(L.Callback):
 def step(name: str, overrides: list[str], device: str) -> float:
     """Train two steps on random images; the seconds of the second."""
     plan, timed = estimate.resolve(name, overrides), Timed()
-    with hub.shapes_only():  # weights are random: nothing is fetched
+    with random_weights():  # weights are random: nothing is fetched
         module = plan.module()
         x = torch.rand(plan.data["batch_size"], *module.model.input_shape)
         batches = estimate.Batches([(x, torch.zeros(len(x), dtype=torch.int64))] * 2, len(x))

@@ -9,7 +9,7 @@ from sklearn.feature_selection import mutual_info_classif
 from sklearn.metrics import mutual_info_score
 
 from benchmarks import harness
-from zoo.infomec import _information, _knn_information, _standard
+from zoo.metrics.infomec import _information, _knn_information, _standard
 
 
 def main(argv: list[str] | None = None) -> list[dict]:

@@ -16,9 +16,9 @@ import torch
 
 from benchmarks import harness
 from zoo import hub
-from zoo.classify import LitClassifier
 from zoo.data.clips import SHEET_LAYERS, ClipData, attributes, sprite_characters
-from zoo.metrics import linear_accuracy
+from zoo.metrics.probes import linear_accuracy
+from zoo.train.classify import LitClassifier
 
 TASKS = {"action": 9, "body": 6, "bottomwear": 6, "topwear": 6, "hair": 6}
 LABELS = ("5", "20", "all")
@@ -154,7 +154,7 @@ def draw(results: dict[str, float], path: Path) -> None:
     """Accuracy over labels, a panel for a task, a line for a way, a dot for a seed."""
     from matplotlib import pyplot as plt
 
-    from zoo import plots
+    from zoo.report import plots
 
     tasks = [t for t in TASKS if any(k.startswith(f"{t} ") for k in results)]
     fig, axes = plt.subplots(1, len(tasks), figsize=(2.6 * len(tasks) + 1.6, 2.8), sharey=True, squeeze=False)

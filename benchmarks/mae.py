@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
 from benchmarks import harness
-from zoo.layers import patchify
+from zoo.nn.embed import patchify
 
 
 class Row(NamedTuple):

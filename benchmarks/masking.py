@@ -12,7 +12,7 @@ import lightning as L
 
 from benchmarks.labels import TASKS, features, probe
 from zoo.data.clips import ClipData
-from zoo.pretrain import LitMAE
+from zoo.train.mask import LitMAE
 
 ARGS = {"frames": 8, "image_size": 64, "patch_size": 8, "target": "pixel"}
 MASKS = (("tube", 0.9), ("tube", 0.75), ("random", 0.9), ("frame", 0.75))

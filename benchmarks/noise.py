@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import harness
 from zoo.data.latents import ImageLatentData
-from zoo.rae.lit import LitRAE
+from zoo.families.rae.lit import LitRAE
 
 TAUS = (0.0, 0.4, 0.8)
 TESTED = (0.0, 0.2, 0.4)  # deviation of the noise on test latents

@@ -19,8 +19,8 @@ from benchmarks import harness
 from benchmarks.residual import fit
 from zoo import hub
 from zoo.data.images import ImageData
-from zoo.dcae.lit import LitDCAE
-from zoo.dcae.model import DCAE
+from zoo.families.dcae.lit import LitDCAE
+from zoo.families.dcae.model import DCAE
 
 COLUMNS = ("psnr 64", "psnr 128", "detail 64")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo import hub
 from zoo.data.images import ImageData
-from zoo.metrics import linear_accuracy
+from zoo.metrics.probes import linear_accuracy
 
 NAMES = (
     "rae_mae_vit_tiny.tiny_imagenet",

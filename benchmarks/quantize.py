@@ -14,7 +14,7 @@ from torch import Tensor
 from vector_quantize_pytorch import VectorQuantize
 
 from benchmarks import harness
-from zoo.vq.quantize import ScalarCodebooks, VectorQuantizer
+from zoo.families.vq.quantize import ScalarCodebooks, VectorQuantizer
 
 SIZES = ((16_384, 1024, 64), (16_384, 8192, 8), (4096, 512, 64))  # N, K, D
 

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from benchmarks import harness
 from benchmarks.dcae import high_water
-from zoo import adversarial, foreign, hub
-from zoo.rae import encoder as encoders
-from zoo.rae.model import RAE
+from zoo import hub
+from zoo.families.rae import encoder as encoders
+from zoo.families.rae.model import RAE
+from zoo.hub import foreign
+from zoo.train import adversarial
 
 # encoder of timm, arch, args of theirs, images at a time
 ROWS = {

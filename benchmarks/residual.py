@@ -15,11 +15,12 @@ import torch
 from matplotlib import pyplot as plt
 
 from benchmarks import harness
-from zoo import hub, plots
+from zoo import hub
 from zoo.data.images import ImageData
 from zoo.data.readers import SAMPLES
-from zoo.dcae.lit import LitDCAE
-from zoo.report import read_image
+from zoo.families.dcae.lit import LitDCAE
+from zoo.report import plots
+from zoo.report.inputs import read_image
 
 ARCHS = {8: "dcae_tiny_f8c4", 16: "dcae_tiny_f16c16", 32: "dcae_tiny_f32c64"}  # 256 floats of a 64 px image each
 WIDTHS = (16, 32, 64, 128, 128, 128)

@@ -9,8 +9,9 @@ import time
 import torch
 from torch import Tensor
 
-from zoo import hub, report
-from zoo.metrics import classification
+from zoo import hub
+from zoo.metrics.probes import classification
+from zoo.report import figures as report
 
 WAYS = ((1.0, 1.0), (1.0, 1.5), (1.0, 2.0), (0.9, 1.0), (0.8, 1.0))  # temperature, guidance
 

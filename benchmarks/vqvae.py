@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from benchmarks import harness
 from zoo import hub
-from zoo.vq.model import VQVAE
+from zoo.families.vq.model import VQVAE
 
 
 class Plain(nn.Module):

@@ -13,10 +13,11 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from zoo import hub, plots
+from zoo import hub
 from zoo.data.readers import SAMPLES
-from zoo.rae.dit import DiTDH
-from zoo.report import read_image
+from zoo.families.rae.dit import DiTDH
+from zoo.report import plots
+from zoo.report.inputs import read_image
 
 WIDTHS = (48, 96, 144, 192, 288)
 LAST = 50  # steps that a loss is the mean of

@@ -17,9 +17,12 @@ from torch.nn import functional as F
 
 import zoo
 from benchmarks.accidents import SMALL, differences, losses, same
-from zoo import adversarial, cli, fit, hub, recipe
-from zoo.data.images import Batches
+from zoo import cli, hub, recipe
+from zoo.data.batches import Batches
 from zoo.data.synthetic import RandomImages
+from zoo.train import adversarial, fit
+from zoo.train.callbacks import LAST
+from zoo.train.parse import parse
 
 ROOT = Path(__file__).parents[1]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
@@ -73,12 +76,12 @@ def test_every_family_goes_on_exactly_after_a_signal_and_after_a_failure(argv, t
     accident[0, 2] = terminate
     status, run = train(tmp_path / "parts", *argv)
     assert status == 128 + signal.SIGTERM
-    first = hub.read_checkpoint(run / fit.LAST)
+    first = hub.read_checkpoint(run / LAST)
     assert first["epoch"] == 0
     accident[1, 4] = broken
     with pytest.raises(OSError, match="the disk is gone"):
         fit.fit(["--resume", str(run)])
-    second = hub.read_checkpoint(run / fit.LAST)
+    second = hub.read_checkpoint(run / LAST)
     assert second["global_step"] > first["global_step"]
     assert second["epoch"] == 1  # of an epoch that was not through
     assert fit.fit(["--resume", str(run)]) == 0
@@ -93,7 +96,7 @@ def test_a_signal_in_the_batch_before_a_validation_waits_until_that_is_over(tmp_
     accident[0, 3] = terminate
     status, run = train(tmp_path, "bilinear/smoke", "--trainer.val_check_interval", "2")
     assert status == 128 + signal.SIGTERM
-    assert hub.read_checkpoint(run / fit.LAST)["global_step"] == 5
+    assert hub.read_checkpoint(run / LAST)["global_step"] == 5
 
 
 def test_killed_processes_go_on_exactly(tmp_path):
@@ -112,7 +115,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_and_says_so(tmp_p
     (run,) = tmp_path.glob("parts/*/*")
     (run / "checkpoints").mkdir(exist_ok=True)
     (run / "checkpoints" / ".last.ckpt.123.part").write_bytes(b"half")
-    assert not (run / fit.LAST).exists()
+    assert not (run / LAST).exists()
     assert fit.fit(["--resume", str(run)]) == 0
     assert f"{run} was stopped before its first checkpoint: it begins again" in capsys.readouterr().out
     assert not differences(run, whole)[1]
@@ -134,7 +137,7 @@ def test_a_run_killed_in_its_test_has_its_figures_in_the_end(tmp_path):
 
 def test_a_damaged_checkpoint_is_refused_by_whatever_reads_it(tmp_path, capsys):
     _, run = train(tmp_path, "bilinear/smoke", "--trainer.max_epochs", "1")
-    path, draw = run / fit.LAST, random.Random(0)
+    path, draw = run / LAST, random.Random(0)
     whole, kept = path.read_bytes(), hub.read_checkpoint(path)
     for size in (0, 1, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
@@ -160,7 +163,7 @@ def test_a_damaged_checkpoint_is_refused_by_whatever_reads_it(tmp_path, capsys):
 
 def test_an_unfinished_checkpoint_beside_the_run_is_never_taken(tmp_path):
     _, run = train(tmp_path, "bilinear/smoke", "--trainer.max_epochs", "1")
-    os.replace(run / fit.LAST, run / "checkpoints" / ".last.ckpt.1.part")
+    os.replace(run / LAST, run / "checkpoints" / ".last.ckpt.1.part")
     with pytest.raises(FileNotFoundError, match=r"holds neither best\*\.ckpt nor last\.ckpt"):
         zoo.load(str(run))
 
@@ -195,7 +198,7 @@ class Watch(L.Callback):
 
 def watched(name, *argv):
     alone = ["--trainer.logger", "false", "--trainer.enable_checkpointing", "false"]
-    built, watch = fit.parse(recipe.recipe_path(name), [*QUIET, *argv, *alone]), Watch()
+    built, watch = parse(recipe.recipe_path(name), [*QUIET, *argv, *alone]), Watch()
     built.trainer.callbacks.append(watch)
     return built, watch.states
 
@@ -252,8 +255,8 @@ def test_one_batch_too_many_stops_and_the_count_survives_a_resume(tmp_path, pois
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("zoo fit:")]
     assert "the loss is nan at step 15, batch 5 of epoch 1, images [" in line
     assert "2 batches were left out before" in line
-    assert f"The last checkpoint is {run / fit.LAST}" in line
-    assert hub.read_checkpoint(run / fit.LAST)["skipped"] == 2
+    assert f"The last checkpoint is {run / LAST}" in line
+    assert hub.read_checkpoint(run / LAST)["skipped"] == 2
     assert all(t.isfinite().all() for t in zoo.load(str(run)).state_dict().values())
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.bilinear.model import (
+from zoo.families.bilinear.model import (
     BilinearClassifier,
     adversarial_masks,
     decompose,

@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import zoo
-from zoo.classify import LitClassifier
+from zoo.train.classify import LitClassifier
 
 
 def saved_bytes(model: nn.Module, work) -> tuple[torch.Tensor, int]:

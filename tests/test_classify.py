@@ -1,14 +1,16 @@
 """LitClassifier beyond the recipes, and the nearest-neighbour metric."""
 
+from pathlib import Path
+
 import lightning as L
 import pytest
 import torch
 
 import zoo
-from zoo import hub, report
-from zoo.classify import LitClassifier
 from zoo.data.images import ImageData
-from zoo.metrics import knn_accuracy
+from zoo.metrics.probes import knn_accuracy
+from zoo.report import figures as report
+from zoo.train.classify import LitClassifier
 
 
 def trainer(**args):
@@ -21,7 +23,10 @@ def trainer(**args):
     return L.Trainer(**quiet | args)
 
 
-@pytest.mark.parametrize("name", ["bilinear_d256.mnist", str(hub.CHECKPOINTS / "bilinear_d256.mnist")])
+FOLDER = str(Path(zoo.__file__).parent / "checkpoints" / "bilinear_d256.mnist")
+
+
+@pytest.mark.parametrize("name", ["bilinear_d256.mnist", FOLDER])
 def test_from_weights_goes_on_where_the_checkpoint_stands(name):
     lit = LitClassifier.from_weights(name, lr=1e-4)
     (found,) = trainer().test(lit, ImageData("samples/mnist", channels=1, batch_size=500), verbose=False)

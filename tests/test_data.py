@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from zoo.data import images as images_module
-from zoo.data.images import ImageData, augment
+from zoo.data.augment import augment
+from zoo.data.images import ImageData
 from zoo.data.readers import decode, read
 from zoo.data.synthetic import RandomImages
 

@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
-from zoo import cli, foreign, hub, registry
-from zoo.dcae.convert import to_diffusers
-from zoo.dcae.model import DCAE
+from zoo import cli, hub, registry
+from zoo.families.dcae.convert import to_diffusers
+from zoo.families.dcae.model import DCAE
+from zoo.hub import foreign
+from zoo.hub.give import DIFFUSERS
 
 SMALL = {"image_size": 32, "latent_channels": 8, "widths": [32, 32, 64], "encoder_attention": [2]}
 SMALL |= {"decoder_attention": [2], "batchnorm_stages": 2}
@@ -98,7 +100,7 @@ def test_a_file_converts_on_the_command_line(dialect, tmp_path, capsys):
     model = ours("dcae_f32c32")
     source = tmp_path / "source"
     source.mkdir()
-    file = hub.DIFFUSERS if dialect == "diffusers" else hub.WEIGHTS
+    file = DIFFUSERS if dialect == "diffusers" else hub.WEIGHTS
     save_file({k: v.contiguous() for k, v in DIALECTS[dialect](model).items()}, source / file)
     args = '{"image_size": 32, "latent_scale": 0.4552}'
     assert cli.main(["convert", str(source), "dcae_f32c32", str(tmp_path / "ours"), "--args", args]) == 0
@@ -145,7 +147,7 @@ def test_official_records_state_their_scale_and_build():
         with torch.device("meta"):
             model = zoo.create(w.arch, **w.args)
         assert model.input_shape[1] % model.factor == 0
-        assert w.file == (hub.DIFFUSERS if w.name.endswith("_diffusers") else hub.WEIGHTS)
+        assert w.file == (DIFFUSERS if w.name.endswith("_diffusers") else hub.WEIGHTS)
     scales = {w.name: w.args.get("latent_scale") for w in records}
     assert scales["dcae_f32c32.mix"] == 0.4552 != scales["dcae_f32c32.in"] == 0.3189
     assert [n for n, s in scales.items() if s is None] == ["dcae_f32c32.in_256px", "dcae_f32c32.in_256px_diffusers"]

@@ -16,11 +16,13 @@ from conftest import losses
 from PIL import Image
 
 import zoo
-from zoo import cli, hub, parallel
+from zoo import cli, hub
 from zoo.data import sharding
-from zoo.data.images import Batches, ImageData
+from zoo.data.batches import Batches
+from zoo.data.images import ImageData
 from zoo.data.synthetic import RandomImages
-from zoo.fit import LAST
+from zoo.train import parallel
+from zoo.train.callbacks import LAST
 
 ROOT = Path(__file__).parents[1]
 ENV = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

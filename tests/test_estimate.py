@@ -10,7 +10,8 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from zoo import cli, estimate
+from zoo import cli
+from zoo.train import estimate
 
 PRECISE = ["--trainer.precision", "32-true"]
 KEPT = {  # of every kind of attention, convolution and quantiser, with the same kernels on a CPU and a GPU
@@ -200,7 +201,7 @@ def test_an_estimate_that_fails_leaves_nothing_behind():
     assert [len(h) for h in (module._global_forward_hooks, module._global_forward_pre_hooks)] == hooks
     assert torch.zeros(1).device.type == "cpu"
     assert torch.autocast("cpu", enabled=False)
-    assert not estimate.hub.SHAPES.get()
+    assert not estimate.weights_are_random()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ import torch
 import yaml
 from conftest import losses
 
-from zoo import cli, fit, hub
+from zoo import cli, hub
+from zoo.train import fit
+from zoo.train.callbacks import LAST
 
 ROOT = Path(__file__).parents[1]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
@@ -75,7 +77,7 @@ def test_the_command_line_wins_on_resume(tmp_path):
     run = train(tmp_path, "bilinear/smoke")
     argv = ["--resume", str(run), "--trainer.max_epochs", "4", "--model.lr", "0.002", "--model.weight_decay", "0.3"]
     assert fit.fit([*argv, *QUIET]) == 0
-    checkpoint = hub.read_pickle(run / fit.LAST)
+    checkpoint = hub.read_pickle(run / LAST)
     (group,) = checkpoint["optimizer_states"][0]["param_groups"]
     assert group["weight_decay"] == 0.3
     assert group["initial_lr"] == 0.002
@@ -90,12 +92,12 @@ def test_the_same_command_begins_a_run_and_goes_on_with_it(tmp_path, undisturbed
     script = f"""
 import os
 from zoo import cli, fit
-late = fit.RunState.on_train_batch_start
+late = RunState.on_train_batch_start
 def dies(self, trainer, module, batch, index):
     late(self, trainer, module, batch, index)
     if trainer.global_step == 13:
         os._exit(9)
-fit.RunState.on_train_batch_start = dies
+RunState.on_train_batch_start = dies
 cli.main({[*argv, "--save_steps", "3"]!r})
 """
     done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -122,7 +124,7 @@ def test_a_signal_leaves_a_checkpoint_that_resumes_exactly(tmp_path, signum):
     assert process.returncode == 128 + signum, out
     (run,) = tmp_path.glob("stopped/*/*")
     assert f"go on with: zoo fit --resume {run}" in out
-    stopped_at = hub.read_pickle(run / fit.LAST)["global_step"]
+    stopped_at = hub.read_pickle(run / LAST)["global_step"]
     assert 0 < stopped_at < 600
     assert stopped_at != 300  # in mid-epoch
     assert fit.fit(["--resume", str(run)]) == 0
@@ -133,7 +135,7 @@ def test_a_signal_leaves_a_checkpoint_that_resumes_exactly(tmp_path, signum):
 
 
 def test_a_checkpoint_loads_as_plain_tensors_and_plain_arguments(undisturbed):
-    checkpoint = hub.read_pickle(undisturbed / fit.LAST)
+    checkpoint = hub.read_pickle(undisturbed / LAST)
     assert checkpoint["hyper_parameters"]["arch"] == "bilinear_d64"
     assert not [k for k in checkpoint["hyper_parameters"] if k.startswith("_")]
 
@@ -169,7 +171,7 @@ def test_a_typo_in_a_recipe_file_is_refused(tmp_path, capsys):
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, undisturbed):
     path = tmp_path / "last.ckpt"
-    path.write_bytes((undisturbed / fit.LAST).read_bytes())
+    path.write_bytes((undisturbed / LAST).read_bytes())
     script = f"""
 import resource, signal, torch
 from zoo.fit import WriteAside
@@ -213,8 +215,8 @@ def test_cp_gives_a_recipe_of_ones_own_and_never_overwrites(tmp_path, capsys):
 def test_a_model_handed_over_in_eval_mode_trains_in_train_mode():
     import lightning as L
 
-    from zoo.classify import LitClassifier
     from zoo.data.synthetic import RandomImages
+    from zoo.train.classify import LitClassifier
 
     lit = LitClassifier("bilinear_d64", arch_args={"image_size": 16, "num_classes": 4})
     lit.model.eval()
@@ -243,8 +245,8 @@ def test_gradients_are_clipped_under_mixed_precision(recipe, algorithm, function
 
 
 def test_a_loss_that_is_not_finite_names_the_batch_and_the_last_checkpoint(tmp_path, capsys, monkeypatch):
-    from zoo.classify import LitClassifier
-    from zoo.data.images import Batches
+    from zoo.data.batches import Batches
+    from zoo.train.classify import LitClassifier
 
     step, seen = LitClassifier.training_step, []
 

@@ -20,7 +20,7 @@ import zoo
 from zoo import hub
 
 ROOT = Path(__file__).parents[1]
-EMBEDDED = hub.CHECKPOINTS / "bilinear_d256.mnist"
+EMBEDDED = Path(zoo.__file__).parent / "checkpoints" / "bilinear_d256.mnist"
 
 
 def python(script, **env):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from zoo import registry
+
 ROOT = Path(__file__).parents[1]
 HEAVY = (
     "lightning",
@@ -41,7 +43,7 @@ def test_loading_an_embedded_checkpoint_loads_only_torch():
 
 def test_the_public_names_are_there_and_stay_functions():
     import zoo
-    import zoo.foreign
+    import zoo.hub.foreign
 
     assert all(callable(getattr(zoo, name)) for name in zoo.__all__)
 
@@ -69,22 +71,88 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
-def test_who_may_import_whom():
-    from zoo.registry import FAMILIES
+# Who stands on whom: a module imports what is below its own floor, or beside it.
+FLOORS = ("registry", "nn", "metrics", "hub", "data", "train", "report", "families", "cli")
+FLOOR = {"recipe": "registry", "redact": "registry", "": "registry", "demo": "cli"}  # "" is `import zoo` itself
+MODULES = {
+    ".".join(("zoo", *p.relative_to(ROOT / "zoo").with_suffix("").parts)).removesuffix(".__init__"): p
+    for p in (ROOT / "zoo").rglob("*.py")
+}
 
-    for family in FAMILIES:
-        others = {f"zoo.{f}" for f in FAMILIES if f != family}
-        for path in (ROOT / "zoo" / family).glob("*.py"):
-            found = imports_of(path)
-            assert not {n for n in found for o in others if n == o or n.startswith(f"{o}.")}, path
-        allowed = {"torch", "zoo", "typing", "math", "collections", "dataclasses", "functools", "warnings", "itertools"}
-        allowed |= {"copy"}
-        assert {n.split(".")[0] for n in imports_of(ROOT / "zoo" / family / "model.py")} <= allowed
-        inside = {n for n in imports_of(ROOT / "zoo" / family / "model.py") if n.startswith("zoo.")}
-        assert all(
-            n.startswith(("zoo.layers", "zoo.tiles", "zoo.frozen", f"zoo.{family}.")) or n == f"zoo.{family}"
-            for n in inside
-        )
+
+def floor(module: str) -> int:
+    name = module.partition(".")[2].partition(".")[0]
+    return FLOORS.index(FLOOR.get(name, name))
+
+
+def own_imports(module: str) -> set[str]:
+    """Modules of this package that one imports, inside functions too; `from zoo import hub` is one of zoo.hub."""
+    found = {n for n in imports_of(MODULES[module]) if n.split(".")[0] == "zoo"}
+    inner = {n for n in found if n in MODULES}
+    names = {n.rpartition(".")[0] for n in found - inner}
+    parents = {n.rpartition(".")[0] for n in inner}  # `from zoo.hub import files` needs the package, and names the file
+    return (inner | (names & MODULES.keys())) - {module} - (parents - {n for n in names if n in MODULES})
+
+
+def test_no_module_imports_from_a_floor_above():
+    assert not [(m, n) for m in MODULES if m != "zoo" for n in own_imports(m) if floor(n) > floor(m)]
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    rest = {m: own_imports(m) for m in MODULES}
+    while free := [m for m, needs in rest.items() if not needs & rest.keys()]:
+        for m in free:
+            del rest[m]
+    assert not rest
+
+
+def test_families_stay_apart_and_a_model_file_is_the_paper():
+    allowed = {"torch", "zoo", "typing", "math", "collections", "dataclasses", "functools", "warnings", "itertools"}
+    allowed |= {"copy"}
+    for name in (f.name for f in registry.families().values() if f.ours):
+        here = f"zoo.families.{name}"
+        for module in (m for m in MODULES if m.startswith(f"{here}.")):
+            others = {n for n in imports_of(MODULES[module]) if n.startswith("zoo.families.")}
+            assert all(n == here or n.startswith(f"{here}.") for n in others), module
+        found = imports_of(MODULES[f"{here}.model"])
+        assert {n.split(".")[0] for n in found} <= allowed
+        assert all(n.startswith(("zoo.nn", f"{here}.")) or n == here for n in found if n.startswith("zoo."))
+
+
+def words(path: Path) -> set[str]:
+    """String constants of a module that are no docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docs = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None
+    }
+    return {
+        n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and n not in docs
+    }
+
+
+def test_nothing_outside_the_families_names_one():
+    ours = [f.name for f in registry.families().values() if f.ours]
+    named = {*ours, *(a for f in ours for a in registry.facts(f).archs)}
+    for module, path in MODULES.items():
+        if module.startswith("zoo.families."):
+            continue
+        assert not {n for n in imports_of(path) if n.startswith("zoo.families.")}, module
+        for word in words(path):
+            assert word not in named, f"{module} names {word}"
+            assert not word.startswith(tuple(f"{f}/" for f in ours)), f"{module} names {word}"
+            assert word.partition(".")[0] not in named, f"{module} names {word}"
+
+
+def test_the_top_level_stays_short_and_so_does_each_file():
+    top = {p.stem if p.suffix == ".py" else p.name for p in (ROOT / "zoo").iterdir() if p.is_dir() or p.suffix == ".py"}
+    assert len(top - {"__pycache__", "index"}) <= 14
+    for path in MODULES.values():
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 700, path
+
+
+def test_light_modules_load_nothing_heavy():
     for light in ("registry.py", "cli.py", "__init__.py"):
         top = [
             n for n in ast.parse((ROOT / "zoo" / light).read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)
@@ -93,11 +161,11 @@ def test_who_may_import_whom():
         assert not names & {"torch", *HEAVY}
 
 
-def test_only_hub_and_card_know_the_hub_client():
+def test_only_the_hub_wing_knows_the_hub_client():
     knows = {
         p.name for p in (ROOT / "zoo").rglob("*.py") if any(n.startswith("huggingface_hub") for n in imports_of(p))
     }
-    assert knows == {"hub.py", "card.py"}
+    assert knows == {"places.py", "give.py", "card.py"}
 
 
 def test_nothing_is_unpickled_without_weights_only():
@@ -120,10 +188,10 @@ def test_the_wheel_holds_zoo_and_nothing_else_at_top_level(tmp_path):
     assert wheel.stat().st_size < 100e6
     for needed in (
         "zoo/py.typed",
-        "zoo/bilinear/card.md",
+        "zoo/families/bilinear/card.md",
         "zoo/recipes/bilinear/mnist.yaml",
         "zoo/checkpoints/bilinear_d256.mnist/model.safetensors",
-        "zoo/mae/card.md",
+        "zoo/families/mae/card.md",
         "zoo/recipes/mae/smoke.yaml",
         "zoo/data/samples/mnist/README.md",
         "zoo/data/samples/sprites/README.md",

@@ -9,7 +9,7 @@ from sklearn.feature_selection import mutual_info_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, mutual_info_score
 
-from zoo.infomec import DEFINITIONS, infomec
+from zoo.metrics.infomec import DEFINITIONS, infomec
 
 
 def drawn(n: int = 1500) -> tuple[torch.Tensor, torch.Tensor]:

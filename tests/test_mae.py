@@ -10,11 +10,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import zoo
-from zoo import layers, registry
-from zoo.classify import LitClassifier
+from zoo import registry
 from zoo.data.synthetic import RandomImages
-from zoo.mae import model as m
-from zoo.pretrain import LitMAE
+from zoo.families.mae import model as m
+from zoo.nn import embed, vit
+from zoo.train.classify import LitClassifier
+from zoo.train.mask import LitMAE
 
 SMALL = {"image_size": 32, "patch_size": 4, "dim": 32, "depth": 2, "heads": 2}
 TINY = SMALL | {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
@@ -34,10 +35,10 @@ def images(count=3, size=(32, 32), channels=3):
 
 def test_patchify_is_raster_order_with_colour_fastest_and_has_an_inverse():
     x = images(2, (8, 12))
-    patches = layers.patchify(x, 4)
+    patches = embed.patchify(x, 4)
     assert patches.shape == (2, 6, 48)
     assert torch.equal(patches[1, 4].reshape(4, 4, 3).permute(2, 0, 1), x[1, :, 4:8, 4:8])
-    assert torch.equal(layers.unpatchify(patches, 4, 8, 12), x)
+    assert torch.equal(embed.unpatchify(patches, 4, 8, 12), x)
 
 
 def test_the_embedding_of_patches_is_the_convolution_it_is_stored_as():
@@ -47,7 +48,7 @@ def test_the_embedding_of_patches_is_the_convolution_it_is_stored_as():
 
 
 def test_positions_hold_the_column_first_on_a_grid_that_is_not_square():
-    table = layers.sincos(16, 3, 5)  # (15, 16)
+    table = embed.sincos(16, 3, 5)  # (15, 16)
     omega = 10000 ** -(torch.arange(4, dtype=torch.float64) / 4)
     for row in range(3):
         for column in range(5):
@@ -81,9 +82,9 @@ def test_what_is_hidden_does_not_reach_the_encoder():
     model, x = mae().eval(), images()
     order = model.draw(3)
     out = model(x, order)
-    patches = layers.patchify(x, 4)
+    patches = embed.patchify(x, 4)
     patches.scatter_(1, out.ids_pred[:, :, None].expand(-1, -1, 48), 0.5)
-    changed = layers.unpatchify(patches, 4, 32, 32)
+    changed = embed.unpatchify(patches, 4, 32, 32)
     assert torch.equal(model(changed, order).pred, out.pred)
     assert model(changed, order).loss != out.loss
 
@@ -94,10 +95,10 @@ def test_the_loss_is_the_papers_computed_the_long_way():
     order = model.draw(3)
     out = model(x, order)
     patches, keep = model.patches(x), model.num_keep
-    latent = model.encode(layers.take(patches, order[:, :keep]), order[:, :keep])
+    latent = model.encode(embed.take(patches, order[:, :keep]), order[:, :keep])
     y = model.decoder.embed(latent)
     every = torch.cat([y[:, 1:], model.decoder.mask_token.expand(3, 64 - keep, -1)], dim=1)
-    every = torch.cat([y[:, :1], layers.take(every, order.argsort(1))], dim=1) + model.decoder.pos_embed
+    every = torch.cat([y[:, :1], embed.take(every, order.argsort(1))], dim=1) + model.decoder.pos_embed
     for block in model.decoder.blocks:
         every = block(every)
     pred = model.decoder.head(every)[:, 1:]  # (B, N, P²C), raster order
@@ -105,7 +106,7 @@ def test_the_loss_is_the_papers_computed_the_long_way():
     hidden = torch.ones(3, 64).scatter(1, order[:, :keep], 0)
     loss = ((pred - target).square().mean(-1) * hidden).sum() / hidden.sum()
     torch.testing.assert_close(out.loss, loss, rtol=0, atol=1e-12)
-    torch.testing.assert_close(out.pred, layers.take(pred, out.ids_pred), rtol=0, atol=1e-12)
+    torch.testing.assert_close(out.pred, embed.take(pred, out.ids_pred), rtol=0, atol=1e-12)
 
 
 def test_counts_are_constant_and_the_official_rounding():
@@ -182,7 +183,7 @@ def test_attention_for_bfloat16_gradients_on_a_cpu_is_the_same_function(tokens, 
         return y, *torch.autograd.grad(y, inputs, dy.to(dtype))
 
     exact = output_and_gradients(torch.nn.functional.scaled_dot_product_attention, torch.float64)
-    for ours, right in zip(output_and_gradients(layers.attend, torch.bfloat16), exact):
+    for ours, right in zip(output_and_gradients(vit.attend, torch.bfloat16), exact):
         assert (ours - right).norm() < 0.01 * right.norm()
 
 
@@ -312,7 +313,7 @@ def test_a_perfect_prediction_is_the_picture():
     for target in ("pixel", "norm_pixel"):
         model, x = mae(target=target).eval(), images()
         order = model.draw(3)
-        answer = layers.take(model.target(model.patches(x)), order)
+        answer = embed.take(model.target(model.patches(x)), order)
         model.decoder.head = lambda tokens, answer=answer: answer
         out = model.reconstruct(x, order)
         torch.testing.assert_close(out.predicted, x, rtol=0, atol=1e-5)
@@ -327,9 +328,9 @@ def test_pasted_keeps_what_was_seen_and_statistics_may_come_from_it_alone():
     own, visible = (model.reconstruct(x, order, s) for s in ("own", "visible"))
     seen = torch.isclose(own.masked, x, atol=1e-6)
     torch.testing.assert_close(own.pasted[seen], x[seen], rtol=0, atol=1e-6)
-    patches = layers.patchify(x, 4)
+    patches = embed.patchify(x, 4)
     patches.scatter_(1, order[:, 16:, None].expand(-1, -1, 48), 0.9)
-    changed = layers.unpatchify(patches, 4, 32, 32)
+    changed = embed.unpatchify(patches, 4, 32, 32)
     again = model.reconstruct(changed, order, "visible")
     torch.testing.assert_close(again.predicted, visible.predicted)
     assert not torch.allclose(model.reconstruct(changed, order, "own").predicted, own.predicted)
@@ -542,7 +543,7 @@ def test_mixup_cutmix_and_drop_path_train():
 
 
 def test_drop_path_skips_whole_samples_and_keeps_the_mean():
-    block = layers.Block(8, 2, drop_path=0.5)
+    block = vit.Block(8, 2, drop_path=0.5)
     torch.manual_seed(0)
     out = block._drop(torch.ones(2000, 3, 8))
     assert set(out.unique().tolist()) == {0.0, 2.0}

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 import zoo
 from zoo import registry
-from zoo.mae import model as m
+from zoo.families.mae import model as m
 
 ARGS = {"image_size": 16, "patch_size": 4, "dim": 24, "depth": 2, "heads": 2}
 DECODER = {"decoder_dim": 16, "decoder_depth": 2, "decoder_heads": 2}

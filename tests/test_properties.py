@@ -19,9 +19,9 @@ from zoo.data.factors import FactorData
 from zoo.data.images import ImageData
 from zoo.data.latents import ImageLatentData, LatentData
 from zoo.data.synthetic import RandomImages
-from zoo.layers import FLOATS, check_ints
-from zoo.pretrain import LitMAE
+from zoo.nn.checks import FLOATS, check_ints
 from zoo.recipe import recipe_path
+from zoo.train.mask import LitMAE
 
 FAMILIES = ("bilinear_d64", "mae_vit_tiny", "videomae_vit_tiny", "vqvae_conv_small", "qlae_conv", "dcae_tiny_f8c4")
 BOUNDED = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -304,10 +304,10 @@ RECIPES = {
     "a list": "- 1\n",
     "text": "hello",
     "unicode": "модель: 1\n",
-    "no data": "model:\n  class_path: zoo.classify.LitClassifier\n  init_args: {arch: bilinear_d64}\n",
-    "an unknown class": "model:\n  class_path: zoo.classify.Nothing\n",
+    "no data": "model:\n  class_path: zoo.LitClassifier\n  init_args: {arch: bilinear_d64}\n",
+    "an unknown class": "model:\n  class_path: zoo.Nothing\n",
     "a class that is no model": "model:\n  class_path: os.system\n  init_args: {command: ls}\n",
-    "other text": "model: {class_path: zoo.classify.LitClassifier, init_args: {arch: 5}}\n",
+    "other text": "model: {class_path: zoo.LitClassifier, init_args: {arch: 5}}\n",
     "bad YAML": "model: [\n",
     "NUL": "model: \0\n",
 }

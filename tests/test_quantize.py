@@ -9,7 +9,15 @@ import torch
 from torch import multiprocessing as mp
 from torch.nn import functional as F
 
-from zoo.vq.quantize import FSQ, BinaryQuantizer, Product, Residual, ScalarCodebooks, VectorQuantizer, nearest_code
+from zoo.families.vq.quantize import (
+    FSQ,
+    BinaryQuantizer,
+    Product,
+    Residual,
+    ScalarCodebooks,
+    VectorQuantizer,
+    nearest_code,
+)
 
 MADE = {
     "ema": lambda: VectorQuantizer(16, 6),

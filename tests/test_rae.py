@@ -10,15 +10,18 @@ import torch
 from torch import nn
 
 import zoo
-from zoo import adversarial, cli, distances, foreign, hub
+from zoo import cli, hub
 from zoo.data.images import ImageData
 from zoo.data.latents import ImageLatentData, LatentData, measure, write
 from zoo.data.readers import SAMPLES
 from zoo.data.synthetic import RandomImages
-from zoo.rae import encoder as encoders
-from zoo.rae.dit import DiTDH
-from zoo.rae.lit import LitDiT, LitRAE
-from zoo.rae.model import RAE
+from zoo.families.rae import encoder as encoders
+from zoo.families.rae.dit import DiTDH
+from zoo.families.rae.lit import LitDiT, LitRAE
+from zoo.families.rae.model import RAE
+from zoo.hub import foreign
+from zoo.report import distances
+from zoo.train import adversarial
 
 NARROW = {"dim": 32, "depth": 1, "heads": 2, "hidden": 64}
 FLOW = {"latent_channels": 12, "grid": 4, "num_classes": 10, "dim": (32, 48), "depth": (2, 2), "heads": (2, 3)}
@@ -422,7 +425,7 @@ def test_distances_grow_with_blur_and_noise(sprites):
         (x + s * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1) for s in (0, 0.1, 0.3)
     ]
     for worse in (blurred, noisy):
-        found = [distances.distances(x.split(30), y.split(30), subsets=5) for y in worse]
+        found = [distances.distances(x.split(30), y.split(30), "mae_vit_tiny.tiny_imagenet", 5) for y in worse]
         assert set(found[0]) == {"frechet_mae_vit_tiny.tiny_imagenet", "kernel_mae_vit_tiny.tiny_imagenet"}
         for key in found[0]:
             assert found[0][key] < found[1][key] < found[2][key]

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
-from zoo import foreign, hub, registry
-from zoo.rae import encoder as encoders
-from zoo.rae.model import RAE
+from zoo import registry
+from zoo.families.rae import encoder as encoders
+from zoo.families.rae.model import RAE
+from zoo.hub import foreign, places
 
 ENCODER = "timm:vit_small_patch14_reg4_dinov2.lvd142m"
 ARGS = {"encoder": ENCODER, "latent_channels": 384, "dim": 32, "depth": 2, "heads": 2, "hidden": 64}
@@ -129,7 +130,7 @@ def test_a_record_joins_the_statistics_beside_its_decoder(tmp_path, monkeypatch)
     local = {"file": "decoder.safetensors", "beside": "stat.safetensors", "args": ARGS}
     changed = type(record)(**vars(record) | local)
     monkeypatch.setattr(registry, "weights_info", lambda name: changed)
-    monkeypatch.setattr(hub, "_download", lambda repo, file, revision: tmp_path / file)
+    monkeypatch.setattr(places, "download", lambda repo, file, revision: tmp_path / file)
     same(model, zoo.load(name))
 
 

@@ -10,7 +10,9 @@ import yaml
 from conftest import LIGHT, narrow
 
 import zoo
-from zoo import fit, hub, recipe, registry
+from zoo import hub, recipe, registry
+from zoo.train import fit
+from zoo.train.parse import parse
 
 ROOT = Path(__file__).parents[1]
 ALL = recipe.list_recipes()
@@ -21,7 +23,7 @@ def test_the_list_is_what_lies_there():
     files = [p for p in (ROOT / "recipes").rglob("*") if p.is_file()]
     assert len(ALL) == len(files) >= 6
     assert all(p.suffix == ".yaml" for p in files)
-    for family in registry.FAMILIES:
+    for family in registry.families():
         assert f"{family}/smoke" in ALL
 
 
@@ -70,7 +72,7 @@ def test_it_parses_and_builds_and_says_what_it_is(name, tmp_path):
         }
         (tmp_path / "config.json").write_text(json.dumps(config))
         overrides += ["--data.folder", str(tmp_path)]
-    built = fit.parse(recipe.recipe_path(name), overrides)
+    built = parse(recipe.recipe_path(name), overrides)
     assert built.config["expect"]["metric"].startswith("test/")
     assert len(recipe.about(name)) > 20
     *frames, channels, height, width = built.model.model.input_shape

@@ -11,9 +11,10 @@ import torch
 import yaml
 
 import zoo
-from zoo import cli, fit, hub
+from zoo import cli, hub
 from zoo.data.latents import LatentData
 from zoo.redact import redact
+from zoo.train import fit
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [p for d in ("zoo", "benchmarks") for p in (ROOT / d).rglob("*.py")] + [ROOT / "hubconf.py"]
@@ -198,7 +199,7 @@ def test_secrets_are_hidden_and_nothing_else(text, said):
 def test_no_secret_is_in_anything_a_run_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "of-the-environment-0123")
     about = "https://me:of-the-address@host/a?token=of-the-query of-the-environment-0123 hf_ofTheHub0123456789"
-    data = "{'class_path': 'zoo.data.synthetic.RandomImages', 'init_args': {'shape': [1, 16, 16], 'num_images': 128}}"
+    data = "{'class_path': 'zoo.RandomImages', 'init_args': {'shape': [1, 16, 16], 'num_images': 128}}"
     argv = ["bilinear/smoke", "--runs", str(tmp_path), "--trainer.max_epochs", "1", "--data", data]
     argv += ["--expect", str({"metric": "test/acc", "value": None, "about": about})]
     monkeypatch.setattr(sys, "argv", ["zoo", "fit", *argv])
@@ -211,7 +212,7 @@ def test_no_secret_is_in_anything_a_run_writes(tmp_path, monkeypatch, capsys):
             assert not file.is_file() or secret not in file.read_bytes(), file
     resolved = yaml.safe_load((run / "recipe.yaml").read_text())
     assert resolved["expect"]["about"] == "https://***@host/a?token=*** *** ***"
-    resolved["data"] = {"class_path": "zoo.data.images.ImageData", "init_args": {"source": "https://***@host/a"}}
+    resolved["data"] = {"class_path": "zoo.ImageData", "init_args": {"source": "https://***@host/a"}}
     (run / "recipe.yaml").write_text(yaml.safe_dump(resolved))
     with pytest.raises(ValueError, match="secret was not written down; give it again"):
         fit.fit(["--resume", str(run)])

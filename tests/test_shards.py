@@ -22,11 +22,12 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from test_clips import brightness, write_video
 
-from zoo import cli, fit
+from zoo import cli
 from zoo.data import sharding, shards
 from zoo.data.clips import ClipData
 from zoo.data.images import ImageData
 from zoo.data.readers import read
+from zoo.train import fit
 
 COUNT = 101  # training images, no multiple of anything here
 
@@ -665,7 +666,7 @@ def test_a_corrupt_video_is_named_and_images_are_no_clips(videos, written, tmp_p
 RECIPE = """\
 seed_everything: 0
 model:
-  class_path: zoo.pretrain.LitMAE
+  class_path: zoo.LitMAE
   init_args:
     arch: mae_vit_tiny
     arch_args:
@@ -673,7 +674,7 @@ model:
     lr: 1.0e-3
     warmup_epochs: 1
 data:
-  class_path: zoo.data.images.ImageData
+  class_path: zoo.ImageData
   init_args: {source: "shards:PLACE", batch_size: 4, lanes: 4, shuffle_buffer: 6, num_workers: 1, flip: true}
 trainer:
   max_epochs: 2

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import zoo
-from zoo.videomae import model as m
+from zoo.families.videomae import model as m
 
 SMALL = {"frames": 8, "image_size": 32, "patch_size": 8, "dim": 24, "depth": 2, "heads": 2}
 DECODER = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
@@ -254,7 +254,7 @@ def test_a_training_step_is_one_graph(arch):
 
 
 def test_views_of_a_clip_are_averaged_as_probabilities():
-    from zoo.classify import LitClassifier
+    from zoo.train.classify import LitClassifier
 
     lit = LitClassifier("videomae_vit_tiny_classifier", arch_args=SMALL | {"num_classes": 3}).eval()
     torch.nn.init.normal_(lit.model.head.weight)
@@ -319,7 +319,7 @@ def test_an_encoder_alone_neither_trains_nor_draws():
 
 
 def test_mixing_treats_all_frames_of_a_clip_alike():
-    from zoo.classify import LitClassifier
+    from zoo.train.classify import LitClassifier
 
     torch.manual_seed(0)
     lit = LitClassifier("videomae_vit_tiny_classifier", arch_args=SMALL | {"num_classes": 3}, cutmix=1.0)
@@ -335,7 +335,7 @@ def test_mixing_treats_all_frames_of_a_clip_alike():
 
 
 def test_figures_of_an_autoencoder_and_of_its_classifier():
-    from zoo.videomae import report
+    from zoo.families.videomae import report
 
     x, y = clips(40), torch.arange(40) % 2
     x[y == 1] *= 0.5

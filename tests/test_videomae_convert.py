@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 import zoo
 from zoo import hub, registry
-from zoo.pretrain import LitMAE
-from zoo.videomae import model as m
+from zoo.families.videomae import model as m
+from zoo.train.mask import LitMAE
 
 SIZE = {"frames": 4, "image_size": 32}
 ARGS = SIZE | {"patch_size": 8, "dim": 24, "depth": 2, "heads": 2}
@@ -342,7 +342,7 @@ def test_features_without_classes_become_a_classifier(tmp_path):
     model = zoo.convert(pair("OpenGVLab, encoder")[1], "videomae_vit_tiny_classifier", **SIZE | TOLD)
     assert model.pooled(torch.rand(2, *model.input_shape)).shape == (2, 24)
     zoo.save(model, tmp_path)
-    from zoo.classify import LitClassifier
+    from zoo.train.classify import LitClassifier
 
     lit = LitClassifier("videomae_vit_tiny_classifier", str(tmp_path), num_classes=7)
     assert lit(torch.rand(2, *model.input_shape)).shape == (2, 7)

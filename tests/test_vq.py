@@ -5,13 +5,13 @@ import pytest
 import torch
 
 import zoo
-from zoo import optim
-from zoo.adversarial import adaptive_weight
 from zoo.data.factors import FactorData
 from zoo.data.synthetic import RandomImages
-from zoo.vq.lit import LitVQ, LitVQGAN
-from zoo.vq.model import VQVAE, LatentAutoencoder, kl_divergence
-from zoo.vq.usage import CodebookUsage
+from zoo.families.vq.lit import LitVQ, LitVQGAN
+from zoo.families.vq.model import VQVAE, LatentAutoencoder, kl_divergence
+from zoo.families.vq.usage import CodebookUsage
+from zoo.train import optim
+from zoo.train.adversarial import adaptive_weight
 
 TINY = {"image_size": 16, "width": 16, "res_blocks": 1, "res_width": 8, "codebook_size": 32, "code_dim": 6}
 QUANTIZERS = (
@@ -263,6 +263,6 @@ def test_a_missing_vgg_is_explained(monkeypatch, tmp_path):
 
 
 def test_a_model_of_factors_is_measured_on_scenes_unless_told():
-    from zoo import report
+    from zoo.report import figures as report
 
     assert report.sample(zoo.load("qlae_conv.rendered")) == "rendered"

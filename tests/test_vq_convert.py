@@ -7,8 +7,9 @@ import types
 import pytest
 import torch
 
-from zoo import foreign, hub, registry
-from zoo.vq.vqgan import VQGAN
+from zoo import hub, registry
+from zoo.families.vq.vqgan import VQGAN
+from zoo.hub import foreign
 
 TINY = {"image_size": 16, "width": 32, "mults": (1, 2, 2), "attention": (2,), "z_channels": 8, "codebook_size": 12}
 TINY |= {"code_dim": 4}

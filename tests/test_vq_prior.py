@@ -5,8 +5,9 @@ import torch
 
 from zoo import hub
 from zoo.data.images import ImageData
-from zoo.vq.lit import LitPrior
-from zoo.vq.prior import CodePrior
+from zoo.families.vq.lit import LitPrior
+from zoo.families.vq.prior import CodePrior
+from zoo.nn.frozen import fingerprint
 
 TOKENIZER = {"image_size": 28, "channels": 1, "width": 16, "res_blocks": 1, "res_width": 8, "codebook_size": 24}
 
@@ -74,7 +75,7 @@ def test_training_mode_comes_back_after_drawing():
 
 
 def test_images_go_in_and_come_out_through_the_tokenizer(tokenizer):
-    model = prior(tokenizer=tokenizer, tokenizer_hash=hub.fingerprint(hub.load(tokenizer))[:16])
+    model = prior(tokenizer=tokenizer, tokenizer_hash=fingerprint(hub.load(tokenizer))[:16])
     images = torch.rand(3, 1, 28, 28)
     assert torch.equal(model(images).logits, model(model.encode(images)).logits)
     assert model.sample(torch.tensor([1, -1])).shape == (2, 1, 28, 28)
@@ -85,7 +86,7 @@ def test_another_tokenizer_is_refused(tokenizer, tmp_path):
     other = hub.load(tokenizer)
     other.quantizer.codebook += 1
     hub.save(other, tmp_path / "other")
-    model = prior(tokenizer=str(tmp_path / "other"), tokenizer_hash=hub.fingerprint(hub.load(tokenizer))[:16])
+    model = prior(tokenizer=str(tmp_path / "other"), tokenizer_hash=fingerprint(hub.load(tokenizer))[:16])
     with pytest.raises(ValueError, match="other is not the tokenizer that these weights were trained with"):
         model.sample(torch.tensor([1]))
     with pytest.raises(ValueError, match=r"has 24 codes for images \(1, 28, 28\), this prior 30"):

@@ -48,18 +48,17 @@ def test_the_summary_states_the_true_size(arch):
 
 
 def test_every_builder_is_registered_and_every_arch_has_a_builder():
-    import importlib
     import inspect
 
-    for family in registry.FAMILIES:
-        module = importlib.import_module(f"zoo.{family}.model")
+    for family in registry.families():
+        module = registry.families()[family].part("model")
         builders = {
             name
             for name, f in vars(module).items()
             if inspect.isfunction(f) and f.__module__ == module.__name__ and not name.startswith("_")
             if list(inspect.signature(f).parameters) == ["args"]
         }
-        assert builders == set(registry.facts(family).ARCHS)
+        assert builders == set(registry.facts(family).archs)
 
 
 @pytest.mark.parametrize("name", zoo.list_weights())

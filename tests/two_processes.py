@@ -18,18 +18,19 @@ from torch.overrides import TorchFunctionMode
 from torchvision.transforms.v2.functional import to_pil_image
 
 import zoo
-from zoo import parallel
-from zoo.classify import LitClassifier
 from zoo.data import sharding
+from zoo.data.batches import Batches
 from zoo.data.clips import ClipData
 from zoo.data.factors import FactorData
-from zoo.data.images import Batches, ImageData
+from zoo.data.images import ImageData
 from zoo.data.synthetic import RandomImages
-from zoo.dcae.lit import LitDCAE
-from zoo.frozen import Frozen
-from zoo.pretrain import LitMAE
-from zoo.rae.lit import LitDiT, LitRAE
-from zoo.vq.lit import LitPrior, LitVQ, LitVQGAN
+from zoo.families.dcae.lit import LitDCAE
+from zoo.families.rae.lit import LitDiT, LitRAE
+from zoo.families.vq.lit import LitPrior, LitVQ, LitVQGAN
+from zoo.nn.frozen import Frozen
+from zoo.train import parallel
+from zoo.train.classify import LitClassifier
+from zoo.train.mask import LitMAE
 
 JOINED = 12  # images of a step, over all processes
 TINY_VIT = {"dim": 32, "depth": 2, "heads": 2}

@@ -1,45 +1,52 @@
 """A PyTorch Lightning model zoo of autoencoders and bilinear networks, with pretrained checkpoints.
 
-Importing it is free: torch is loaded by the first call that needs it, Lightning never by this module.
+Importing it is free: torch is loaded by the first name that needs it, Lightning by the first that trains or reads data.
+What stands in `zoo.__all__`, in `zoo.metrics.__all__` and in the `__all__` of each `zoo.families.NAME` is public; the
+rest may change.
 """
 
 import importlib
-from typing import TYPE_CHECKING
 
-from zoo.registry import Weights, list_models, list_weights, weights_info
-
-if TYPE_CHECKING:
-    from zoo.foreign import convert as convert
-    from zoo.hub import create as create
-    from zoo.hub import export as export
-    from zoo.hub import load as load
-    from zoo.hub import push as push
-    from zoo.hub import save as save
+from zoo import registry
+from zoo.registry import Metric as Metric
+from zoo.registry import Weights as Weights
+from zoo.registry import list_models as list_models
+from zoo.registry import list_weights as list_weights
+from zoo.registry import weights_info as weights_info
 
 __version__ = "0.1.0"
-__all__ = [
-    "Weights",
-    "convert",
-    "create",
-    "export",
-    "list_models",
-    "list_weights",
-    "load",
-    "push",
-    "save",
-    "weights_info",
-]
 
-_HOMES = dict.fromkeys(("create", "load", "save", "export", "push"), "zoo.hub") | {"convert": "zoo.foreign"}
+# Public name -> the module that holds it. The classes of families come on top, from the PUBLIC of their facts.py.
+_PUBLIC = {
+    **dict.fromkeys(("create", "load"), "zoo.hub.doors"),
+    **dict.fromkeys(("save", "export", "push", "verify"), "zoo.hub.give"),
+    "convert": "zoo.hub.foreign",
+    "LitClassifier": "zoo.train.classify",
+    "LitMAE": "zoo.train.mask",
+    "ImageData": "zoo.data.images",
+    "ClipData": "zoo.data.clips",
+    "FactorData": "zoo.data.factors",
+    **dict.fromkeys(("LatentData", "ImageLatentData"), "zoo.data.latents"),
+    "RandomImages": "zoo.data.synthetic",
+}
+_FACTS = ("Metric", "Weights", "list_models", "list_weights", "weights_info")
+
+
+def _homes() -> dict[str, str]:
+    classes = {name: module for name, module in registry.public().items() if name[0].isupper()}
+    return classes | _PUBLIC
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
-    function = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = function
-    return function
+    if name == "__all__":
+        return sorted([*_FACTS, *_homes()])
+    module = _PUBLIC.get(name) or _homes().get(name)
+    if module is None:
+        near = "" if name.startswith("_") else registry.suggest(name, [*_FACTS, *_homes()])
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}{near}")
+    found = globals()[name] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*_FACTS, *_homes()])

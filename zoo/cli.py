@@ -138,7 +138,7 @@ def _fit(argv: list[str]) -> int:
     if not argv or "-h" in argv or "--help" in argv:
         print(recipe.FIT_HELP)
         return 0
-    from zoo import fit
+    from zoo.train import fit
 
     return fit.fit(argv)
 
@@ -147,7 +147,11 @@ def _validate(argv: list[str]) -> int:
     if not argv or "-h" in argv or "--help" in argv:
         print(recipe.VALIDATE_HELP)
         return 0
-    from zoo import fit
+    if "--estimate" in argv:
+        from zoo.train import estimate
+
+        return estimate.main(argv)
+    from zoo.train import fit
 
     return fit.validate(argv)
 
@@ -160,7 +164,7 @@ def _eval(argv: list[str]) -> None:
     )
     parser.add_argument("--batch-size", type=int, help="default: 1000 images, or 64 clips")
     args = parser.parse_args(argv)
-    from zoo import report
+    from zoo.report import figures as report
 
     figures = report.evaluate(args.name, args.data, args.batch_size)
     for key, value in figures.items():
@@ -176,7 +180,7 @@ def _show(argv: list[str]) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("zoo.png"), help="a PNG; of clips also a GIF")
     args = parser.parse_args(argv)
-    from zoo import report
+    from zoo.report import figures as report
 
     print(report.show(args.name, args.images, args.output))
 
@@ -198,7 +202,7 @@ def _sample(argv: list[str]) -> None:
     parser.add_argument("--temperature", type=float, help="of a prior of codes")
     parser.add_argument("--top-k", type=int, help="of a prior of codes")
     given = vars(parser.parse_args(argv))
-    from zoo import report
+    from zoo.report import figures as report
 
     how = {k: v for k in report.SAMPLING if (v := given[k]) is not None}
     classes = [c.strip() for c in given["classes"].split(",") if c.strip()]
@@ -248,7 +252,7 @@ def _convert(argv: list[str]) -> None:
     parser.add_argument("--args", type=json.loads, default={}, help="keywords of the arch, '{\"image_size\": 32}'")
     args = parser.parse_args(argv)
     from zoo import hub
-    from zoo.foreign import convert
+    from zoo.hub.foreign import convert
 
     print(hub.save(convert(args.file, args.arch, **args.args), args.folder))
 

@@ -3,21 +3,18 @@
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import torch
 
 import zoo
-from zoo import hub, report
+from zoo import hub
+from zoo.report import figures as report
 
-NAME, RECIPE = "bilinear_d256.mnist", "bilinear/finetune"
-PRETRAINED, TRANSFER = "mae_vit_tiny.tiny_imagenet", "mae/cifar10_transfer"
-OTHERS = (
-    ("digits through codes", "vqvae_conv_small.mnist"),
-    ("sprites through 256 floats", "dcae_tiny_f8c4.tiny_imagenet"),
-    ("sprites through tokens", "rae_mae_vit_tiny.tiny_imagenet"),
-)
-FILM, GENERATOR = "videomae_vit_tiny.sprites", "ditdh_tiny.tiny_imagenet"
+SHOWN = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+NAME, RECIPE = SHOWN["finetuned"]["weights"], SHOWN["finetuned"]["recipe"]
+PRETRAINED, TRANSFER = SHOWN["transferred"]["weights"], SHOWN["transferred"]["recipe"]
 
 
 def main(out: Path, repository: Path) -> int:
@@ -63,15 +60,15 @@ def main(out: Path, repository: Path) -> int:
         run = _fit(out / "runs" / ("scratch" if weights else "transfer"), TRANSFER, *sprites, *weights)
         _row(table, f"{what}, 5 epochs, held-out characters", report.evaluate(str(run)))
     table.append(("both", f"{time.perf_counter() - start:.0f} s"))
-    pictures = [picture, report.show(PRETRAINED, [], out / "mae.png")]
+    pictures = [picture, report.show(PRETRAINED, [], out / "transfer.png")]
 
     _say("One checkpoint of each other family, on pictures that ship")
-    for what, name in OTHERS:
+    for what, name in SHOWN["reconstructing"].items():
         table.append((f"{what}, {name}", f"{report.evaluate(name)['psnr']:.1f} dB"))
         pictures.append(report.show(name, [], out / f"{name.partition('_')[0]}.png"))
-    pictures.append(report.show(FILM, [], out / "videomae.gif"))
+    pictures.append(report.show(SHOWN["film"], [], out / "film.gif"))
     drawn = ("3", "23", "76", "any")
-    pictures.append(report.draw(GENERATOR, out / "samples.png", list(drawn), each=6, steps=25, guidance=2.0))
+    pictures.append(report.draw(SHOWN["generator"], out / "samples.png", list(drawn), each=6, steps=25, guidance=2.0))
 
     print("\n" + "-" * 88)
     for what, measured in table:

@@ -3,10 +3,8 @@
 import fnmatch
 from pathlib import Path
 
+from zoo import registry
 from zoo.registry import suggest
-
-_HERE = Path(__file__).parent
-ROOT = _HERE / "recipes" if (_HERE / "recipes").is_dir() else _HERE.parent / "recipes"  # wheel, or checkout
 
 FIT_HELP = """\
 zoo fit RECIPE|FILE [--runs FOLDER] [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE] [--seed_everything N]
@@ -48,7 +46,7 @@ zoo validate mae/in1k_pretrain_large --estimate --data.batch_size 128 --trainer.
 
 def list_recipes(pattern: str = "*") -> list[str]:
     """Names `family/name` of the recipes that ship with the package and match a shell pattern."""
-    names = sorted(str(p.relative_to(ROOT).with_suffix("")) for p in ROOT.rglob("*.yaml"))
+    names = sorted(f"{f.name}/{p.stem}" for f in registry.families().values() for p in f.recipes.glob("*.yaml"))
     return [n for n in names if fnmatch.fnmatchcase(n, pattern)]
 
 
@@ -58,7 +56,9 @@ def recipe_path(name: str) -> Path:
     Raises:
         ValueError: neither a file nor a recipe; the message names the nearest ones.
     """
-    for path in (Path(name), ROOT / f"{name}.yaml"):
+    family, _, stem = name.rpartition("/")
+    shipped = registry.families()[family].recipes / f"{stem}.yaml" if family in registry.families() else Path(name)
+    for path in (Path(name), shipped):
         if path.is_file():
             return path
     raise ValueError(

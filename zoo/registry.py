@@ -1,14 +1,25 @@
-"""Which models and weights there are. Names and facts only: no torch, no disk, no network."""
+"""Which models and weights there are. Names and facts only: no torch, no weights read, no network.
+
+The house's families are the folders of `zoo/families`. An installed distribution brings one of its own by an entry
+point of the group `latentzoo.families`: its name is the family's, its value the package that holds `model.py`,
+`facts.py`, `card.md` and `recipes/`.
+"""
 
 import difflib
 import fnmatch
 import importlib
-from dataclasses import dataclass
+import importlib.metadata
+import importlib.util
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-FAMILIES = ("mae", "videomae", "vq", "dcae", "rae", "bilinear")
+GROUP = "latentzoo.families"  # of entry points
+HOUSE = Path(__file__).parent
 
 PERMISSIVE = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0")
 
@@ -71,22 +82,159 @@ class Weights:
         return self.licence in PERMISSIVE
 
 
+@dataclass(frozen=True)
+class Family:
+    """Where a family lives; its modules are imported when they are asked for."""
+
+    name: str
+    package: str  # "zoo.families.mae"
+    checkpoints: Path  # folder of the weights that ship with it
+    recipes: Path  # folder of its recipes, NAME.yaml
+
+    def part(self, name: str) -> ModuleType | None:
+        """A module of the family by its last name, "convert"; None where there is none."""
+        full = f"{self.package}.{name}"
+        try:
+            return importlib.import_module(full)
+        except ModuleNotFoundError as error:
+            if error.name != full:
+                raise
+            return None
+
+    @property
+    def ours(self) -> bool:
+        """Whether it ships with this package."""
+        return self.package.startswith("zoo.families.")
+
+    @property
+    def folder(self) -> Path:
+        """Where model.py, facts.py and card.md lie."""
+        return Path(importlib.import_module(self.package).__path__[0])
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a family's facts.py states. Only ARCHS, TITLE and PAPER are required."""
+
+    archs: dict[str, str]  # arch -> one line about it, its parameter count among it
+    title: str
+    paper: str  # author, year, title, where
+    weights: tuple[Weights, ...] = ()
+    starts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # arch -> archs whose encoder it starts from
+    public: dict[str, str] = field(default_factory=dict)  # public name -> the module of the family that holds it
+    task: Callable[[str], str] = lambda arch: "feature-extraction"  # the Hub's name for what an arch does
+    picture: tuple[str, str] | None = None  # file and caption, for MODEL_CARD.md
+
+
 @cache
-def facts(family: str) -> ModuleType:
-    """The family's weights.py: ARCHS, WEIGHTS, and what its cards need."""
-    return importlib.import_module(f"zoo.{family}.weights")
+def families() -> MappingProxyType[str, Family]:
+    """The house's families, then those that other distributions bring, by name; none is imported."""
+    recipes = HOUSE / "recipes" if (HOUSE / "recipes").is_dir() else HOUSE.parent / "recipes"  # wheel, or checkout
+    found = {
+        path.parent.name: Family(
+            path.parent.name, f"zoo.families.{path.parent.name}", HOUSE / "checkpoints", recipes / path.parent.name
+        )
+        for path in sorted((HOUSE / "families").glob("*/facts.py"))
+    }
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
+        if entry.name in found:
+            _leave_out(entry.name, entry.value, f"a family of that name is {found[entry.name].package}")
+            continue
+        root, *inner = entry.value.split(".")
+        try:
+            spec = importlib.util.find_spec(root)  # of a top-level package: nothing is run
+        except (ImportError, ValueError):
+            spec = None
+        places = spec.submodule_search_locations if spec else None
+        if not places:
+            _leave_out(entry.name, entry.value, f"no package {root!r} is installed")
+            continue
+        folder = Path(next(iter(places)), *inner)
+        found[entry.name] = Family(entry.name, entry.value, folder / "checkpoints", folder / "recipes")
+    return MappingProxyType(found)
+
+
+@cache
+def _all_facts() -> MappingProxyType[str, Facts]:
+    """Family -> its facts. A distribution's family that fails or clashes is left out, and said so in one line."""
+    found: dict[str, Facts] = {}
+    owner: dict[str, str] = {}  # arch or public name -> the package that has it
+    for family in families().values():
+        try:
+            module = importlib.import_module(f"{family.package}.facts")
+            facts = Facts(
+                module.ARCHS,
+                module.TITLE,
+                module.PAPER,
+                tuple(getattr(module, "WEIGHTS", ())),
+                getattr(module, "STARTS", {}),
+                getattr(module, "PUBLIC", {}),
+                getattr(module, "task", Facts.task),
+                getattr(module, "PICTURE", None),
+            )
+        except (Exception, SystemExit) as error:
+            if family.ours:
+                raise
+            _leave_out(family.name, family.package, " ".join(f"{type(error).__name__}: {error}".split()))
+            continue
+        names = [*facts.archs, *facts.public]
+        clash = next((n for n in names if n in owner), None)
+        if clash is not None and not family.ours:
+            _leave_out(family.name, family.package, f"{clash!r} is a name of {owner[clash]} already")
+            continue
+        found[family.name] = facts
+        owner |= dict.fromkeys(names, family.package)
+    return MappingProxyType(found)
+
+
+def _leave_out(name: str, package: str, reason: str) -> None:
+    logging.getLogger("zoo").warning("zoo: family %s of %s is left out: %s", name, package, reason)
+
+
+def facts(family: str) -> Facts:
+    """What is known of a family without its network: sizes, weights, papers."""
+    return _all_facts()[family]
 
 
 @cache
 def archs() -> MappingProxyType[str, str]:
-    """arch -> family, in the order of FAMILIES."""
-    return MappingProxyType({arch: family for family in FAMILIES for arch in facts(family).ARCHS})
+    """arch -> family."""
+    return MappingProxyType({arch: family for family, facts in _all_facts().items() for arch in facts.archs})
 
 
 @cache
 def records() -> MappingProxyType[str, Weights]:
     """arch.tag -> record."""
-    return MappingProxyType({w.name: w for family in FAMILIES for w in facts(family).WEIGHTS})
+    return MappingProxyType({w.name: w for facts in _all_facts().values() for w in facts.weights})
+
+
+@cache
+def public() -> MappingProxyType[str, str]:
+    """Public name of a family -> the module that holds it."""
+    return MappingProxyType(
+        {
+            name: f"{families()[family].package}.{module}"
+            for family, facts in _all_facts().items()
+            for name, module in facts.public.items()
+        }
+    )
+
+
+def lazily(package: str) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """`__all__`, `__getattr__` and `__dir__` of a family's package: its PUBLIC names, imported when first asked for."""
+    names = importlib.import_module(f"{package}.facts").PUBLIC
+
+    def __getattr__(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{suggest(name, names)}")
+        return getattr(importlib.import_module(f"{package}.{names[name]}"), name)
+
+    return list(names), __getattr__, lambda: list(names)
+
+
+def home(arch: str) -> Family:
+    """Where the family of an arch lives; errors as `family_of`'s."""
+    return families()[family_of(arch)]
 
 
 def family_of(arch: str) -> str:
@@ -102,7 +250,7 @@ def family_of(arch: str) -> str:
 
 def summary(arch: str) -> str:
     """One line about an arch: what goes in and comes out, how large it is."""
-    return facts(family_of(arch)).ARCHS[arch]
+    return facts(family_of(arch)).archs[arch]
 
 
 def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:

@@ -7,7 +7,8 @@ import torch
 from diffusers import AutoencoderDC
 
 import zoo
-from zoo import foreign, hub
+from zoo import hub
+from zoo.hub import foreign
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 SMALL = {"image_size": 64, "latent_channels": 8, "widths": [32, 64, 64, 128]}

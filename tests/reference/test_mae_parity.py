@@ -7,8 +7,8 @@ import transformers as hf
 from torch import nn
 
 import zoo
-from zoo.mae import convert
-from zoo.mae import model as m
+from zoo.families.mae import convert
+from zoo.families.mae import model as m
 
 CLOSE = {"rtol": 0, "atol": 1e-9}
 WIDTHS = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import AutoencoderRAE
 
-from zoo import foreign
+from zoo.hub import foreign
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 DECODER = {"dim": 64, "depth": 2, "heads": 2, "hidden": 128}

@@ -6,7 +6,7 @@ import transformers as hf
 from torch import nn
 
 import zoo
-from zoo.videomae import convert
+from zoo.families.videomae import convert
 
 CLOSE = {"rtol": 0, "atol": 1e-9}
 SHAPE = {"frames": 4, "image_size": 32, "patch_size": 8}

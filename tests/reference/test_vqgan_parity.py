@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import VQModel
 
-from zoo import foreign
+from zoo.hub import foreign
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 
 from zoo.data import readers, shards
-from zoo.data.images import Batches, erase, mix, policy, seeded
-from zoo.layers import check_least, check_types
+from zoo.data.augment import erase, policy
+from zoo.data.batches import Batches
+from zoo.data.seeds import mix, seeded
+from zoo.nn.checks import check_least, check_types
 from zoo.registry import suggest
 
 SUFFIXES = (".mp4", ".webm", ".avi", ".gif", ".mkv", ".mov", ".m4v")

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.images import Batches
-from zoo.layers import check_least, check_types
+from zoo.data.batches import Batches
+from zoo.nn.checks import check_least, check_types
 
 # The rendered set: one flat figure before a flat ground. Not dSprites: other figures, colours, and turns.
 RENDERED = {"shape": 4, "scale": 4, "turn": 6, "x": 8, "y": 8, "colour": 6, "ground": 6}

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from zoo import hub
+from zoo.data.batches import Batches
 from zoo.data.factors import Shown
-from zoo.data.images import Batches, ImageData, new_map
-from zoo.layers import check_least, check_types
-from zoo.metrics import Moments
+from zoo.data.images import ImageData
+from zoo.data.pixels import new_map
+from zoo.metrics.moments import Moments
+from zoo.nn.checks import check_least, check_types
+from zoo.nn.frozen import fingerprint
 from zoo.redact import redact
 
 FORMAT = "latentzoo latents 1"
@@ -55,7 +58,7 @@ def write(
     config: dict[str, Any] = {
         "format": FORMAT,
         "encoder": name or model.zoo_config.get("name", model.zoo_config["arch"]),
-        "fingerprint": hub.fingerprint(model),
+        "fingerprint": fingerprint(model),
         "mean": model.latent_mean.cpu().tolist(),
         "std": model.latent_std.cpu().tolist(),
         "source": redact(data.hparams.source),
@@ -138,7 +141,7 @@ class LatentData(L.LightningDataModule):
         self.config = hub.read_json(path)
         if not isinstance(self.config, dict) or self.config.get("format") != FORMAT:
             raise ValueError(f"{path} is no config of latents; write them with `zoo latents`")
-        if encoder is not None and hub.fingerprint(hub.load(encoder)) != self.config["fingerprint"]:
+        if encoder is not None and fingerprint(hub.load(encoder)) != self.config["fingerprint"]:
             raise ValueError(
                 f"{folder} was written by {self.config['encoder']}, whose tensors are not those of {encoder}; write it "
                 "again, or decode with the encoder it was written by"

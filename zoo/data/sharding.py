@@ -20,7 +20,7 @@ from PIL import Image
 
 from zoo.data import readers, shards
 from zoo.data.clips import SUFFIXES, find_videos
-from zoo.hub import write_aside
+from zoo.hub.files import write_aside
 
 FORMATS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}  # Pillow's names that are no suffixes
 

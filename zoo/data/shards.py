@@ -32,7 +32,8 @@ from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from zoo.data.images import Batches, mix
+from zoo.data.batches import Batches
+from zoo.data.seeds import mix
 
 MANIFEST, FORMAT = "manifest.json", "zoo-shards-1"
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "gif", "tif", "tiff")

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.images import Batches, Pixels
+from zoo.data.batches import Batches
+from zoo.data.pixels import Pixels
 from zoo.data.readers import Items
-from zoo.layers import check_least, check_types
+from zoo.nn.checks import check_least, check_types
 
 
 class RandomImages(L.LightningDataModule):

@@ -1,1 +1,0 @@
-"""Bilinear classifiers: networks that are read from their weights (Pearce, Dooms et al. 2024)."""

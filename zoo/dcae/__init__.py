@@ -1,1 +1,0 @@
-"""Deep compression autoencoders, and their training in three phases."""

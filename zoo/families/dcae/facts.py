@@ -1,0 +1,145 @@
+"""The facts of the deep compression family: sizes, checkpoints of our own, the authors' files."""
+
+from zoo.registry import Metric, Weights
+
+TITLE = "Deep compression autoencoders"
+PAPER = (
+    "Chen et al. 2024, Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models, arXiv:2410.10733; "
+    "Chen et al. 2025, DC-AE 1.5, arXiv:2508.00413"
+)
+PUBLIC = {
+    "LitDCAE": "lit",
+    "DCAE": "model",
+    "haar": "model",
+    "mask_channels": "model",
+    "attend_linearly": "model",
+}
+PICTURE = (
+    "docs/dcae.png",
+    "Photographs that `dcae_tiny_f8c4.tiny_imagenet` never saw, their reconstruction, its error, and the latents",
+)
+STARTS: dict[str, tuple[str, ...]] = {}  # arch -> archs whose encoder it starts from
+# image shape -> shipped images that fit it
+SAMPLES = {(3, size, size): "samples/sprites" for size in (32, 64)}
+
+ARCHS = {
+    "dcae_f32c32": "256×256 RGB → 8×8 latents of 32, the published network, 323,356,460 parameters",
+    "dcae_f64c128": "512×512 RGB → 8×8 latents of 128, the published network, 676,896,140 parameters",
+    "dcae_f128c512": "512×512 RGB → 4×4 latents of 512, the published network, 1,120,682,252 parameters",
+    "dcae_f32c32_sana": "512×512 RGB → 16×16 latents of 32, Sana's network, 312,250,275 parameters",
+    "dcae_f32c32_lite": "512×512 RGB → 16×16 latents of 32, Sana's encoder, a faster decoder, 421,181,228 parameters",
+    "dcae15_f32c128": "256×256 RGB → 8×8 latents of 128, DC-AE 1.5, 523,609,740 parameters",
+    "dcae15_f64c128": "512×512 RGB → 8×8 latents of 128, DC-AE 1.5, 714,741,644 parameters",
+    "dcae_tiny_f4c4": "32×32 RGB → 8×8 latents of 4, 256 floats, 1,068,912 parameters",
+    "dcae_tiny_f8c4": "64×64 RGB → 8×8 latents of 4, 256 floats, 2,243,984 parameters",
+    "dcae_tiny_f16c16": "64×64 RGB → 4×4 latents of 16, 256 floats, 3,446,716 parameters",
+    "dcae_tiny_f32c64": "64×64 RGB → 2×2 latents of 64, 256 floats, 4,732,428 parameters",
+}
+
+
+def task(arch: str) -> str:
+    """The Hub's name for what a model does."""
+    return "image-feature-extraction"
+
+
+# The authors' weights, by name. None was downloaded here; names and figures are as their publishers state them.
+
+IMAGENET = {"data": "imagenet-1k", "data_terms": "ImageNet: non-commercial research"}
+MIX = {"data": None, "data_terms": "ImageNet, SAM, Mapillary Vistas, FFHQ: research sets, their owners' terms"}
+SANA = {"data": None, "data_terms": "not stated by the authors"}
+
+
+def _official(
+    name: str, repo: str, scale: float | None, data: dict, figures: tuple = (), size: int = 256
+) -> list[Weights]:
+    """The authors' file, and its twin in diffusers' layout; `figures` on ImageNet val at `size` px."""
+    how = "published by the authors; not measured here"
+    args = {"image_size": size} | ({"latent_scale": scale} if scale else {})
+    facts = {
+        "args": args,
+        "sha256": "",
+        "size": 0,
+        "licence": "Apache-2.0",
+        "metrics": tuple(Metric(n, v, u, f"ImageNet-1k val, {size} px", how) for n, v, u in figures),
+        "foreign": True,
+        "notes": "Apache-2.0 by the authors' word."
+        + (f" Diffusion models multiply its latents by {scale}." if scale else " No scale of its latents is stated."),
+    }
+    return [
+        Weights(name=name, repo=f"mit-han-lab/{repo}", **facts, **data),
+        Weights(
+            name=f"{name}_diffusers",
+            repo=f"mit-han-lab/{repo}-diffusers",
+            file="diffusion_pytorch_model.safetensors",
+            **facts,
+            **data,
+        ),
+    ]
+
+
+def _figures(rfid: float, psnr: float, ssim: float, lpips: float) -> tuple:
+    return (("rfid", rfid, ""), ("psnr", psnr, "dB"), ("ssim", ssim, ""), ("lpips", lpips, ""))
+
+
+OFFICIAL = [
+    *_official("dcae_f32c32.in", "dc-ae-f32c32-in-1.0", 0.3189, IMAGENET, _figures(0.69, 23.85, 0.66, 0.082)),
+    *_official("dcae_f32c32.mix", "dc-ae-f32c32-mix-1.0", 0.4552, MIX),
+    *_official("dcae_f32c32.in_256px", "dc-ae-f32c32-in-1.0-256px", None, IMAGENET),
+    *_official(
+        "dcae_f64c128.in", "dc-ae-f64c128-in-1.0", 0.2889, IMAGENET, _figures(0.22, 26.15, 0.71, 0.080), size=512
+    ),
+    *_official("dcae_f64c128.mix", "dc-ae-f64c128-mix-1.0", 0.4538, MIX, size=512),
+    *_official("dcae_f128c512.in", "dc-ae-f128c512-in-1.0", 0.4883, IMAGENET, (("rfid", 0.23, ""),), size=512),
+    *_official("dcae_f128c512.mix", "dc-ae-f128c512-mix-1.0", 0.3620, MIX, size=512),
+    *_official("dcae_f32c32_sana.1_0", "dc-ae-f32c32-sana-1.0", 0.41407, SANA, size=512),
+    *_official("dcae_f32c32_sana.1_1", "dc-ae-f32c32-sana-1.1", 0.41407, SANA, size=512),
+    *_official("dcae_f32c32_lite.1_1", "dc-ae-lite-f32c32-sana-1.1", 0.41407, SANA, size=512),
+]
+
+JPEG = "Tiny-ImageNet validation"
+MEAN = "mean over 10,000 images of 64 px, 256 latent floats each; `zoo eval`"
+
+
+def _own(name: str, recipe: str, sha256: str, size: int, figures: tuple, **facts) -> Weights:
+    return Weights(
+        name=name,
+        args={},
+        sha256=sha256,
+        size=size,
+        licence="Apache-2.0",
+        data="zh-plus/tiny-imagenet",
+        data_terms="ImageNet: non-commercial research; two thirds of the training images",
+        metrics=tuple(Metric(n, v, u, JPEG, MEAN) for n, v, u in figures),
+        recipe=recipe,
+        command=f"zoo fit {recipe} --data.source zh-plus/tiny-imagenet --seed_everything 0 --data.seed 0",
+        hardware="cpu (1 core)",
+        **facts,
+    )
+
+
+OWN = [
+    _own(
+        "dcae_tiny_f8c4.tiny_imagenet",
+        "dcae/tiny_imagenet_f8_cpu",
+        "258c8726ef44dda2a56f5a1139476308910f5cab37f1503630e04dd649de7a4c",
+        4_494_376,
+        (("psnr", 20.42, "dB"), ("ssim", 0.549, ""), ("l1", 0.0681, "")),
+        wall_time="40 min on a shared core",
+        commit="bf3f1202725e8179f12329af4c80053521a0ee22",
+        golden=(0.31794, 0.58185, 0.58804, 0.59833, 0.60434, 0.60088, 0.59894, 0.59268),
+        notes="Phase 1, 2 epochs of 32, L1 alone: what a minute of a GPU would do better. Stored as float16.",
+    ),
+    _own(
+        "dcae_tiny_f32c64.tiny_imagenet",
+        "dcae/tiny_imagenet_f32_cpu",
+        "259f8f52a813e9202f829736e957e8770dcdbbc07ca042beec2d7f6b20b85d21",
+        9_477_488,
+        (("psnr", 19.81, "dB"), ("ssim", 0.506, ""), ("l1", 0.0728, "")),
+        wall_time="28 min",
+        commit="576bac6b5a2dc7c31e64345633c49e2b9dac82df",
+        golden=(0.31854, 0.6234, 0.62931, 0.62377, 0.63398, 0.61519, 0.60599, 0.57957),
+        notes="Phase 1, 2 epochs of 32, L1 alone. 2×2 latents of 64 for a 64 px image. Stored as float16.",
+    ),
+]
+
+WEIGHTS = [*OWN, *OFFICIAL]

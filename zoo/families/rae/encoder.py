@@ -1,0 +1,159 @@
+"""Frozen encoders by name: timm's vision transformers, or an autoencoder of this zoo.
+
+B images of a batch · C channels of a token · h w the grid of tokens
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.nn.frozen import weights_are_random
+
+TIMM = "timm:"
+
+
+class FrozenEncoder(nn.Module):
+    """Patch tokens of a vision transformer as a map, each of unit variance: the last norm without scale and shift.
+
+    Class and register tokens are dropped. With `layers`, the last so many blocks' outputs are normalised and summed
+    (RAEv2, 2026, which keeps more of the image).
+
+    Args:
+        vit: with `forward_intermediates` as timm's have it, and `norm`.
+        image_size: side in px that it sees; images of another size are resized, bicubic.
+        mean, std: what it wants subtracted and divided by; None where it does so itself.
+        layers: how many of the last blocks count.
+    """
+
+    def __init__(
+        self,
+        vit: nn.Module,
+        image_size: int,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        layers: int = 1,
+    ):
+        super().__init__()
+        if not 1 <= layers <= len(vit.blocks):
+            raise ValueError(f"layers={layers}, allowed 1 to {len(vit.blocks)}, the encoder's blocks")
+        self.vit, self.image_size, self.layers, self.eps = vit, image_size, layers, vit.norm.eps
+        self.inside = mean is None
+        mean, std = (vit.mean.flatten(), vit.std.flatten()) if mean is None else (mean, std)
+        self.register_buffer("mean", torch.as_tensor(mean).clone()[:, None, None], persistent=False)  # (3, 1, 1)
+        self.register_buffer("std", torch.as_tensor(std).clone()[:, None, None], persistent=False)  # (3, 1, 1)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "FrozenEncoder":
+        """Stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] → (B, C, h, w)."""
+        maps = self.intermediates(x, self.layers, output_fmt="NCHW")  # `layers` of (B, C, h, w)
+        return sum(normalised(m, self.eps) for m in maps)  # (B, C, h, w)
+
+    def taps(self, x: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """With gradients: patch tokens of images (B, 3, H, W) in [0, 1] after some blocks, and the normed last ones.
+
+        A class token is added to each (StyleGAN-T, Sauer et al. 2023): (B, N, C) each, one more than `blocks`.
+        """
+        wanted = [*blocks, len(self.vit.blocks) - 1]
+        pairs = self.intermediates(x, wanted, output_fmt="NLC", return_prefix_tokens=True)
+        maps = [m + p[:, :1] if p.shape[1] else m for m, p in pairs]  # (B, N, C) each
+        patches, prefix = pairs[-1]
+        last = self.vit.norm(torch.cat([prefix, patches], 1))  # (B, T + N, C)
+        t = prefix.shape[1]
+        return [*maps[:-1], last[:, t:] + last[:, :1] if t else last]
+
+    def intermediates(self, x: Tensor, blocks: int | Sequence[int], **how) -> list:
+        """What chosen blocks give for images (B, 3, H, W) in [0, 1], resized and normalised."""
+        if x.shape[2:] != (self.image_size, self.image_size):
+            x = F.interpolate(x, size=(self.image_size, self.image_size), mode="bicubic")  # (B, 3, S, S)
+        how |= {"indices": blocks, "norm": False}
+        if self.inside:
+            x = x + (x.clamp(0, 1) - x).detach()  # this zoo's refuse other pixels; gradients pass as if none were cut
+            return self.vit.forward_intermediates(x, **how)
+        return self.vit.forward_intermediates((x - self.mean) / self.std, intermediates_only=True, **how)
+
+
+def normalised(tokens: Tensor, eps: float) -> Tensor:
+    """A map (B, C, h, w) whose every token has mean 0 and variance 1."""
+    tokens = tokens.permute(0, 2, 3, 1)  # (B, h, w, C)
+    return F.layer_norm(tokens, tokens.shape[-1:], eps=eps).permute(0, 3, 1, 2)  # (B, C, h, w)
+
+
+def load(name: str, image_size: int | None = None, layers: int = 1) -> FrozenEncoder:
+    """An encoder with its weights: `timm:MODEL.TAG`, or weights of this zoo by name or place.
+
+    Args:
+        image_size: side in px that it sees; None is what it was trained at.
+
+    Raises:
+        ValueError: no such model, or one without patch tokens.
+        ConnectionError: its weights are not in the cache and cannot be had.
+    """
+    if name.startswith(TIMM):
+        return _wrap_timm(name, create_timm(name, image_size, pretrained=True), layers)
+    from zoo import hub
+
+    vit = hub.load(name)
+    if not hasattr(vit, "forward_intermediates") or len(vit.input_shape) != 3:
+        raise ValueError(f"{name} has no patch tokens of images; give {TIMM}MODEL, or weights of `zoo ls 'mae*'`")
+    size = image_size or vit.input_shape[-1]
+    if size != vit.input_shape[-1]:
+        vit = hub.load(name, image_size=size)
+    return FrozenEncoder(vit, size, layers=layers)
+
+
+def from_tensors(name: str, state: dict[str, Tensor], image_size: int, layers: int = 1) -> FrozenEncoder:
+    """A timm encoder with tensors under timm's names; its table of positions is fitted to the image size.
+
+    Raises:
+        ValueError: a tensor missing, left over or misshapen.
+    """
+    from zoo.families.rae.convert import fit_positions
+
+    vit = create_timm(name, image_size)
+    own = vit.state_dict()
+    for key in ("norm.weight", "norm.bias"):  # affine that a frozen encoder does without
+        state.setdefault(key, own[key])
+    prefix = 0 if "reg_token" in own else vit.num_prefix_tokens
+    state["pos_embed"] = fit_positions(state["pos_embed"], prefix, vit.patch_embed.grid_size[0])
+    wrong = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
+    if wrong:
+        raise ValueError(f"the encoder in the file is not {name}: {len(wrong)} tensors differ, {wrong[0]} first")
+    vit.to(state["pos_embed"].dtype).load_state_dict(state)
+    return _wrap_timm(name, vit, layers)
+
+
+def create_timm(name: str, image_size: int | None, pretrained: bool = False) -> nn.Module:
+    """timm's model for `timm:MODEL.TAG`, without a head."""
+    import timm
+
+    model = name.removeprefix(TIMM)
+    options: dict[str, Any] = {"num_classes": 0} | ({"img_size": image_size} if image_size else {})
+    if "siglip" in model:
+        options["global_pool"] = ""  # its pooling has parameters of its own
+    try:
+        return timm.create_model(model, pretrained=pretrained and not weights_are_random(), **options)
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, RuntimeError) and "Unknown model" not in str(error):
+            raise ConnectionError(f"timm could not get {model}: {error}; load it once online") from error
+        raise ValueError(f"timm has no model {model!r}: {error}") from error
+    except OSError as error:
+        raise ConnectionError(f"timm could not get the weights of {model}: {error}; load it once online") from error
+
+
+def _wrap_timm(name: str, vit: nn.Module, layers: int) -> FrozenEncoder:
+    if name.endswith(".mae"):  # transformers', with which the released decoders were trained, has another ε than timm's
+        for module in vit.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = 1e-12
+    height, width = vit.patch_embed.img_size
+    if height != width:
+        raise ValueError(f"the encoder sees {height}×{width} px, a square is needed")
+    return FrozenEncoder(vit, height, vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"], layers)

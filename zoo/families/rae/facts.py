@@ -1,0 +1,238 @@
+"""The facts of the representation autoencoders: sizes, checkpoints of our own, the authors' files."""
+
+from zoo.families.rae.classes import TINY_IMAGENET
+from zoo.registry import Metric, Weights
+
+TITLE = "Representation autoencoders"
+PAPER = (
+    "Zheng et al. 2025, Diffusion Transformers with Representation Autoencoders, arXiv:2510.11690; "
+    "Wang et al. 2025, DDT: Decoupled Diffusion Transformer, arXiv:2504.05741"
+)
+PUBLIC = {
+    "LitRAE": "lit",
+    "LitDiT": "lit",
+    "RAE": "model",
+    "DiTDH": "dit",
+    "FrozenEncoder": "encoder",
+}
+PICTURE = (
+    "docs/rae.png",
+    "Photographs that `rae_mae_vit_tiny.tiny_imagenet` never saw, their reconstruction, its error, and the latents",
+)
+STARTS: dict[str, tuple[str, ...]] = {}  # arch -> archs whose encoder it starts from
+SAMPLES = {(3, 64, 64): "samples/sprites"}  # image shape -> shipped images that fit it
+
+ARCHS = {
+    "rae_mae_vit_tiny": "64×64 RGB → 8×8 tokens of 192 of mae_vit_tiny, a decoder of 2,743,872 parameters",
+    "ditdh_tiny": "8×8 tokens of 192 of rae_mae_vit_tiny, 200 classes → tokens, 5,140,920 parameters",
+    "ditdh_s": "16×16 tokens of 768, 1,000 classes → tokens, for autoguidance, 196,357,204 parameters",
+    "ditdh_xl": "16×16 tokens of 768, 1,000 classes → tokens, the published transformer, 838,380,628 parameters",
+    "rae_vit_base": "256×256 RGB → 16×16 tokens of a frozen encoder, ViT-B decoder, 86,237,952 parameters",
+    "rae_vit_large": "256×256 RGB → 16×16 tokens of a frozen encoder, ViT-L decoder, 303,887,104 parameters",
+    "rae_vit_xl": "256×256 RGB → 16×16 tokens of a frozen encoder, ViT-XL decoder, 415,056,640 parameters",
+}
+
+
+def task(arch: str) -> str:
+    """The Hub's name for what a model does."""
+    return "unconditional-image-generation" if arch.startswith("ditdh") else "image-feature-extraction"
+
+
+# The authors' weights, by name. None was downloaded here; names and figures are as their publishers state them.
+
+COLLECTION = "nyu-visionx/RAE-collections"
+IMAGENET = {"data": "imagenet-1k", "data_terms": "ImageNet: non-commercial research"}
+HOW = "published by the authors; not measured here"
+SIGLIP = (0.5, 0.5, 0.5)
+
+
+def _decoder(tag: str, encoder: str, channels: int, folder: str, stats: str, repo: str, **facts) -> list[Weights]:
+    """The authors' decoder with its statistics, and diffusers' folder, which holds the encoder too."""
+    metrics, licence = facts.pop("metrics", ()), facts.pop("licence", "MIT")
+    args = {"encoder": f"timm:{encoder}", "latent_channels": channels} | facts
+    shared = {"args": args, "sha256": "", "size": 0, "metrics": metrics, "foreign": True, **IMAGENET}
+    return [
+        Weights(
+            name=f"rae_vit_xl.{tag}",
+            repo=COLLECTION,
+            file=f"decoders/{folder}/model.pt",
+            beside=stats and f"stats/{stats}/stat.pt",
+            licence="MIT",
+            notes="The encoder is fetched by its own name"
+            + ("." if licence == "MIT" else f", under {licence}.")
+            + ("" if stats else " No statistics are published with it: measure them with `zoo latents --measure`."),
+            **shared,
+        ),
+        Weights(
+            name=f"rae_vit_xl.{tag}_diffusers",
+            repo=f"nyu-visionx/{repo}",
+            file="diffusion_pytorch_model.safetensors",
+            licence=licence,
+            notes="The encoder is in the file.",
+            **shared,
+        ),
+    ]
+
+
+def _transformer(name: str, folder: str, autoencoder: str, grid: int, figures: tuple = ()) -> Weights:
+    return Weights(
+        name=name,
+        repo=COLLECTION,
+        file=f"DiTs/Dinov2/wReg_base/{folder}/stage2_model.pt",
+        args={"autoencoder": autoencoder, "grid": grid},
+        sha256="",
+        size=0,
+        licence="MIT",
+        notes=f"Paints in the latents of {autoencoder}, which is fetched by its own name.",
+        metrics=tuple(
+            Metric("fid", value, "", f"ImageNet-1k, {16 * grid} px", f"{HOW}; {how}") for value, how in figures
+        ),
+        foreign=True,
+        **IMAGENET,
+    )
+
+
+BASE = "vit_base_patch14_reg4_dinov2.lvd142m"
+OFFICIAL = [
+    *_decoder(
+        "dinov2_small",
+        "vit_small_patch14_reg4_dinov2.lvd142m",
+        384,
+        "dinov2/wReg_small/ViTXL_n08",
+        "",
+        "RAE-dinov2-wReg-small-ViTXL-n08",
+    ),
+    *_decoder(
+        "dinov2_base",
+        BASE,
+        768,
+        "dinov2/wReg_base/ViTXL_n08",
+        "dinov2/wReg_base/imagenet1k",
+        "RAE-dinov2-wReg-base-ViTXL-n08",
+        metrics=(Metric("rfid", 0.57, "", "ImageNet-1k val, 256 px", HOW),),
+    ),
+    *_decoder(
+        "dinov2_base_512",
+        BASE,
+        768,
+        "dinov2/wReg_base/ViTXL_n08_i512",
+        "dinov2/wReg_base/imagenet1k_512",
+        "RAE-dinov2-wReg-base-ViTXL-n08-i512",
+        image_size=512,
+        encoder_size=448,
+        grid=32,
+    ),
+    *_decoder(
+        "dinov2_large",
+        "vit_large_patch14_reg4_dinov2.lvd142m",
+        1024,
+        "dinov2/wReg_large/ViTXL_n08",
+        "",
+        "RAE-dinov2-wReg-large-ViTXL-n08",
+    ),
+    *_decoder(
+        "mae_base",
+        "vit_base_patch16_224.mae",
+        768,
+        "mae/base_p16/ViTXL_n08",
+        "mae/base_p16/ImageNet1k",
+        "RAE-mae-base-p16-ViTXL-n08",
+        licence="CC-BY-NC-4.0",
+        encoder_size=256,
+    ),
+    *_decoder(
+        "siglip2_base",
+        "vit_base_patch16_siglip_256.v2_webli",
+        768,
+        "siglip2/base_p16_i256/ViTXL_n08",
+        "siglip2/base_p16_i256/ImageNet1k",
+        "RAE-siglip2-base-p16-i256-ViTXL-n08",
+        encoder_size=256,
+        mean=SIGLIP,
+        std=SIGLIP,
+    ),
+    _transformer(
+        "ditdh_xl.imagenet256",
+        "ImageNet256/DiTDH-XL",
+        "rae_vit_xl.dinov2_base",
+        16,
+        ((1.51, "800 epochs, without guidance"), (1.13, "guided by ditdh_s.imagenet256")),
+    ),
+    _transformer("ditdh_s.imagenet256", "ImageNet256/DiTDH-S_ep14", "rae_vit_xl.dinov2_base", 16),
+    _transformer(
+        "ditdh_xl.imagenet512",
+        "ImageNet512/DiTDH-XL_ep400",
+        "rae_vit_xl.dinov2_base_512",
+        32,
+        ((1.13, "400 epochs, guided by ditdh_s.imagenet512"),),
+    ),
+    _transformer("ditdh_s.imagenet512", "ImageNet512/DiTDH-S_ep20", "rae_vit_xl.dinov2_base_512", 32),
+]
+
+JPEG = "Tiny-ImageNet validation"
+MEAN = "mean over 10,000 images of 64 px, 12,288 latent floats each; `zoo eval`"
+
+
+def _own(name: str, recipe: str, sha256: str, size: int, metrics: tuple[Metric, ...], **facts) -> Weights:
+    return Weights(
+        name=name,
+        sha256=sha256,
+        size=size,
+        licence="Apache-2.0",
+        data="zh-plus/tiny-imagenet",
+        data_terms="ImageNet: non-commercial research; two thirds of the training images",
+        metrics=metrics,
+        recipe=recipe,
+        hardware="cpu (1 core)",
+        **facts,
+    )
+
+
+RAE_FIGURES = (("psnr", 23.72, "dB"), ("ssim", 0.795, ""), ("l1", 0.0468, ""))
+OWN = [
+    _own(
+        "rae_mae_vit_tiny.tiny_imagenet",
+        "rae/tiny_imagenet_cpu",
+        "9fa2ddc4a65975d59e12d8877b2c4b6aaa42360ca6107f5c93656238a3d40060",
+        5_643_992,
+        tuple(Metric(n, v, u, JPEG, MEAN) for n, v, u in RAE_FIGURES),
+        args={"noise": 0.5, "encoder_hash": "53cf94ddb3536ebb"},
+        command="zoo fit rae/tiny_imagenet_cpu --data.source zh-plus/tiny-imagenet --seed_everything 0 --data.seed 0",
+        wall_time="46 min on a shared core",
+        commit="f3ae755cbdd8b407108d8a3d23ce1b7118ca3b1f",
+        golden=(0.29223, 1.0182, 0.99751, 0.9865, 0.78731, 0.69596, 0.6134, 0.69368),
+        notes="3 epochs of 64, L1 alone, noise τ 0.5, average of the weights. Stored as float16.",
+    ),
+    _own(
+        "ditdh_tiny.tiny_imagenet",
+        "rae/tiny_imagenet_ditdh_cpu",
+        "49fb85d3f41b686d23fe2087c074af1c94bf9ef57bfe130f2e2dd5a53d86c451",
+        10_328_288,
+        (
+            Metric("loss", 0.5047, "", JPEG, "flow matching, mean (v̂ - v)² over normalised latents; `zoo fit`'s test"),
+            Metric(
+                "frechet_mae_vit_tiny.tiny_imagenet",
+                1.782,
+                "",
+                JPEG,
+                "not FID; 1,000 images drawn, 50 steps; `zoo eval`",
+            ),
+        ),
+        args={
+            "latent_channels": 192,
+            "grid": 8,
+            "num_classes": 200,
+            "autoencoder": "rae_mae_vit_tiny.tiny_imagenet",
+            "autoencoder_hash": "30d426c7a04b073e",
+        },
+        command="zoo latents rae_mae_vit_tiny.tiny_imagenet latents/rae_tiny_imagenet --data zh-plus/tiny-imagenet && "
+        "zoo fit rae/tiny_imagenet_ditdh_cpu --seed_everything 0 --data.seed 0",
+        wall_time="42 min on a shared core",
+        commit="3a6b1d2282d0b9be54a1d4db43b57407bb297a00",
+        parent="rae_mae_vit_tiny.tiny_imagenet",
+        classes=TINY_IMAGENET,
+        golden=(0.69479, 0.64952, 0.79287, -0.74423, -2.2083, -0.21971, 0.60602, 1.1188),
+        notes="3 epochs of 64: colours and layouts, hardly objects. Stored as float16.",
+    ),
+]
+WEIGHTS = [*OWN, *OFFICIAL]

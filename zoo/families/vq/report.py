@@ -1,0 +1,207 @@
+"""What `zoo eval` prints and `zoo show` draws of a vector-quantised autoencoder, and of a prior of its codes."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from zoo.data.factors import RENDERED, render
+from zoo.families.vq.model import VQVAE, LatentAutoencoder
+from zoo.families.vq.prior import CodePrior
+from zoo.families.vq.usage import CodebookUsage
+from zoo.metrics.infomec import infomec
+from zoo.report import plots
+from zoo.report.inputs import photographs
+
+Model = VQVAE | LatentAutoencoder | CodePrior
+GALLERY = ("vqvae_conv_small.cifar10", "photographs at 32 px, through 64 codes")
+Batches = Iterable[tuple[Tensor, Tensor]]
+STEPS = 7  # of a traversal through a latent that has no codes
+SHOWN = 10  # images in a row
+
+
+@torch.no_grad()
+def evaluate(model: Model, batches: Batches, train: Batches) -> dict[str, float]:
+    """How much of an image survives the codes, and how many of them are in use, over the whole test set.
+
+    `error` is the mean squared error over the variance of the test set's pixels, 1 for the mean grey (van den Oord's
+    example); `psnr` is in dB, of the mean squared error of all images together. Where the factors of the images are
+    known, InfoM, InfoE and InfoC say what the latents know of them (the standalone definition, 10,000 images at most).
+
+    Of a prior: nats a code given the class, its exponential, and bits an image.
+    """
+    model = model.eval()
+    if isinstance(model, CodePrior):
+        return _likelihood(model, batches)
+    usage = CodebookUsage(model.quantizer.codebook_size, model.quantizer.num_codebooks) if model.quantizer else None
+    error, first, second, values, count = 0.0, 0.0, 0.0, 0, 0
+    latents, factors = [], []
+    for x, y in batches:
+        out = model(x)
+        if y.ndim == 2:
+            latents.append(out.indices if out.indices.numel() else model.forward_features(x))
+            factors.append(y)
+        error += (out.recon.clamp(0, 1) - x).double().square().sum().item()
+        first, second = first + x.double().sum().item(), second + x.double().square().sum().item()
+        values, count = values + x.numel(), count + len(x)
+        if usage is not None:
+            usage.update(out.indices)
+    mse, variance = error / values, second / values - (first / values) ** 2
+    figures = {"mse": mse, "error": mse / variance, "psnr": -10 * torch.tensor(mse).log10().item()}
+    if usage is not None:
+        figures |= {k: v.item() for k, v in usage.compute().items()}
+    if factors:
+        z, y = torch.cat(latents)[:10_000], torch.cat(factors)[:10_000]
+        scores = infomec(z, y, discrete=not z.is_floating_point())
+        figures |= {k: getattr(scores, k) for k in ("infom", "infoe", "infoc")}
+    return figures | {"images": count}
+
+
+@torch.no_grad()
+def figure(model: Model, classes: list[str], batches: Batches | None) -> Figure:
+    """Shipped digits or photographs through the codes, factors of rendered scenes one by one, a prior's own images."""
+    if isinstance(model, CodePrior):
+        labels = torch.arange(model.num_classes) if model.num_classes else torch.tensor([-1])
+        return samples(model, labels, SHOWN, classes)
+    if isinstance(model, LatentAutoencoder) and model.input_shape[0] == 3:
+        scene = render(torch.tensor([[1, 3, 2, 3, 4, 0, 3]]), model.input_shape[-1])  # (1, 3, H, W)
+        return _traversals(model.eval(), scene[0], model.reconstruct(scene)[0], _meanings(model))
+    if model.input_shape[0] == 1 and batches is not None:
+        images = next(iter(batches))[0]  # (B, 1, H, W), class after class
+        some = images[:: max(1, len(images) // SHOWN)][:SHOWN]
+        return explain(model, some, [""] * len(some), classes)
+    names, images = photographs(model)
+    return explain(model, images, names, classes)
+
+
+def _meanings(model: LatentAutoencoder) -> list[str]:
+    """The factor of rendered scenes that each latent tells most of, and which share of it (normalised information)."""
+    draw = torch.Generator().manual_seed(0)
+    factors = torch.stack([torch.randint(n, (2000,), generator=draw) for n in RENDERED.values()], 1)  # (N, S)
+    x = render(factors, model.input_shape[-1])  # (N, 3, H, W)
+    z = model.encode(x) if model.quantizer is not None else model.forward_features(x)  # (N, L)
+    scores = infomec(z, factors, discrete=not z.is_floating_point())
+    share, best = scores.nmi.nan_to_num().max(0)  # (L,) twice
+    names = list(RENDERED)
+    return [f"{names[i]} {s:.2f}" if a else "unused" for i, s, a in zip(best, share, scores.active)]
+
+
+@torch.no_grad()
+def explain(model: Model, images: Tensor, names: list[str], classes: list[str]) -> Figure:
+    """Image, reconstruction, difference and codes, a column each; of latents instead their traversals.
+
+    Of a prior: how much each code surprises it.
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+        names: a title for each.
+    """
+    model = model.eval()
+    if isinstance(model, CodePrior):
+        return _surprise(model, images, names)
+    recon = model.reconstruct(images)  # (B, C, H, W)
+    if isinstance(model, LatentAutoencoder):
+        return _traversals(model, images[0], recon[0])
+    codes = model.encode(images)  # (B, h, w) or (B, h, w, codebooks)
+    codes = codes if codes.ndim == 3 else codes[..., 0]
+    rows = (images, recon, (recon - images).abs().mean(1, keepdim=True), codes)
+    titles = ("image", "reconstruction", "|difference|", f"codes, {model.quantizer.codebook_size} colours")
+    fig, axes = plt.subplots(len(rows), len(images), figsize=(1.5 * len(images) + 0.6, 6.3), squeeze=False)
+    colours = plots.colours(model.quantizer.codebook_size)  # (K, 3)
+    for row, title, line in zip(rows, titles, axes):
+        for ax, pixels, name in zip(line, row, names):
+            if row is codes:
+                ax.imshow(colours[pixels], interpolation="nearest")
+                ax.set_xticks([])
+                ax.set_yticks([])
+            else:
+                plots.picture(ax, pixels if row is not rows[2] else pixels / rows[2].max())
+            if row is images:
+                ax.set_title(name, fontsize=8)
+        line[0].set_ylabel(title, fontsize=8)
+    return fig
+
+
+def _traversals(model: LatentAutoencoder, image: Tensor, recon: Tensor, meanings: list[str] | None = None) -> Figure:
+    """A row for a latent: it takes its values, one after the other, all others stay; those of a factor together."""
+    latents = model.forward_features(image[None])  # (1, L) or (1, L·D)
+    if model.bottleneck == "qlae":
+        values = model.quantizer.values.sort(-1).values.expand(model.latents, -1)  # (L, V)
+    elif model.bottleneck == "vq":
+        pick = torch.linspace(0, model.quantizer.codebook_size - 1, STEPS).long()
+        values = model.quantizer.decode(pick).expand(model.latents, -1, -1)  # (L, V, D)
+    else:
+        span = latents.abs().max().clamp(min=1)
+        values = torch.linspace(-1, 1, STEPS).mul(span).expand(model.latents, -1)  # (L, V)
+    count = values.shape[1]
+    fig, axes = plt.subplots(
+        model.latents, count + 2, figsize=(0.72 * (count + 2), 0.72 * model.latents + 0.3), squeeze=False
+    )
+    meanings = meanings or [""] * model.latents
+    order = sorted(range(model.latents), key=lambda i: (meanings[i] == "unused", meanings[i].split(" ")[0]))
+    for row, (i, line) in enumerate(zip(order, axes)):
+        some = latents.reshape(1, model.latents, -1).repeat(count, 1, 1)  # (V, L, 1 or D)
+        some[:, i] = values[i].reshape(count, -1)
+        pictures = (image, recon, *model.decode(some.flatten(1)))
+        for j, (ax, pixels) in enumerate(zip(line, pictures)):
+            if j < 2 and row:
+                ax.axis("off")
+                continue
+            plots.picture(ax, pixels)
+            if not row:
+                ax.set_title("image" if not j else "recon." if j == 1 else "", fontsize=7)
+        line[-1].yaxis.set_label_position("right")
+        line[-1].set_ylabel(f"z{i}  {meanings[i]}", fontsize=7, rotation=0, labelpad=4, va="center", ha="left")
+    return fig
+
+
+def _likelihood(model: CodePrior, batches: Batches) -> dict[str, float]:
+    nats, count = 0.0, 0
+    for x, y in batches:
+        nats += model(x, y if model.num_classes else None).loss.double().item() * len(x)
+        count += len(x)
+    nats /= count
+    return {
+        "nats": nats,
+        "perplexity": math.exp(nats),
+        "bits_per_image": nats * model.length / math.log(2),
+        "images": count,
+    }
+
+
+@torch.no_grad()
+def samples(model: CodePrior, labels: Tensor, each: int, names: list[str], seed: int = 0, **how) -> Figure:
+    """A row of drawn images for each label (R,), -1 is any class; `how` as `CodePrior.sample_codes`."""
+    images = model.sample(labels.repeat_interleave(each), generator=torch.Generator().manual_seed(seed), **how)
+    rows = len(labels)
+    fig, axes = plt.subplots(rows, each, figsize=(0.72 * each + 0.3, 0.72 * rows + 0.2), squeeze=False)
+    for ax, pixels in zip(axes.flat, images):  # (R · each) of (C, H, W)
+        plots.picture(ax, pixels)
+    for label, line in zip(labels.tolist(), axes[:, 0]):
+        if label >= 0:
+            name = names[label] if label < len(names) else str(label)
+            line.set_ylabel(
+                name, fontsize=8, rotation=0, labelpad=8, va="center", ha="right" if len(name) > 2 else "center"
+            )
+    return fig
+
+
+def _surprise(model: CodePrior, images: Tensor, names: list[str]) -> Figure:
+    """Images, what the codes keep of them, and each code's nats given those before it, of any class."""
+    out = model(images)
+    log_p = out.logits.float().log_softmax(-1).gather(-1, out.indices.flatten(1)[..., None])  # (B, N, 1)
+    nats = -log_p.reshape(out.indices.shape)  # (B, h, w)
+    recon = model.tokenizer.decode(out.indices)  # (B, C, H, W)
+    fig, axes = plt.subplots(3, len(images), figsize=(1.5 * len(images) + 0.6, 4.8), squeeze=False)
+    for column, (image, again, surprise, name) in enumerate(zip(images, recon, nats, names)):
+        plots.picture(axes[0, column], image)
+        plots.picture(axes[1, column], again)
+        axes[2, column].imshow(surprise, vmin=0, vmax=math.log(model.codebook_size), interpolation="nearest")
+        axes[2, column].set(xticks=[], yticks=[], xlabel=f"{surprise.sum() / math.log(2):.0f} bits")
+        axes[0, column].set_title(name, fontsize=8)
+    for ax, title in zip(axes[:, 0], ("image", "reconstruction", "surprise")):
+        ax.set_ylabel(title, fontsize=8)
+    return fig

@@ -1,0 +1,257 @@
+"""VQGAN's autoencoder (Esser et al. 2021), which LlamaGen's tokenisers (Sun et al. 2024) and diffusers' VQModel share.
+
+Tensor names are taming's: levels count from the finest. The discriminator and the losses against it are in training.
+
+B images · C H W channels and sides in pixels · h w the grid of codes, H/f and W/f · D width of a code · E channels
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.families.vq.quantize import VectorQuantizer, VQOutput
+from zoo.nn.checkpointing import Checkpointed, recompute
+from zoo.nn.checks import check_images, check_ints, check_least, sides
+
+
+class VQGAN(Checkpointed, nn.Module):
+    """Convolutional encoder and decoder around a vector quantiser (Esser et al. 2021, §3.1, table 7).
+
+    Any image whose sides are multiples of f = 2^(levels - 1) goes through; `image_size` is what it was trained at.
+
+    Args:
+        image_size: side in pixels, or (height, width).
+        channels: C.
+        width: E of the finest level.
+        mults: E of each level over `width`; a level after the first halves the sides.
+        res_blocks: of each level of the encoder; the decoder has one more.
+        attention: levels with self-attention after each block, counted from the finest.
+        mid_attention: self-attention between the two middle blocks.
+        z_channels: what the encoder gives, before a 1×1 convolution to D.
+        codebook_size, code_dim: K and D.
+        metric: "l2", or "cosine" (LlamaGen).
+        legacy_beta: β on the codebook loss, as every released taming model was trained.
+        mean, std: what the network sees is (pixels - mean) / std: [-1, 1], or [0, 1] with 0 and 1 (aMUSEd).
+
+    Raises:
+        ValueError: sides that are no multiple of f, or a level that is not there.
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int] = 256,
+        channels: int = 3,
+        width: int = 128,
+        mults: tuple[int, ...] = (1, 1, 2, 2, 4),
+        res_blocks: int = 2,
+        attention: tuple[int, ...] = (4,),
+        mid_attention: bool = True,
+        z_channels: int = 256,
+        codebook_size: int = 1024,
+        code_dim: int = 256,
+        metric: str = "l2",
+        legacy_beta: bool = False,
+        mean: float = 0.5,
+        std: float = 0.5,
+    ):
+        super().__init__()
+        check_least(1, channels=channels, width=width, mults=mults)
+        if any(not 0 <= level < len(mults) for level in attention):
+            raise ValueError(f"attention={tuple(attention)}, allowed levels are 0 to {len(mults) - 1}, the coarsest")
+        self.input_shape = (channels, *sides(image_size))
+        self.mean, self.std = mean, std
+        self.factor = 2 ** (len(mults) - 1)
+        _check_sides(self.input_shape[1:], self.factor)
+        self.encoder = Encoder(channels, width, mults, res_blocks, attention, mid_attention, z_channels)
+        self.quant_conv = nn.Conv2d(z_channels, code_dim, 1)
+        self.quantizer = VectorQuantizer(codebook_size, code_dim, "grad", metric, legacy_beta=legacy_beta)
+        self.post_quant_conv = nn.Conv2d(code_dim, z_channels, 1)
+        self.decoder = Decoder(channels, width, mults, res_blocks, attention, mid_attention, z_channels)
+
+    def forward(self, x: Tensor, update: bool | None = None) -> VQOutput:
+        """Images (B, C, H, W), float pixels in [0, 1] → reconstruction, codes, `mean |x̂ - x|` and the codes' losses.
+
+        The perceptual and the adversarial terms need other networks: see LitVQGAN.
+
+        Raises:
+            ValueError: sides that are no multiple of f, channels, dtype; in eval mode NaN or pixels outside [0, 1].
+        """
+        out = self.quantizer(self.forward_features(x).movedim(1, -1), update=update)
+        recon = self._decode(out.z_q)  # (B, C, H, W)
+        losses = {"reconstruction": (recon - x).abs().mean()} | out.losses
+        return VQOutput(sum(losses.values()), recon, out.indices, losses, out.stats)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """What is about to be quantised: images (B, C, H, W) → (B, D, h, w)."""
+        check_images(x, self.input_shape[0], None, None, values=not self.training)
+        _check_sides(x.shape[2:], self.factor)
+        x = ((x - self.mean) / self.std).to(self.encoder.conv_in.weight.dtype)
+        return self.quant_conv(self.encoder(x))  # (B, D, h, w)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) → indices (B, h, w) int64."""
+        return self.quantizer.encode(self.forward_features(x).movedim(1, -1))
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """Indices (B, h, w) int64 → images (B, C, H, W), clamped to [0, 1]."""
+        check_ints(indices, "indices", ("B", "h", "w"), 0, self.quantizer.codebook_size, "encode gives them")
+        return self._decode(self.quantizer.decode(indices)).clamp(0, 1)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) → the same after the codes, clamped to [0, 1]."""
+        return self.decode(self.encode(x))
+
+    def _decode(self, q: Tensor) -> Tensor:
+        q = q.movedim(-1, 1).to(self.post_quant_conv.weight.dtype)  # (B, D, h, w)
+        return self.decoder(self.post_quant_conv(q)) * self.std + self.mean  # (B, C, H, W)
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W), about [-1, 1] → (B, z, h, w)."""
+
+    def __init__(self, channels, width, mults, res_blocks, attention, mid_attention, z_channels):
+        super().__init__()
+        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.down, before = nn.ModuleList(), width
+        for level, mult in enumerate(mults):
+            widths = [before, *[width * mult] * res_blocks]
+            stage = _stage(widths, level in attention)
+            if level < len(mults) - 1:
+                stage.downsample = Downsample(width * mult)
+            self.down.append(stage)
+            before = width * mult
+        self.mid = _middle(before, mid_attention)
+        self.norm_out = _norm(before)
+        self.conv_out = nn.Conv2d(before, z_channels, 3, padding=1)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)  # (B, E, H, W)
+        for stage in self.down:
+            x = _through(stage, x, self.grad_checkpointing)
+            if hasattr(stage, "downsample"):
+                x = stage.downsample(x)  # (B, E', H/2, W/2)
+        x = _through_middle(self.mid, x, self.grad_checkpointing)
+        return self.conv_out(F.silu(self.norm_out(x)))  # (B, z, h, w)
+
+
+class Decoder(nn.Module):
+    """Codes (B, z, h, w) → images (B, C, H, W), about [-1, 1]."""
+
+    def __init__(self, channels, width, mults, res_blocks, attention, mid_attention, z_channels):
+        super().__init__()
+        before = width * mults[-1]
+        self.conv_in = nn.Conv2d(z_channels, before, 3, padding=1)
+        self.mid = _middle(before, mid_attention)
+        stages = []
+        for level in reversed(range(len(mults))):
+            stage = _stage([before, *[width * mults[level]] * (res_blocks + 1)], level in attention)
+            if level:
+                stage.upsample = Upsample(width * mults[level])
+            stages.append(stage)
+            before = width * mults[level]
+        self.up = nn.ModuleList(reversed(stages))  # from the finest level, as the encoder's
+        self.norm_out = _norm(before)
+        self.conv_out = nn.Conv2d(before, channels, 3, padding=1)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = _through_middle(self.mid, self.conv_in(x), self.grad_checkpointing)  # (B, E, h, w)
+        for stage in reversed(self.up):
+            x = _through(stage, x, self.grad_checkpointing)
+            if hasattr(stage, "upsample"):
+                x = stage.upsample(x)  # (B, E', 2h, 2w)
+        return self.conv_out(F.silu(self.norm_out(x)))  # (B, C, H, W)
+
+
+class ResnetBlock(nn.Module):
+    """Norm, SiLU, convolution, twice, beside the input or a 1×1 convolution of it."""
+
+    def __init__(self, width_in: int, width: int):
+        super().__init__()
+        self.norm1, self.conv1 = _norm(width_in), nn.Conv2d(width_in, width, 3, padding=1)
+        self.norm2, self.conv2 = _norm(width), nn.Conv2d(width, width, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))  # (B, E', H, W)
+        return y + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all places, one head as wide as the map."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = _norm(width)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        q, k, v = (f(y).flatten(2).mT[:, None] for f in (self.q, self.k, self.v))  # (B, 1, h·w, E) each
+        y = F.scaled_dot_product_attention(q, k, v)[:, 0].mT  # (B, E, h·w)
+        return x + self.proj_out(y.reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """Halves the sides; zeros stand to the right and below only, as in the authors' code."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # (B, E, H/2, W/2)
+
+
+class Upsample(nn.Module):
+    """Doubles the sides by repetition, then a convolution."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # (B, E, 2H, 2W)
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, width, 1e-6)
+
+
+def _stage(widths: list[int], attention: bool) -> nn.Module:
+    stage = nn.Module()
+    stage.block = nn.ModuleList(ResnetBlock(a, b) for a, b in pairwise(widths))
+    stage.attn = nn.ModuleList(AttentionBlock(w) for w in widths[1:] if attention)
+    return stage
+
+
+def _through(stage: nn.Module, x: Tensor, grad_checkpointing: bool) -> Tensor:
+    for i, block in enumerate(stage.block):
+        for part in (block, *stage.attn[i : i + 1]):
+            x = recompute(part, x) if grad_checkpointing else part(x)
+    return x
+
+
+def _middle(width: int, attention: bool) -> nn.Module:
+    mid = nn.Module()
+    mid.block_1, mid.block_2 = ResnetBlock(width, width), ResnetBlock(width, width)
+    mid.attn_1 = AttentionBlock(width) if attention else None
+    return mid
+
+
+def _through_middle(mid: nn.Module, x: Tensor, grad_checkpointing: bool) -> Tensor:
+    for part in (mid.block_1, mid.attn_1, mid.block_2):
+        if part is not None:
+            x = recompute(part, x) if grad_checkpointing else part(x)
+    return x
+
+
+def _check_sides(shape: torch.Size | tuple[int, int], factor: int) -> None:
+    if any(side % factor for side in shape):
+        near = "×".join(str(max(factor, round(side / factor) * factor)) for side in shape)
+        raise ValueError(
+            f"images are {shape[0]}×{shape[1]} px, no multiples of {factor}, the side of a code; resize to {near}"
+        )

@@ -1,0 +1,59 @@
+"""`zoo.create` and `zoo.load`."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from zoo import registry
+from zoo.hub.make import build, fill, keywords, refuse_other_baked
+from zoo.hub.places import full_name, is_place, open_source
+from zoo.nn.frozen import weights_are_random
+
+
+def create(arch: str, weights: str | None = None, **args: Any) -> nn.Module:
+    """A model by name, in train mode: random, or strictly loaded.
+
+    Args:
+        arch: name of an arch, `zoo.list_models()` lists them.
+        weights: a tag of that arch ("mnist"), a checkpoint folder, a run, or "hf://org/name@revision"; None is random.
+            A classifier also starts from its autoencoder ("mae_vit_tiny.cifar10"): the encoder is taken, all of it,
+            and the head is new.
+        args: keywords of the arch; with weights, they go on top of those the weights were made with.
+
+    Raises:
+        ValueError: unknown arch, tag or keyword; weights that do not fit the arch to the last tensor.
+    """
+    family = registry.family_of(arch)
+    planned = weights is not None and weights_are_random() and is_place(weights) and not Path(weights).exists()
+    if weights is None or planned:
+        return build(arch, args)
+    source = open_source(full_name(arch, weights))
+    given = source.config["arch"]
+    if given == arch:
+        return fill(source, args)
+    if given not in registry.facts(family).starts.get(arch, ()):
+        raise ValueError(f"{weights} holds {given}, not {arch}; zoo.load({weights!r}) takes what is there")
+    shared = {k: v for k, v in source.config["args"].items() if k in keywords(arch)}
+    refuse_other_baked(source, args, arch)
+    model = build(arch, shared | args)
+    if not weights_are_random():
+        model.start_from(source.state)
+    model.zoo_config["parent"] = source.config.get("name", weights)
+    return model
+
+
+def load(name: str, **args: Any) -> nn.Module:
+    """A trained model, in eval mode.
+
+    Args:
+        name: "arch.tag", a checkpoint folder, "hf://org/name@revision", a Lightning checkpoint, a run's directory
+            (its best checkpoint, else its last), or the folder of a recipe's runs (the newest).
+        args: keywords of the arch, on top of those the weights were made with.
+
+    Raises:
+        ValueError: unknown name; a file that is damaged, of another arch or of another format.
+        FileNotFoundError: no such folder, repository or revision.
+        ConnectionError: the Hub cannot be reached and the cache does not hold the files.
+    """
+    return fill(open_source(name), args).eval()

@@ -1,0 +1,229 @@
+"""The files of a checkpoint: read without trust, hashed, and written aside before they take their place."""
+
+import argparse
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from zoo import registry
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG_BYTES = 2**24  # a thousand class names are 20 kB
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says
+
+
+def read_tensors(file: Path, sha256: str, size: int) -> dict[str, Tensor]:
+    """Map a safetensors file and hash it at the same time; nothing is returned unless the hash is right."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing; the checkpoint is a folder of {CONFIG}, {WEIGHTS} and {CARD}")
+    with open(file, "rb") as f:
+        head = f.read(2)
+    if head in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
+        raise ValueError(
+            f"{file} is a pickle, not safetensors; it was not opened. `zoo convert` reads such files safely"
+        )
+    found = file.stat().st_size
+    if found != size:
+        raise ValueError(f"{file} has {found:,} bytes of {size:,}: it is cut or changed; {again(file)}")
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(hash_file, file)
+        try:
+            state = read_safetensors(file)
+        except ValueError as error:
+            raise ValueError(f"{error}; {again(file)}") from error
+        if digest.result() != sha256:
+            raise ValueError(f"{file} has sha256 {digest.result()[:12]}…, expected {sha256[:12]}…; {again(file)}")
+    return state
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, mapped.
+
+    Raises:
+        ValueError: it is none, or holds what torch has no type for.
+    """
+    try:
+        with safe_open(file, "pt") as f:
+            return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118, not a dict
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {file}") from None
+    except Exception as error:  # the library has several of its own, and torch's
+        raise ValueError(f"{file} is not safetensors ({str(error).partition(chr(10))[0]})") from error
+
+
+def plain_tensors(state: Any, source: object) -> dict[str, Tensor]:
+    """The tensors of a state dict out of a torch file.
+
+    Raises:
+        ValueError: no state dict, or a tensor that is not simply its own memory.
+    """
+    if not isinstance(state, Mapping) or not all(isinstance(k, str) for k in state):
+        raise ValueError(f"{source} holds no state dict; give one, names to tensors")
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    for name, v in tensors.items():
+        whole = v.layout == torch.strided and v.device.type == "cpu" and not v.is_quantized
+        if not whole or v.numel() * v.element_size() > v.untyped_storage().nbytes():
+            raise ValueError(f"{source}: {name} {tuple(v.shape)} is more than the file holds of it; save it contiguous")
+    return tensors
+
+
+def again(file: Path) -> str:
+    where = file.parent if "snapshots" not in file.parts else file.resolve()
+    return f"delete {where} and get it again"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a checkpoint folder, checked."""
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no folder {folder}; give a checkpoint folder, hf://org/name, or a name that `zoo ls` shows"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {CONFIG}, so it is no checkpoint; `zoo export` and `zoo convert` make one"
+        )
+    try:
+        config = read_json(path)
+        check_made(config)
+        file, sha256, size = (config["weights"][key] for key in ("file", "sha256", "size"))
+        if not (isinstance(file, str) and isinstance(sha256, str) and isinstance(size, int)):
+            raise TypeError("weights.file, sha256 or size is of the wrong type")
+    except (ValueError, KeyError, TypeError) as error:
+        said = f"no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"{path} is not a checkpoint's config ({said}); it needs arch, args, and weights with file, sha256, size"
+        ) from error
+    if file != os.path.basename(file) or file in ("", ".", "..") or "\\" in file:
+        raise ValueError(f"{path} names {file!r}, outside its folder; a checkpoint holds its own weights")
+    return config
+
+
+def read_json(path: Path) -> Any:
+    """What a small JSON file says.
+
+    Raises:
+        ValueError: it is not JSON, too deep or too long.
+    """
+    if path.stat().st_size > CONFIG_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, a config up to {CONFIG_BYTES:,}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def check_made(config: Any) -> None:
+    """That a config says how to make a model; KeyError, TypeError or ValueError otherwise."""
+    if not (isinstance(config, dict) and isinstance(config["arch"], str) and isinstance(config["args"], dict)):
+        raise TypeError("arch or args is of the wrong type")
+    registry.family_of(config["arch"])
+    classes = config.get("classes") or []
+    if not (isinstance(classes, list | tuple) and all(isinstance(c, str) for c in [*classes, *config["args"]])):
+        raise TypeError("classes are no list of names")
+    if not all(isinstance(config.get(key) or "", str) for key in ("name", "parent")):
+        raise TypeError("name or parent is of the wrong type")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are each there once; readers differ in which of two they take."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+# Old versions of Lightning file what a callback remembers under its class: an empty one of that name stands in for it.
+CALLBACK = type("ModelCheckpoint", (), {"__module__": "pytorch_lightning.callbacks.model_checkpoint"})
+
+
+def read_pickle(file: Path) -> Any:
+    """A torch file of tensors and plain containers, argparse's Namespace among them: nothing in it can run.
+
+    Raises:
+        ValueError: it is no torch file, is cut, or asks for something to be run.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"no file {file}")
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                _refuse_compressed(archive)
+        with torch.serialization.safe_globals([argparse.Namespace, CALLBACK]):  # official checkpoints hold both
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{file} is not a file of plain tensors ({reason}); it was not loaded") from error
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """A Lightning checkpoint of this zoo, whole: torch keeps a sum of each tensor's bytes and never looks at it again.
+
+    Raises:
+        ValueError: as `read_pickle`, or a byte in it changed since it was written.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"no file {file}")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _refuse_compressed(archive)
+            changed = archive.testzip()
+    except Exception as error:  # whatever a changed byte makes zipfile stumble over
+        raise ValueError(f"{file} is damaged or no checkpoint ({error})") from error
+    if changed is not None:
+        raise ValueError(f"{file} is damaged: {changed} is not what was written")
+    return read_pickle(file)
+
+
+def _refuse_compressed(archive: zipfile.ZipFile) -> None:
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        raise ValueError("it is compressed, which torch never does: it may unfold to any size")
+
+
+@contextlib.contextmanager
+def write_aside(folder: Path) -> Iterator[Callable[[str], Path]]:
+    """Give out temporary names in `folder`; rename them all, in that order, once everything is written and synced.
+
+    Raises:
+        OSError: the disk is full; what was there before is untouched.
+    """
+    names: list[str] = []
+
+    def aside(name: str) -> Path:
+        path = folder / f".{name}.{os.getpid()}.part"
+        if name not in names:
+            names.append(name)
+            path.unlink(missing_ok=True)  # a link of that name would lead out of the folder
+        return path
+
+    try:
+        yield aside
+        for name in names:
+            with open(aside(name), "rb") as f:
+                os.fsync(f.fileno())
+        for name in names:
+            os.replace(aside(name), folder / name)
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", errno.ENOSPC) not in FULL:
+            raise
+        raise OSError(f"cannot write {folder}: {error}; nothing in it was changed, save to another folder") from error
+    finally:
+        for name in names:
+            aside(name).unlink(missing_ok=True)
+
+
+def hash_file(file: Path, kind: str = "sha256") -> str:
+    """A file's hash, in hex."""
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, kind).hexdigest()

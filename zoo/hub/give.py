@@ -1,0 +1,224 @@
+"""Models out: checkpoint folders, other formats, the Hugging Face Hub, and whether what is there is whole."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from zoo import registry
+from zoo.hub.card import folder_card
+from zoo.hub.doors import load
+from zoo.hub.files import CARD, CONFIG, WEIGHTS, hash_file, read_config, write_aside
+from zoo.hub.places import embedded_folder, is_place
+
+DIFFUSERS = "diffusion_pytorch_model.safetensors"
+EXPORTS = ("safetensors", "timm", "diffusers", "onnx")
+
+
+def save(model: nn.Module, folder: str | Path, metrics: tuple[registry.Metric, ...] = ()) -> Path:
+    """Write a model that `create` or `load` made as a checkpoint folder.
+
+    Each file is written aside and renamed, `config.json` last: what was there before survives a full disk.
+
+    Raises:
+        ValueError: the model did not come from the zoo.
+        OSError: the folder cannot be written; an earlier checkpoint in it is untouched.
+    """
+    if not hasattr(model, "zoo_config"):
+        raise ValueError(f"this {type(model).__name__} does not know its arch; make it with zoo.create(arch, …)")
+    folder = Path(folder)
+    state = {k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with write_aside(folder) as aside:
+            save_file(state, aside(WEIGHTS), metadata={"format": "pt"})
+            digest, size = hash_file(aside(WEIGHTS)), aside(WEIGHTS).stat().st_size
+            config = folder_config(model) | {
+                "metrics": [vars(m) for m in metrics],
+                "weights": {"file": WEIGHTS, "sha256": digest, "size": size},
+            }
+            aside(CARD).write_text(folder_card(config), encoding="utf-8")
+            aside(CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        if error.errno is None:  # write_aside has said it
+            raise
+        raise OSError(f"cannot write {folder}: {error}; nothing in it was changed, save to another folder") from error
+    return folder
+
+
+def export(ckpt: str | Path, folder: str | Path, to: str = "safetensors", half: bool = False) -> Path:
+    """Turn a training run into something to give away.
+
+    Args:
+        ckpt: a Lightning checkpoint, or a run's directory (its best checkpoint, else its last), or a checkpoint
+            folder or name for another format of it.
+        folder: where to write.
+        to: "safetensors", a checkpoint folder; "timm", a file timm loads; "diffusers", a folder its from_pretrained
+            loads; "onnx", `model.onnx`.
+        half: store parameters as float16, half the size; the model still computes in float32 once loaded.
+    """
+    if to not in EXPORTS:
+        raise ValueError(f"to={to!r}{registry.suggest(to, EXPORTS)}; allowed {', '.join(EXPORTS)}")
+    model = load(str(ckpt))
+    if half:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.half()
+    if to == "safetensors":
+        return save(model, folder, _run_metrics(Path(ckpt)))
+    folder = Path(folder)
+    if to == "onnx":
+        return _export_onnx(model.eval(), folder)
+    arch = model.zoo_config["arch"]
+    convert = registry.home(arch).part("convert")
+    if not hasattr(convert, f"to_{to}"):
+        allowed = [e for e in EXPORTS if e in ("safetensors", "onnx") or hasattr(convert, f"to_{e}")]
+        raise ValueError(f"{to} has no twin of {arch}; allowed here: {', '.join(allowed)}")
+    state, config = (convert.to_timm(model), None) if to == "timm" else convert.to_diffusers(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_aside(folder) as aside:
+        state = {k: v.contiguous() for k, v in state.items()}
+        save_file(state, aside(WEIGHTS if to == "timm" else DIFFUSERS), metadata={"format": "pt"})
+        if config is not None:
+            aside(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def push(folder: str | Path, repo: str, dry_run: str | Path | None = None) -> str:
+    """Publish a checkpoint folder on the Hugging Face Hub in one commit; links that leave the folder are not followed.
+
+    Args:
+        folder: a checkpoint folder, or "arch.tag".
+        repo: "org/name"; a bare name goes under `$ZOO_HUB_ORG`, by default latentzoo.
+        dry_run: write exactly what would be pushed into this folder instead.
+
+    Returns:
+        The commit's sha, or the folder of the dry run.
+    """
+    given = is_place(str(folder))
+    source = Path(folder) if given else embedded_folder(registry.weights_info(str(folder)))
+    files = [source / f for f in (CONFIG, WEIGHTS, CARD)]
+    for file in files if given else ():
+        if not file.resolve().is_relative_to(source.resolve()):
+            raise ValueError(
+                f"{file} is a link to {file.resolve()}, only files of the folder are published; if all may see that "
+                "one, put a copy in the link's place"
+            )
+    load(str(source))  # what does not load is not published
+    if not files[2].is_file():
+        raise FileNotFoundError(f"{source} has no {CARD}; write it again with zoo.save")
+    if dry_run is not None:
+        Path(dry_run).mkdir(parents=True, exist_ok=True)
+        with write_aside(Path(dry_run)) as aside:
+            for file in files:
+                aside(file.name).write_bytes(file.read_bytes())
+        return str(dry_run)
+    import huggingface_hub as hf
+
+    repo = repo if "/" in repo else f"{os.environ.get('ZOO_HUB_ORG', 'latentzoo')}/{repo}"
+    api = hf.HfApi()
+    api.create_repo(repo, exist_ok=True)
+    commit = api.create_commit(
+        repo,
+        [hf.CommitOperationAdd(file.name, str(file)) for file in files],
+        commit_message=f"{read_config(source)['arch']} from latentzoo",
+    )
+    return commit.oid
+
+
+def verify(name: str) -> dict[str, Any]:
+    """Hash the file, load it strictly, and compare the golden outputs of its record.
+
+    Raises:
+        ValueError: what does not hold.
+    """
+    model = load(name)
+    result: dict[str, Any] = {"name": name, "sha256": "ok", "strict": "ok"}
+    golden = registry.records()[name].golden if name in registry.records() else ()
+    if golden:
+        found = golden_output(model)
+        if not torch.allclose(found, torch.tensor(golden), rtol=1e-4, atol=1e-4):
+            raise ValueError(f"{name} gives {found.tolist()} on the golden input, its record says {list(golden)}")
+        result["golden"] = "ok"
+    return result
+
+
+@torch.no_grad()
+def golden_output(model: nn.Module) -> Tensor:
+    """The first eight outputs for a fixed picture of waves: the model's fingerprint on any machine.
+
+    Of a model with several outputs, the floating-point ones in a row; what it draws at random is seeded.
+    """
+    count = torch.Size(model.input_shape).numel()
+    image = torch.arange(count, dtype=torch.float64).mul(0.37).sin().add(1).div(2).float()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        out = model.eval()(image.reshape(1, *model.input_shape))
+    outputs = [out] if isinstance(out, Tensor) else [o for o in out if isinstance(o, Tensor) and o.is_floating_point()]
+    return torch.cat([o.flatten()[:8] for o in outputs])[:8]
+
+
+def folder_config(model: nn.Module) -> dict[str, Any]:
+    """What config.json says of a model: how to build it and what users get wrong."""
+    from zoo import __version__
+
+    named = {"mean": "mean", "std": "std", "target": "target_kind", "pool": "pool"}
+    known = {key: getattr(model, name) for key, name in named.items() if hasattr(model, name)}
+    return {
+        "library": "latentzoo",
+        "version": __version__,
+        **model.zoo_config,
+        **{k: v.float().flatten().tolist() if isinstance(v, Tensor) else v for k, v in known.items()},
+        "input": {
+            "shape": list(model.input_shape),
+            "layout": "B F C H W" if len(model.input_shape) == 4 else "B C H W",
+            **({"of": model.takes} if hasattr(model, "takes") else {"range": [0, 1], "normalised_inside": True}),
+        },
+    }
+
+
+def _run_metrics(run: Path) -> tuple[registry.Metric, ...]:
+    if not (run / "metrics.json").is_file():
+        return ()
+    found = json.loads((run / "metrics.json").read_text())
+    data = found.get("data", "?")
+    return tuple(
+        registry.Metric(name, value, "", data, f"`zoo fit`, {found.get('recipe', '?')}, seed {found.get('seed', '?')}")
+        for name, value in found.get("metrics", {}).items()
+        if name.startswith("test/")
+    )
+
+
+class _Features(nn.Module):
+    """A model whose `forward` is a training step, as a map from images to features."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.forward_features(image)
+
+
+def _export_onnx(model: nn.Module, folder: Path) -> Path:
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError("ONNX needs the packages onnx and onnxscript; pip install 'latentzoo[onnx]'") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    image = torch.zeros(2, *model.input_shape)
+    with write_aside(folder) as aside:
+        torch.onnx.export(
+            model if hasattr(model, "head") else _Features(model),
+            (image,),
+            aside("model.onnx"),
+            input_names=["image"],
+            output_names=["output"],
+            dynamic_shapes=[{0: torch.export.Dim("batch")}],
+            external_data=False,
+            verbose=False,
+        )
+    return folder

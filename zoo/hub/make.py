@@ -1,0 +1,178 @@
+"""A module of an arch and its keywords, and how it gets every tensor of a file or none."""
+
+import inspect
+import reprlib
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from zoo import registry
+from zoo.nn.checks import check_types
+from zoo.nn.frozen import weights_are_random
+
+LARGEST = 2**24  # integer among the arguments of a model; no arch has one above 2^14
+CALLS = 50_000  # of torch, while a model is made; the deepest arch needs 4,489
+
+
+@dataclass
+class Source:
+    """A checkpoint that was found; its tensors are fetched, checked and mapped when they are first asked for."""
+
+    config: dict[str, Any]
+    place: Path
+    read: Callable[[], dict[str, Tensor]]
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        return self.read()
+
+
+def build(arch: str, args: Mapping[str, Any]) -> nn.Module:
+    """A random model of an arch, with `zoo_config` saying how to make it again.
+
+    Raises:
+        ValueError: a keyword that the arch does not take, or a value that makes no model of it.
+    """
+    allowed = keywords(arch)
+    for key in args:
+        if key not in allowed:
+            raise ValueError(f"{arch} takes no {key!r}{registry.suggest(key, allowed)}; it takes {', '.join(allowed)}")
+        if any(isinstance(n, int) and abs(n) > LARGEST for n in _numbers(args[key])):
+            raise ValueError(f"{arch} takes no {key}={reprlib.repr(args[key])}; expected at most {LARGEST:,}")
+    check_types(model_class(arch), args, arch)
+    try:
+        with Limit(CALLS, "it has too many layers"):
+            model = _builder(arch)(**args)
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError) as error:
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"no {arch} can be made with {reprlib.repr(dict(args))}: {said}; change these") from error
+    model.zoo_config = {"arch": arch, "args": dict(args)}
+    return model
+
+
+def reset_head(model: nn.Module, num_classes: int) -> None:
+    """A new random head, and the class names of the old one forgotten."""
+    model.reset_head(num_classes)
+    model.zoo_config["args"]["num_classes"] = num_classes
+    model.zoo_config.pop("classes", None)
+
+
+def fill(source: Source, args: Mapping[str, Any]) -> nn.Module:
+    """A model with every tensor of a source."""
+    config = source.config
+    refuse_other_baked(source, args, config["arch"])
+    if weights_are_random():
+        return build(config["arch"], config["args"] | dict(args))
+    with torch.device("meta"):  # no memory, no random numbers: every tensor comes from the file
+        model = build_for(source.state, source.place, config["arch"], config["args"] | dict(args))
+    load_strictly(model, source.state, source.place)
+    model.zoo_config |= {k: config[k] for k in ("classes", "name", "parent") if config.get(k)}
+    return model
+
+
+def refuse_other_baked(source: Source, args: Mapping[str, Any], arch: str) -> None:
+    """What training has fixed is not to be had otherwise by asking for it."""
+    made = inspect.signature(model_class(source.config["arch"])).parameters
+    for key in getattr(model_class(arch), "baked", ()):
+        if key not in args or key not in made:
+            continue
+        trained = source.config["args"].get(key, made[key].default)
+        if _plain(trained) != _plain(args[key]):
+            raise ValueError(
+                f"{source.place} was trained with {key}={trained!r}, not {args[key]!r}; leave {key} out to take it as "
+                "it was trained, or choose other weights with `zoo ls --pretrained`"
+            )
+
+
+class Limit(TorchFunctionMode):
+    """Torch stops after so many calls in this thread: a config can ask for a billion layers."""
+
+    def __init__(self, calls: int, said: str):
+        super().__init__()
+        self.calls, self.said = calls, said
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls -= 1
+        if self.calls < 0:
+            raise RuntimeError(self.said)
+        return func(*args, **(kwargs or {}))
+
+
+def build_for(state: Mapping[str, Tensor], source: object, arch: str, args: Mapping[str, Any]) -> nn.Module:
+    """A model that is about to get the tensors of a file, at a cost in proportion to that file.
+
+    Raises:
+        ValueError: arguments that ask for far more than the file can hold.
+    """
+    most = max(2**20, sum(v.numel() for v in state.values()))
+    for key, value in args.items():
+        if any(abs(n) > most for n in _numbers(value)):
+            raise ValueError(f"{source} holds {len(state)} tensors, too few for {key}={reprlib.repr(value)} of {arch}")
+    try:
+        with Limit(10_000 + 100 * len(state), "it has far more tensors than the file"):
+            return build(arch, args)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """The numbers in a value out of JSON."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for v in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(v)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _builder(arch: str) -> Callable[..., nn.Module]:
+    return getattr(registry.home(arch).part("model"), arch)
+
+
+def model_class(arch: str) -> type[nn.Module]:
+    return typing.get_type_hints(_builder(arch))["return"]
+
+
+def keywords(arch: str) -> list[str]:
+    """What the builder of an arch takes."""
+    return list(inspect.signature(model_class(arch)).parameters)
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
+    """Give a model every tensor of `state`, in its own dtype, or name what does not fit.
+
+    A model with a method `adapt` first makes over what follows from its arguments alone, such as a position table.
+    """
+    own = model.state_dict()
+    try:
+        state = model.adapt(dict(state)) if hasattr(model, "adapt") else state
+    except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:  # a position table of no grid
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"{source} does not fit {model.zoo_config['arch']}: {said}; nothing was loaded") from error
+    missing = [k for k in own if k not in state]
+    unexpected = [k for k in state if k not in own]
+    misshapen = [k for k in own if k in state and own[k].shape != state[k].shape]
+    if missing or unexpected or misshapen:
+        found = []
+        if missing:
+            found.append(f"{len(missing)} missing ({missing[0]} first)")
+        if unexpected:
+            found.append(f"{len(unexpected)} unexpected ({unexpected[0]} first)")
+        if misshapen:
+            k = misshapen[0]
+            found.append(f"{len(misshapen)} misshapen ({k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)})")
+        raise ValueError(
+            f"{source} does not fit {model.zoo_config['arch']} with {model.zoo_config['args']}: {', '.join(found)}; "
+            "nothing was loaded. Load it as what it is, or convert it with `zoo convert`"
+        )
+    model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=True, assign=True)

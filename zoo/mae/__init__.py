@@ -1,1 +1,0 @@
-"""Masked autoencoders and their classifiers."""

@@ -1,0 +1,7 @@
+"""Figures that torchmetrics lacks: how well features tell classes apart, and how disentangled latents are."""
+
+from zoo.metrics.infomec import infomec
+from zoo.metrics.moments import Moments
+from zoo.metrics.probes import classification, knn_accuracy, linear_accuracy
+
+__all__ = ["Moments", "classification", "infomec", "knn_accuracy", "linear_accuracy"]

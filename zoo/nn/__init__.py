@@ -1,0 +1,1 @@
+"""Parts that networks of every family use unchanged."""

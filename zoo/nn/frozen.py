@@ -1,0 +1,80 @@
+"""A network that a model needs and does not own: the tokeniser of a prior, the encoder of a decoder."""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+
+import torch
+from torch import nn
+
+_RANDOM: ContextVar[bool] = ContextVar("_RANDOM", default=False)
+
+
+@contextlib.contextmanager
+def random_weights() -> Iterator[None]:
+    """Inside, no tensor is read and no file fetched, whatever weights are named: all networks are random."""
+    token = _RANDOM.set(True)
+    try:
+        yield
+    finally:
+        _RANDOM.reset(token)
+
+
+def weights_are_random() -> bool:
+    """Whether this runs inside `random_weights`."""
+    return _RANDOM.get()
+
+
+def fingerprint(model: nn.Module) -> str:
+    """The sha256, in hex, of a model's tensors and their names, wherever they were stored; "" of random ones."""
+    if weights_are_random():
+        return ""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+class Frozen:
+    """Known by name and hash, loaded when first called, the same for every copy, and in no state dict.
+
+    Args:
+        kind: what it is to its owner, for messages: "tokenizer".
+        name: of its weights.
+        digest: how the sha256 of its tensors begins; "" takes them as they are.
+        load: gives the network.
+        tensors: what of it is hashed, where that is not all.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        name: str,
+        digest: str,
+        load: Callable[[], nn.Module],
+        tensors: Callable[[nn.Module], nn.Module] = lambda network: network,
+    ):
+        self.kind, self.name, self.digest, self.load, self.tensors = kind, name, digest, load, tensors
+        self.network: nn.Module | None = None
+
+    def __call__(self) -> nn.Module:
+        """The network, in eval mode and without gradients.
+
+        Raises:
+            ValueError: its tensors are not those of the hash.
+        """
+        if self.network is None:
+            network = self.load().requires_grad_(False).eval()
+            found = fingerprint(self.tensors(network))
+            if found and not found.startswith(self.digest):
+                raise ValueError(
+                    f"{self.name} is not the {self.kind} that these weights were trained with: the hash of its tensors "
+                    f"begins {found[:16]}, not {self.digest}; give {self.kind}=PLACE of the right one"
+                )
+            self.network = network
+        return self.network
+
+    def __deepcopy__(self, memo: dict) -> "Frozen":
+        return self

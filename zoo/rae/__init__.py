@@ -1,1 +1,0 @@
-"""Representation autoencoders: a decoder for a frozen encoder, and a diffusion transformer in its latents."""

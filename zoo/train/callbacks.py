@@ -1,0 +1,279 @@
+"""What a run needs besides training: to stop by a signal, to go on exactly, to lose no file."""
+
+import csv
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.optim.lr_scheduler import LambdaLR
+
+from zoo.data.seeds import mix
+from zoo.hub.files import read_checkpoint, write_aside
+from zoo.redact import redacted
+from zoo.train import parallel
+
+LAST = Path("checkpoints") / "last.ckpt"
+
+
+class Stopped(Exception):
+    """A signal asked for the end, and a checkpoint was written."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
+class Stop(Callback):
+    """SIGTERM and Ctrl-C finish the step, write a checkpoint and leave; a second Ctrl-C leaves at once.
+
+    Of several processes, whichever gets the signal stops all of them after the same step.
+    """
+
+    def __init__(self, run: Path):
+        self.run, self.signum, self.saved, self.images = run, 0, False, 0
+        self.before: dict[int, Any] = {}
+        self.group: Any = None  # of CPU tensors: asking a GPU would wait for it at every step
+        self.asked: tuple[torch.Tensor, Any] | None = None
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        # Now and not earlier: Lightning puts its own handlers in place just before.
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            self.before[signum] = signal.signal(signum, self._note)
+        if trainer.world_size > 1:
+            self.group = dist.new_group(backend="gloo")
+
+    def _note(self, signum: int, frame: object) -> None:
+        if self.signum == signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = signum
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, index: int
+    ) -> None:
+        self.images += len(batch[0])
+        signum = self._agreed()
+        if signum and resumable(trainer, module, index):  # else the next batch will do
+            trainer.save_checkpoint(self.run / LAST)
+            self.signum, self.saved = signum, True
+
+    def _agreed(self) -> int:
+        """The signal that any process has got; of several, what they had got a step ago, so that none waits."""
+        if self.group is None:
+            return self.signum
+        heard = 0
+        if self.asked is not None:
+            flag, work = self.asked
+            work.wait()
+            heard = int(flag)
+        flag = torch.tensor(max(self.signum, heard))
+        self.asked = flag, dist.all_reduce(flag, dist.ReduceOp.MAX, self.group, async_op=True)
+        return heard
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, index: int) -> None:
+        if self.saved:  # only now has the step that was saved been logged
+            raise Stopped(self.signum)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for signum, handler in self.before.items():
+            signal.signal(signum, handler)
+
+
+class SaveSteps(Checkpoint):
+    """Writes last.ckpt each `every` optimiser steps inside an epoch too: a killed run loses no more than those."""
+
+    def __init__(self, run: Path, every: int):
+        self.every, self.steps, self.waiting = every, 0, False
+        self.last, self.aside = run / LAST, (run / LAST).with_name(f".{LAST.name}.next")
+        self.last_model_path, self.best_model_path = str(self.last) if self.last.is_file() else "", ""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, index: int
+    ) -> None:
+        self.steps += steps_now(trainer, module, index)
+        if self.steps >= self.every and resumable(trainer, module, index):
+            trainer.save_checkpoint(self.aside)
+            self.steps, self.waiting = 0, True
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, index: int) -> None:
+        self._publish(trainer)  # only now has the step that was saved been logged: no log lacks it
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        self._publish(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.steps = 0
+
+    def _publish(self, trainer: L.Trainer) -> None:
+        if self.waiting and trainer.is_global_zero:
+            os.replace(self.aside, self.last)
+            self.last_model_path = str(self.last)
+        self.waiting = False
+
+
+def steps_now(trainer: L.Trainer, module: L.LightningModule, index: int) -> bool:
+    """Whether a batch that is not the epoch's last completes an optimiser step; by hand, the module accumulates."""
+    by_hand = 1 if module.automatic_optimization else module.hparams.get("accumulate", 1)
+    return (index + 1) % (trainer.accumulate_grad_batches * by_hand) == 0
+
+
+def resumable(trainer: L.Trainer, module: L.LightningModule, index: int) -> bool:
+    """Whether a run can go on exactly from a checkpoint written after this batch.
+
+    Not inside an optimiser step, as no checkpoint holds accumulated gradients. And not where the epoch ends or a
+    validation follows: whoever goes on from there would leave it out.
+    """
+    loop = trainer.fit_loop
+    validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    return steps_now(trainer, module, index) and not trainer.is_last_batch and not validates
+
+
+class RunState(Callback):
+    """Exact resume: random states of all processes and the place in the epoch travel in the checkpoint.
+
+    On resume, what the recipe and the command line say of the optimiser wins over the checkpoint, where `overridden`.
+    Processes begin with the same weights and draw different masks and noises.
+    """
+
+    def __init__(self, overridden: bool):
+        self.overridden, self.fresh, self.states, self.batches = overridden, [], None, None
+        self.figures: dict[str, float] = {}  # of a run whose training was through already
+
+    def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict) -> None:
+        kind, keys, *rest = np.random.get_state()
+        mine = {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "python": random.getstate(),
+            "numpy": (kind, keys.tolist(), *rest),
+        }
+        checkpoint["random"] = parallel.gather(mine)  # one of each process
+        checkpoint["figures"] = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        # Lightning keeps this too, but forgets to give it back once anything has asked for estimated_stepping_batches.
+        checkpoint["batches"] = trainer.train_dataloader.state_dict()
+
+    def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict) -> None:
+        states, self.batches = checkpoint["random"], checkpoint["batches"]
+        if len(states) != trainer.world_size:
+            raise ValueError(
+                f"the run was trained by {len(states)} processes and cannot go on exactly with {trainer.world_size}; "
+                "give it as many, or begin a new run from it with --model.weights RUN"
+            )
+        self.states = states[trainer.global_rank]
+        self.figures = checkpoint.get("figures", {})
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        # Before the checkpoint's optimiser state comes in: these are the values of the recipe and the command line.
+        self.fresh = [
+            [{k: v for k, v in g.items() if k != "params"} for g in o.param_groups] for o in trainer.optimizers
+        ]
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self.batches is not None:
+            trainer.train_dataloader.load_state_dict(self.batches)
+        elif trainer.world_size > 1:
+            L.seed_everything(mix(torch.initial_seed(), trainer.global_rank) % 2**32, verbose=False)
+        if self.states is None or not self.overridden:
+            return
+        for optimizer, groups in zip(trainer.optimizers, self.fresh):
+            for group, values in zip(optimizer.param_groups, groups):
+                group.update(values)
+        for config in trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            if isinstance(schedule, LambdaLR):
+                schedule.base_lrs = [g["initial_lr"] for g in schedule.optimizer.param_groups]
+                for group, lr in zip(schedule.optimizer.param_groups, schedule.base_lrs):
+                    group["lr"] = lr * schedule.lr_lambdas[0](schedule.last_epoch)
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, index: int) -> None:
+        if self.states is None:
+            return
+        states, self.states = self.states, None
+        torch.set_rng_state(states["torch"])
+        if torch.cuda.is_available() and states["cuda"] is not None:
+            torch.cuda.set_rng_state(states["cuda"])
+        version, internal, gauss = states["python"]
+        random.setstate((version, tuple(internal), gauss))
+        kind, keys, *rest = states["numpy"]
+        np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))
+
+
+class CSVLog(CSVLogger):
+    """Lightning's, in which neither a kill nor a full disk loses the rows so far."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ExperimentWriter:
+        self._experiment = self._experiment or Rows(self.log_dir)
+        return self._experiment
+
+
+class Rows(ExperimentWriter):
+    """A new column makes a new file; Lightning empties the one there is first."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        with (
+            write_aside(path.parent) as aside,
+            open(path, newline="") as old,
+            open(aside(path.name), "w", newline="") as new,
+        ):
+            writer = csv.DictWriter(new, fieldnames)
+            writer.writeheader()
+            writer.writerows(csv.DictReader(old))
+
+
+class WriteAside(TorchCheckpointIO):
+    """A checkpoint is written beside its place, synced and renamed: a full disk leaves the last good one.
+
+    One that is damaged is not gone on from.
+    """
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        try:
+            return read_checkpoint(Path(path))
+        except ValueError as error:
+            run = Path(path).parents[1]
+            raise ValueError(
+                f"{error}; put another checkpoint of {Path(path).parent} in its place, or begin again with: zoo fit "
+                f"{run / 'recipe.yaml'}"
+            ) from error
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        # jsonargparse notes how it made the module; export and weights_only loading want plain arguments only.
+        for key in [k for k in checkpoint.get("hyper_parameters", {}) if k.startswith("_")]:
+            del checkpoint["hyper_parameters"][key]
+        for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+            if key in checkpoint:
+                checkpoint[key] = redacted(dict(checkpoint[key]))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(aside, "wb") as f:
+                torch.save(checkpoint, f)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(aside, path)
+        except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+            raise OSError(
+                f"cannot write {path}: {error}; the checkpoint before it is untouched, free some space"
+            ) from error
+        finally:
+            aside.unlink(missing_ok=True)

@@ -1,0 +1,260 @@
+"""`zoo fit` and `zoo validate`: LightningCLI with exact resume, one directory per run, and what ran written down."""
+
+import contextlib
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from zoo import __version__, recipe
+from zoo.hub.files import FULL, write_aside
+from zoo.redact import HIDDEN, redact, redacted
+from zoo.train import parallel
+from zoo.train.callbacks import LAST, CSVLog, RunState, SaveSteps, Stop, Stopped, WriteAside
+from zoo.train.parse import parse
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """What Lightning refuses of its Trainer's values, as the ValueError that the command line prints."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+@_one_line()
+def fit(argv: list[str]) -> int:
+    """Train by a recipe, or go on with a run; returns the exit status, 128 + signal when one stopped it."""
+    argv, root = _take(list(argv), "--runs", "runs")
+    argv, run = _take(argv, "--resume", None)
+    argv, place = _take(argv, "--run", None)
+    if place is not None and (Path(place) / LAST).is_file():
+        run, argv = place, _same_recipe(Path(place), argv)
+    if run is None:
+        name, overrides = argv[0], argv[1:]
+        file = recipe.recipe_path(name)
+        cli = parse(file, overrides)
+        # Of several processes, the first one makes the directory and writes into it; the others need no place.
+        run = Path(place or root)
+        if cli.trainer.is_global_zero:
+            run = _new_run(Path(root), name) if place is None else run
+            run.mkdir(parents=True, exist_ok=True)
+    else:
+        run, overrides = Path(run), argv
+        if not (run / "recipe.yaml").is_file():
+            raise ValueError(f"{run} is no run to resume: it needs recipe.yaml; runs lie under runs/RECIPE/")
+        cli = parse(run / "recipe.yaml", overrides)
+        if cli.trainer.is_global_zero:
+            _clear(run)
+            if not (run / LAST).is_file():
+                print(f"{run} was stopped before its first checkpoint: it begins again")
+        if HIDDEN in f"{cli.config['model']} {cli.config['data']}":
+            raise ValueError(
+                f"{run}/recipe.yaml holds an address whose secret was not written down; give it again, "
+                f"zoo fit --resume {run} --data.source ADDRESS"
+            )
+        name = json.loads((run / "environment.json").read_text())["recipe"]
+    if cli.trainer.is_global_zero:
+        _write_down(run, cli, name)
+        print(f"run {run}", flush=True)
+    try:
+        status = _run(cli, run, name, resume=run / LAST if (run / LAST).is_file() else None, overridden=bool(overrides))
+    except RuntimeError as error:
+        if cli.trainer.world_size == 1 or not re.search("by peer|Broken pipe", str(error)):
+            raise
+        raise ConnectionError("another process of this run has ended; what it says tells why") from error
+    if dist.is_initialized():
+        dist.destroy_process_group()  # threads that still wait for other processes abort a process that ends
+    return status
+
+
+@_one_line()
+def validate(argv: list[str]) -> int:
+    """Build a recipe, run one batch of each loop, print what goes in; no files are left."""
+    overrides = [*argv[1:], "--trainer.fast_dev_run", "1", "--trainer.enable_progress_bar", "false"]
+    cli = parse(recipe.recipe_path(argv[0]), overrides)
+    data, model = cli.datamodule, cli.model
+    data.prepare_data()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    images, labels = data.on_after_batch_transfer(batch, 0)
+    cli.trainer.fit(model, data)
+    print(f"images      {tuple(images.shape)} {images.dtype} in [{images.min():.3g}, {images.max():.3g}]")
+    print(f"labels      {tuple(labels.shape)} {labels.dtype}, {data.num_classes} classes")
+    print(f"parameters  {sum(p.numel() for p in model.model.parameters()):,}")
+    steps = cli.config["trainer"]["accumulate_grad_batches"] * cli.trainer.world_size
+    lr = max(group.get("initial_lr", group["lr"]) for group in cli.trainer.optimizers[0].param_groups)
+    print(f"batch       {len(images) * steps} images an optimiser step, learning rate {lr:g}")
+    print(f"{argv[0]} is valid")
+    return 0
+
+
+def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridden: bool) -> int:
+    trainer, stop = cli.trainer, Stop(run)
+    trainer.strategy.checkpoint_io = WriteAside()
+    if getattr(trainer.strategy, "_layer_sync", None) and trainer.strategy.root_device.type == "cpu":
+        trainer.strategy._layer_sync = parallel.JoinBatchNorms()
+    state = RunState(overridden)
+    trainer.callbacks[:0] = [state]
+    bars = trainer.progress_bar_callback is not None
+    if bars and sys.stdout.isatty():
+        trainer.callbacks.remove(trainer.progress_bar_callback)
+        trainer.callbacks.append(RichProgressBar())
+    elif bars and isinstance(trainer.progress_bar_callback, TQDMProgressBar):
+        trainer.progress_bar_callback._refresh_rate = 50  # a log file wants few lines
+    trainer.callbacks = [c for c in trainer.callbacks if not (isinstance(c, ModelCheckpoint) and c.dirpath is None)]
+    trainer.callbacks += [
+        stop,
+        ModelCheckpoint(run / LAST.parent, "last", save_on_train_epoch_end=True, enable_version_counter=False),
+    ]
+    if cli.config["save_steps"] is not None:
+        trainer.callbacks.append(SaveSteps(run, cli.config["save_steps"]))
+    if cli.config["trainer"]["logger"] in (None, True):
+        trainer.loggers = [CSVLog(run, "logs"), TensorBoardLogger(str(run), "logs/tensorboard", version="")]
+    for part in (cli.model, cli.datamodule):  # what the loggers write down
+        part._hparams_initial.update(redacted(dict(part.hparams_initial)))
+    start = time.perf_counter()
+    try:
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=resume and str(resume), weights_only=True)
+    except Stopped as stopped:
+        if trainer.is_global_zero:
+            print(f"stopped by {signal.Signals(stopped.signum).name}; go on with: zoo fit --resume {run}")
+        return 128 + stopped.signum
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(
+            f"cannot write to {run}: {error}; its checkpoint is untouched, free some space and go on with: zoo fit "
+            f"--resume {run}"
+        ) from error
+    signum = max(parallel.gather(stop.signum))
+    if signum:  # in the last epoch's validation; the training is whole
+        if trainer.is_global_zero:
+            print(f"stopped by {signal.Signals(signum).name} before the test; go on with: zoo fit --resume {run}")
+        return 128 + signum
+    seconds = time.perf_counter() - start
+    validated = state.figures | dict(trainer.callback_metrics)
+    (figures,) = trainer.test(cli.model, cli.datamodule, verbose=False)
+    if not trainer.is_global_zero:
+        return 0
+    found = {
+        "recipe": name,
+        "seed": cli.config["seed_everything"],
+        "data": cli.datamodule.hparams.get("source", type(cli.datamodule).__name__),
+        "metrics": {k: float(v) for k, v in (validated | figures).items()},
+        "expect": cli.config["expect"],
+        "seconds": round(seconds, 2),
+        "images_per_second": round(stop.images * trainer.world_size / seconds),
+    }
+    _write_json(run / "metrics.json", found)
+    for key, value in figures.items():
+        print(f"{key:<12} {value:.4f}")
+    expect = found["expect"] or {}
+    if expect.get("value") is not None:
+        about = redact(expect.get("about", "see the recipe"))
+        print(f"{'expected':<12} {expect['metric']} {expect['value']} ({about})")
+    print(f"{seconds:.1f} s, {found['images_per_second']:,} images/s")
+    print(run)
+    return 0
+
+
+def _same_recipe(run: Path, argv: list[str]) -> list[str]:
+    """What changes the recipe on a command line that has begun the run already."""
+    began = json.loads((run / "environment.json").read_text())["recipe"]
+    if argv[:1] != [began]:
+        raise ValueError(f"{run} is a run of {began}, not of {' '.join(argv[:1])}; give another --run")
+    return argv[1:]
+
+
+def _new_run(root: Path, name: str) -> Path:
+    stem = Path(name).stem if Path(name).suffix else name.replace("/", "-")
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for n in range(1000):
+        run = root / stem / (f"{stamp}-{n}" if n else stamp)
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:
+            if not run.is_dir():
+                raise
+        else:
+            return run
+    raise OSError(f"no free directory under {root / stem}; give another --runs")
+
+
+def _clear(run: Path) -> None:
+    """What a killed run had not finished writing."""
+    for pattern in (".*.part", f".{LAST.name}.next"):
+        for left in run.rglob(pattern):
+            left.unlink()
+
+
+def _write_down(run: Path, cli: LightningCLI, name: str) -> None:
+    """The resolved recipe, the environment and the commit, beside the checkpoints; the recipe last: it makes a run."""
+    resolved = cli.parser.dump(cli.config, skip_none=False)
+    earlier = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
+    _write_json(
+        run / "environment.json",
+        {
+            "recipe": name,
+            "commands": [*earlier.get("commands", ()), redact(" ".join(["zoo", *sys.argv[1:]]))],
+            "zoo": __version__,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "processes": cli.trainer.world_size,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "torch": torch.__version__,
+            "lightning": L.__version__,
+        },
+    )
+    _write_text(run / "recipe.yaml", redact(re.sub(r"^config:.*\n(- .*\n)*", "", resolved, flags=re.MULTILINE)))
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, with -dirty where files differ; None in an installed package."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    # `git describe --dirty` would write the index, and leave it locked where it is killed or the disk is full.
+    head, changed = (
+        subprocess.run(["git", "--no-optional-locks", *argv], cwd=here, capture_output=True, text=True).stdout.strip()
+        for argv in (["rev-parse", "--verify", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    )
+    return f"{head}-dirty" if head and changed else head or None
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    _write_text(path, json.dumps(redacted(values), indent=2, default=str) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with write_aside(path.parent) as aside:
+        aside(path.name).write_text(text)
+
+
+def _take(argv: list[str], flag: str, default: str | None) -> tuple[list[str], str | None]:
+    """Remove `flag VALUE` or `flag=VALUE` from argv."""
+    for i, arg in enumerate(argv):
+        if arg == flag and i + 1 < len(argv):
+            return argv[:i] + argv[i + 2 :], argv[i + 1]
+        if arg.startswith(f"{flag}="):
+            return argv[:i] + argv[i + 1 :], arg.partition("=")[2]
+    return argv, default

@@ -1,0 +1,108 @@
+"""Recipes and the command line into a model, its data and a Trainer, or one line that says what is wrong."""
+
+import contextlib
+import inspect
+import logging
+import pkgutil
+import re
+import warnings
+from pathlib import Path
+
+import jsonargparse
+import lightning as L
+import yaml
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from lightning.pytorch.cli import LightningCLI
+
+from zoo.registry import suggest
+from zoo.train.optim import Guarded
+
+# Lightning advertises packages at every start; whoever reads a run's output is looking for something else.
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
+warnings.filterwarnings("ignore", message=".*treespec.*")
+
+
+def parse(file: Path, overrides: list[str]) -> LightningCLI:
+    """Build model, data and Trainer from a recipe and the command line.
+
+    Raises:
+        ValueError: what the parser refuses, in one line, with the nearest names for an unknown key.
+    """
+    cli = _parse(_CLI, file, overrides)
+    if cli.config["skip_nonfinite"] and not isinstance(cli.model, Guarded):
+        raise ValueError(
+            f"skip_nonfinite={cli.config['skip_nonfinite']}: {type(cli.model).__name__} cannot leave batches out; "
+            "leave it out, or derive the class from zoo.train.optim.Guarded"
+        )
+    cli.model.skip_nonfinite = cli.config["skip_nonfinite"]
+    return cli
+
+
+def resolve(file: Path, overrides: list[str]) -> jsonargparse.Namespace:
+    """What a recipe and the command line say, checked and filled in; nothing is built. Errors as `parse`'s."""
+    return _parse(_Resolved, file, overrides).config
+
+
+def _parse(kind: type[LightningCLI], file: Path, overrides: list[str]) -> LightningCLI:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+        try:
+            cli = kind(
+                args=["--config", str(file), *overrides],
+                run=False,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+            )
+        except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+            raise ValueError(_short(str(error), file)) from error
+    if "max_epochs" not in cli.config["trainer"]:  # the parser drops what is no mapping, and all defaults with it
+        raise ValueError(f"{file}: trainer holds no keys; give some of Lightning's Trainer, as `zoo cp` shows")
+    if cli.config.get("data") is None:
+        raise ValueError(f"{file} names no data; give class_path and init_args under data:, as `zoo cp` shows")
+    return cli
+
+
+class _CLI(LightningCLI):
+    def add_arguments_to_parser(self, parser: jsonargparse.ArgumentParser) -> None:
+        parser.add_argument("--expect", type=dict | None, default=None, help="the figure the recipe should reach")
+        parser.add_argument("--save_steps", type=PositiveInt | None, default=None, help="a checkpoint each so many")
+        parser.add_argument("--skip_nonfinite", type=NonNegativeInt, default=0, help="batches that may be left out")
+
+
+class _Resolved(_CLI):
+    def instantiate_classes(self) -> None:
+        pass
+
+
+def _short(error: str, file: Path) -> str:
+    """A parser's complaint in one line, with the nearest of the keys there are."""
+    unknown = re.search(r"(?:[Oo]ption|[Kk]ey|unrecognized arguments:) '?(?:--)?([\w.]+)'?(?: is not| \d|$)", error)
+    if unknown is not None:
+        key = unknown[1]
+        known = dict.fromkeys(_keys(file))
+        wrong = next((k for k in key.split(".") if k not in known), key)
+        near = suggest(wrong, [k for k in known if k != wrong])
+        return f"{file}: no key {key!r}{near}; `zoo fit --help` says where keys come from"
+    keys, given = re.findall(r'Parser key "([\w.]+)"', error), re.search(r"G(?:iven|ot) value: (.*)", error)
+    types = [t for t in re.findall(r"Expected an? <class '(\w+)'>", error) if t != "NoneType"]
+    if keys and given and types:
+        return f"{file}: {keys[-1]} is {given[1]!r}, expected {' or '.join(types)}"
+    reason = re.sub(
+        r"^.*?Errors:\s*-|- Expected a <class 'NoneType'>.*|Problem with given class_path [^:]*:",
+        "",
+        error,
+        flags=re.DOTALL,
+    )
+    return f"{file}: {' '.join(reason.split())[:400]}"
+
+
+def _keys(file: Path) -> list[str]:
+    """Every key that a recipe can hold: of the classes that it names, of the Trainer, and its own."""
+    found: list[str] = ["model", "data", "trainer", "seed_everything", "expect", "save_steps", "skip_nonfinite"]
+    with contextlib.suppress(OSError, yaml.YAMLError, AttributeError, ImportError, ValueError):
+        said = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for part in ("model", "data"):
+            found += inspect.signature(pkgutil.resolve_name(said[part]["class_path"])).parameters
+    return found + list(inspect.signature(L.Trainer).parameters)

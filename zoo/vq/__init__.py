@@ -1,1 +1,0 @@
-"""Vector quantisation: VQ-VAE, VQGAN, QLAE, and the quantisers they share."""
