@@ -42,7 +42,7 @@ def step(name: str, overrides: list[str], device: str) -> float:
     plan, timed = estimate.resolve(name, overrides), Timed()
     with random_weights():  # weights are random: nothing is fetched
         module = plan.module()
-        x = torch.rand(plan.data["batch_size"], *module.model.input_shape)
+        x = torch.rand(plan.data["batch_size"], *module.model.takes.shape)
         batches = estimate.Batches([(x, torch.zeros(len(x), dtype=torch.int64))] * 2, len(x))
         estimate.trainer(timed, accelerator=device, precision=plan.precision).fit(module, batches)
     return time.perf_counter() - timed.start

@@ -37,7 +37,7 @@ def make_large(folder: Path, depth: int) -> int:
 # Each in its own process: peak memory is a process's, and an allocator that has grown once is faster the next time.
 CHILD = """
 import json, re, time
-import torch, safetensors, zoo, zoo.hub, zoo.bilinear.model
+import torch, safetensors, zoo, zoo.hub, zoo.families.bilinear.model
 # The high-water mark of this program alone; getrusage would count the parent's from before the exec.
 def peak(): return 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 before, t = peak(), time.perf_counter()

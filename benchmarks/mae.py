@@ -54,7 +54,7 @@ LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)
 
 def sizes(m: nn.Module) -> SimpleNamespace:
     """What a peer is built from, read off an autoencoder of ours."""
-    encoder = {"image": m.input_shape[1], "patch": m.patch_size, "dim": m.cls_token.shape[2], "depth": len(m.blocks)}
+    encoder = {"image": m.takes.shape[1], "patch": m.patch_size, "dim": m.cls_token.shape[2], "depth": len(m.blocks)}
     decoder = {"width": m.decoder.pred.in_features, "layers": len(m.decoder.blocks), "patches": m.num_patches}
     heads = {"heads": m.blocks[0].attn.heads, "decoder_heads": m.decoder.blocks[0].attn.heads}
     return SimpleNamespace(**encoder, **decoder, **heads)
@@ -170,7 +170,7 @@ class Contender:
         torch.manual_seed(0)
         full = zoo.create(row.arch.removesuffix("_fast"), **row.args)
         model = zoo.create(row.arch, **row.args) if name == "ours" and row.fast else full
-        x = torch.rand(batch, *full.input_shape)
+        x = torch.rand(batch, *full.takes.shape)
         self.x = (x if name == "ours" else (x - full.mean) / full.std).to(device)
         self.held = torch.cuda.memory_allocated() if device == "cuda" else 0  # by those built before
         self.model = self.run = BUILD[name](model).to(device).train()

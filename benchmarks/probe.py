@@ -26,7 +26,7 @@ NAMES = (
 @torch.no_grad()
 def latents(model: nn.Module, data: ImageData, split: str, count: int) -> tuple[Tensor, Tensor, float]:
     """Latents (N, c, h, w), labels (N,) and the PSNR of reconstructions in dB."""
-    size = model.input_shape[1:]
+    size = model.takes.shape[1:]
     found, labels, psnr = [], [], 0.0
     for batch in data.in_order(split, 200):
         x, y = data.on_after_batch_transfer(batch, 0)
@@ -51,7 +51,7 @@ def latents(model: nn.Module, data: ImageData, split: str, count: int) -> tuple[
 def probe(name: str, data: ImageData, train: int, test: int, decay: float) -> dict[str, float]:
     model = hub.load(name)
     (bank, y, _), (queries, wanted, psnr) = latents(model, data, "train", train), latents(model, data, "test", test)
-    row = {"floats": bank[0].numel(), "psnr": psnr, "px": model.input_shape[-1]}
+    row = {"floats": bank[0].numel(), "psnr": psnr, "px": model.takes.shape[-1]}
     mean = lambda z: z.float().flatten(2).mean(2) if z.ndim == 4 else z.float().mean(1)  # noqa: E731
     row["pooled"] = linear_accuracy(mean(bank), y, mean(queries), wanted, decay)
     if row["floats"] <= 1024:

@@ -46,7 +46,7 @@ class Ours(nn.Module):
         self.model = zoo.create(row.arch, **dual)
 
     def inputs(self, batch: int) -> Tensor:
-        return torch.rand(batch, *self.model.input_shape)
+        return torch.rand(batch, *self.model.takes.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x).loss
@@ -79,7 +79,7 @@ class Transformers(nn.Module):
         m = self.ours[0]
         kept = m.draw(1)[:, : m.num_keep].expand(batch, -1)
         self.register_buffer("hidden", torch.ones(batch, m.num_cubes, dtype=torch.bool).scatter(1, kept, False))
-        return (torch.rand(batch, *m.input_shape) - m.mean[:, None, None]) / m.std[:, None, None]
+        return (torch.rand(batch, *m.takes.shape) - m.mean[:, None, None]) / m.std[:, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x, bool_masked_pos=self.hidden[: len(x)]).loss

@@ -52,7 +52,7 @@ def narrow(arch: str) -> dict:
 
 def image_batch(model: torch.nn.Module, count: int = 4) -> torch.Tensor:
     """Random images (B, C, H, W) or clips (B, F, C, H, W) that a model takes."""
-    return torch.rand(count, *model.input_shape, generator=torch.Generator().manual_seed(0))
+    return torch.rand(count, *model.takes.shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="session")

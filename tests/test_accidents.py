@@ -293,7 +293,7 @@ def test_leaving_out_is_refused_where_the_module_cannot(tmp_path):
     head, tail = text.partition("model:")[0], text.partition("data:")[2]
     own = "model: {class_path: lightning.pytorch.demos.boring_classes.BoringModel}\n"
     (tmp_path / "mine.yaml").write_text(f"{head}{own}data:{tail}")
-    with pytest.raises(ValueError, match=r"BoringModel cannot leave batches out.*zoo\.optim\.Guarded"):
+    with pytest.raises(ValueError, match=r"BoringModel cannot leave batches out.*zoo\.train\.optim\.Guarded"):
         fit.fit([str(tmp_path / "mine.yaml"), "--skip_nonfinite", "1", "--runs", str(tmp_path / "runs")])
     assert not (tmp_path / "runs").exists()
 
@@ -304,7 +304,7 @@ def test_a_full_disk_leaves_logs_and_folders_as_they_were_and_is_told_in_a_line(
     script = f"""
 import resource, signal, zoo
 from zoo.cli import main
-from zoo.fit import CSVLog
+from zoo.train.callbacks import CSVLog
 log = CSVLog({str(tmp_path)!r}, "logs")
 for step in range(200):
     log.log_metrics({{"train/loss": 1 / (1 + step)}}, step)

@@ -45,7 +45,7 @@ def test_making_activations_again_changes_nothing_and_keeps_less(arch, args):
         torch.manual_seed(0)
         model = zoo.create(arch, **args)
         model.grad_checkpointing = again
-        x = torch.randint(24, (4, 7, 7)) if arch.startswith("vqprior") else torch.rand(4, *model.input_shape)
+        x = torch.randint(24, (4, 7, 7)) if arch.startswith("vqprior") else torch.rand(4, *model.takes.shape)
         loss, kept = saved_bytes(model, lambda model=model, x=x: model(x).loss)
         loss.backward()
         found.append((loss, [p.grad for p in model.parameters()], list(model.buffers()), kept))

@@ -146,7 +146,7 @@ def test_official_records_state_their_scale_and_build():
     for w in records:
         with torch.device("meta"):
             model = zoo.create(w.arch, **w.args)
-        assert model.input_shape[1] % model.factor == 0
+        assert model.takes.shape[1] % model.factor == 0
         assert w.file == (DIFFUSERS if w.name.endswith("_diffusers") else hub.WEIGHTS)
     scales = {w.name: w.args.get("latent_scale") for w in records}
     assert scales["dcae_f32c32.mix"] == 0.4552 != scales["dcae_f32c32.in"] == 0.3189

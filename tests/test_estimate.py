@@ -11,6 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoo import cli
+from zoo.nn import frozen
 from zoo.train import estimate
 
 PRECISE = ["--trainer.precision", "32-true"]
@@ -31,7 +32,7 @@ class Real(L.Callback):
     def __init__(self, name, overrides):
         plan = estimate.resolve(name, overrides)
         self.module, b = plan.module(), plan.data["batch_size"]
-        self.batch = torch.rand(b, *self.module.model.input_shape), torch.zeros(b, dtype=torch.int64)
+        self.batch = torch.rand(b, *self.module.model.takes.shape), torch.zeros(b, dtype=torch.int64)
         self.own, self.kept = set(), {}
         trainer = estimate.trainer(self, precision=plan.precision)
         with saved_tensors_hooks(self.keep, lambda t: t), FlopCounterMode(display=False) as counter:
@@ -201,7 +202,7 @@ def test_an_estimate_that_fails_leaves_nothing_behind():
     assert [len(h) for h in (module._global_forward_hooks, module._global_forward_pre_hooks)] == hooks
     assert torch.zeros(1).device.type == "cpu"
     assert torch.autocast("cpu", enabled=False)
-    assert not estimate.weights_are_random()
+    assert not frozen.weights_are_random()
 
 
 @pytest.mark.parametrize(

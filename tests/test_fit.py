@@ -91,7 +91,9 @@ def test_the_same_command_begins_a_run_and_goes_on_with_it(tmp_path, undisturbed
     argv = ["fit", "bilinear/smoke", *NOISY, *QUIET, "--run", str(tmp_path / "mine")]
     script = f"""
 import os
-from zoo import cli, fit
+from zoo import cli
+from zoo.train import fit
+from zoo.train.callbacks import RunState
 late = RunState.on_train_batch_start
 def dies(self, trainer, module, batch, index):
     late(self, trainer, module, batch, index)
@@ -174,7 +176,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, undisturbed):
     path.write_bytes((undisturbed / LAST).read_bytes())
     script = f"""
 import resource, signal, torch
-from zoo.fit import WriteAside
+from zoo.train.callbacks import WriteAside
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:

@@ -253,10 +253,11 @@ def test_a_record_pins_repository_revision_and_hash(server, tmp_path):
     script = """
 import dataclasses, zoo
 from zoo import registry
-from zoo.bilinear import weights
+from zoo.families.bilinear import facts as weights
 record = registry.weights_info("bilinear_d256.mnist")
 far = dataclasses.replace(record, name="bilinear_d256.far", repo="org/name", revision="main")
 weights.WEIGHTS += [far, dataclasses.replace(far, name="bilinear_d256.forged", sha256="0" * 64)]
+registry._all_facts.cache_clear()
 registry.records.cache_clear()
 print(float(zoo.create("bilinear_d256", "far").head.weight.double().sum()))
 try:

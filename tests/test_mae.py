@@ -95,10 +95,10 @@ def test_the_loss_is_the_papers_computed_the_long_way():
     order = model.draw(3)
     out = model(x, order)
     patches, keep = model.patches(x), model.num_keep
-    latent = model.encode(embed.take(patches, order[:, :keep]), order[:, :keep])
+    latent = model.encode(embed.gather_rows(patches, order[:, :keep]), order[:, :keep])
     y = model.decoder.embed(latent)
     every = torch.cat([y[:, 1:], model.decoder.mask_token.expand(3, 64 - keep, -1)], dim=1)
-    every = torch.cat([y[:, :1], embed.take(every, order.argsort(1))], dim=1) + model.decoder.pos_embed
+    every = torch.cat([y[:, :1], embed.gather_rows(every, order.argsort(1))], dim=1) + model.decoder.pos_embed
     for block in model.decoder.blocks:
         every = block(every)
     pred = model.decoder.head(every)[:, 1:]  # (B, N, P²C), raster order
@@ -106,7 +106,7 @@ def test_the_loss_is_the_papers_computed_the_long_way():
     hidden = torch.ones(3, 64).scatter(1, order[:, :keep], 0)
     loss = ((pred - target).square().mean(-1) * hidden).sum() / hidden.sum()
     torch.testing.assert_close(out.loss, loss, rtol=0, atol=1e-12)
-    torch.testing.assert_close(out.pred, embed.take(pred, out.ids_pred), rtol=0, atol=1e-12)
+    torch.testing.assert_close(out.pred, embed.gather_rows(pred, out.ids_pred), rtol=0, atol=1e-12)
 
 
 def test_counts_are_constant_and_the_official_rounding():
@@ -313,7 +313,7 @@ def test_a_perfect_prediction_is_the_picture():
     for target in ("pixel", "norm_pixel"):
         model, x = mae(target=target).eval(), images()
         order = model.draw(3)
-        answer = embed.take(model.target(model.patches(x)), order)
+        answer = embed.gather_rows(model.target(model.patches(x)), order)
         model.decoder.head = lambda tokens, answer=answer: answer
         out = model.reconstruct(x, order)
         torch.testing.assert_close(out.predicted, x, rtol=0, atol=1e-5)

@@ -138,7 +138,7 @@ def test_a_dialect_is_told_and_every_tensor_arrives(dialect):
     assert found.state_dict().keys() == wanted.keys()
     for k, v in found.state_dict().items():
         torch.testing.assert_close(v, wanted[k], msg=lambda text, k=k: f"{k}: {text}")
-    assert found.input_shape == model.input_shape
+    assert found.takes.shape == model.takes.shape
 
 
 @dialects

@@ -63,7 +63,7 @@ def outcome(call, x):
 def test_a_model_takes_what_is_given_or_says_why_not(arch, method, data):
     net = model(arch)
     call = getattr(net, method, None)
-    x = data.draw(images(net.input_shape))
+    x = data.draw(images(net.takes.shape))
     if call is None:
         return
     out, said = outcome(call, x)

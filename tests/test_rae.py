@@ -458,7 +458,7 @@ def test_distances_grow_with_blur_and_noise(sprites):
         (lambda: flow(time="cosine"), "allowed logit_normal, uniform"),
         (lambda: flow(autoencoder="mae_vit_tiny.cifar10").autoencoder, "no continuous latents"),
         (lambda: flow(autoencoder="dcae_tiny_f8c4.tiny_imagenet").autoencoder, r"has latents \(4, 8, 8\)"),
-        (lambda: distances.distances([images()], [images()]), "50 of each"),
+        (lambda: distances.distances([images()], [images()], "mae_vit_tiny.tiny_imagenet"), "50 of each"),
         (lambda: foreign.convert({"a": torch.zeros(1)}, "rae_vit_xl"), "no known RAE"),
     ],
 )

@@ -75,7 +75,7 @@ def test_it_parses_and_builds_and_says_what_it_is(name, tmp_path):
     built = parse(recipe.recipe_path(name), overrides)
     assert built.config["expect"]["metric"].startswith("test/")
     assert len(recipe.about(name)) > 20
-    *frames, channels, height, width = built.model.model.input_shape
+    *frames, channels, height, width = built.model.model.takes.shape
     with torch.no_grad():
         assert len(built.model(torch.rand(2, *frames, channels, height, width))) == 2
     size = built.datamodule.hparams

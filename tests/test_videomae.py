@@ -165,7 +165,7 @@ def test_a_perfect_prediction_reconstructs_the_clip(arch, monkeypatch):
     cubes = model.cubes(x)
     perfect = model.target(cubes, torch.arange(64).expand(2, -1))
     order = model.draw(2)
-    monkeypatch.setattr(model.decoder, "head", lambda _: m.take(perfect, order))
+    monkeypatch.setattr(model.decoder, "head", lambda _: m.gather_rows(perfect, order))
     torch.testing.assert_close(model.reconstruct(x, order).predicted, x, atol=1e-5, rtol=0)
 
 

@@ -169,7 +169,7 @@ def test_a_dialect_is_told_and_every_tensor_arrives(dialect):
     assert found.state_dict().keys() == wanted.keys()
     for k, v in found.state_dict().items():
         torch.testing.assert_close(v, wanted[k], msg=lambda text, k=k: f"{k}: {text}")
-    x = torch.rand(2, *model.input_shape)
+    x = torch.rand(2, *model.takes.shape)
     assert torch.equal(found.forward_features(x), model.forward_features(x))
 
 
@@ -199,7 +199,7 @@ def test_a_folder_of_the_hub(tmp_path):
     model, state, args = pair("transformers, fine-tuned")
     save_file(state, tmp_path / "model.safetensors")
     found = zoo.convert(tmp_path, "videomae_vit_tiny_classifier", **args)
-    x = torch.rand(2, *model.input_shape)
+    x = torch.rand(2, *model.takes.shape)
     assert torch.equal(found(x), model(x))
 
 
@@ -286,7 +286,7 @@ def test_a_published_record_is_downloaded_checked_converted_and_its_terms_said(t
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     with pytest.warns(UserWarning, match="mae_st_vit_large.k400_small is under CC-BY-NC-4.0"):
         found = zoo.load(record.name)
-    x = torch.rand(2, *model.input_shape)
+    x = torch.rand(2, *model.takes.shape)
     assert torch.equal(found.forward_features(x), model.forward_features(x))
     fine = zoo.create("mae_st_vit_large_classifier", record.name, num_classes=3)
     assert torch.equal(fine.blocks[0].attn.qkv.weight, model.blocks[0].attn.qkv.weight)
@@ -340,12 +340,12 @@ def test_the_small_one_has_six_heads_whatever_a_config_says(peer, heads, same):
 
 def test_features_without_classes_become_a_classifier(tmp_path):
     model = zoo.convert(pair("OpenGVLab, encoder")[1], "videomae_vit_tiny_classifier", **SIZE | TOLD)
-    assert model.pooled(torch.rand(2, *model.input_shape)).shape == (2, 24)
+    assert model.pooled(torch.rand(2, *model.takes.shape)).shape == (2, 24)
     zoo.save(model, tmp_path)
     from zoo.train.classify import LitClassifier
 
     lit = LitClassifier("videomae_vit_tiny_classifier", str(tmp_path), num_classes=7)
-    assert lit(torch.rand(2, *model.input_shape)).shape == (2, 7)
+    assert lit(torch.rand(2, *model.takes.shape)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("name", [n for n in zoo.list_weights() if registry.archs()[n.partition(".")[0]] == "videomae"])

@@ -40,9 +40,9 @@ def test_codes_are_the_whole_picture(quantizer, args):
 def test_other_depths_and_shapes(size):
     image_size, downsamplings = size
     model = VQVAE(**TINY | {"image_size": image_size, "downsamplings": downsamplings})
-    out = model(torch.rand(2, *model.input_shape))
-    assert out.recon.shape == (2, *model.input_shape)
-    assert out.indices.shape[1:] == tuple(s // 2**downsamplings for s in model.input_shape[1:])
+    out = model(torch.rand(2, *model.takes.shape))
+    assert out.recon.shape == (2, *model.takes.shape)
+    assert out.indices.shape[1:] == tuple(s // 2**downsamplings for s in model.takes.shape[1:])
 
 
 def test_the_loss_is_the_papers():

@@ -116,7 +116,7 @@ def test_training_learns_and_is_told_by_the_tokenizer(tokenizer, tmp_path):
 
     L.seed_everything(0, verbose=False)
     lit = LitPrior("vqprior_tiny", tokenizer, arch_args={"dim": 32, "depth": 1, "heads": 2}, num_classes=10, lr=1e-2)
-    assert (lit.model.grid, lit.model.codebook_size, lit.model.input_shape) == ((7, 7), 24, (1, 28, 28))
+    assert (lit.model.grid, lit.model.codebook_size, lit.model.takes.shape) == ((7, 7), 24, (1, 28, 28))
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer, data = L.Trainer(max_epochs=8, accelerator="cpu", **quiet), ImageData("samples/mnist", batch_size=100)
     (before,) = trainer.test(lit, data, verbose=False)

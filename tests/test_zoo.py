@@ -80,7 +80,7 @@ def test_a_record_is_complete(name):
 def test_args_go_through_and_are_remembered(tmp_path):
     model = zoo.create("bilinear_d64", num_classes=3, image_size=[8, 12], channels=3)
     assert model(torch.rand(2, 3, 8, 12)).shape == (2, 3)
-    assert zoo.load(str(zoo.save(model, tmp_path))).input_shape == (3, 8, 12)
+    assert zoo.load(str(zoo.save(model, tmp_path))).takes.shape == (3, 8, 12)
 
 
 def test_args_that_change_no_tensor_go_on_top_of_the_checkpoint(tmp_path):

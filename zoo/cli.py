@@ -272,7 +272,7 @@ def _latents(argv: list[str]) -> None:
     from zoo.data.latents import measure, write
 
     model = hub.load(args.name)
-    channels, height, _ = model.input_shape
+    channels, height, _ = model.takes.shape
     data = ImageData(args.data, args.image_size or height, channels, crop_pct=1.0)
     if args.measure:
         measure(model, data, args.batch_size)

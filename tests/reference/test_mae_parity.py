@@ -156,7 +156,7 @@ def test_interpolated_positions_are_the_official_ones():
     plane = table[:, 1:].reshape(-1, 8, 8, 48).permute(0, 3, 1, 2)
     plane = nn.functional.interpolate(plane, size=(12, 12), mode="bicubic", align_corners=False)
     wanted = torch.cat([table[:, :1], plane.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
-    assert torch.equal(model.adapt({"pos_embed": table})["pos_embed"], wanted)
+    assert torch.equal(model.adapt_state({"pos_embed": table})["pos_embed"], wanted)
 
 
 @pytest.mark.parametrize("arch", ["mae_vit_tiny", "mae_vit_tiny_classifier"])

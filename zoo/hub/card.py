@@ -147,8 +147,9 @@ def _made_with(args: dict[str, Any]) -> str:
 
 
 def _input(config: dict[str, Any]) -> str:
-    shape, latents = ", ".join(map(str, config["input"]["shape"])), "of" in config["input"]
-    return f"(B, {shape}), {config['input']['of'] if latents else 'float pixels in [0, 1]'}"
+    given = config["input"]
+    what = "float pixels in [0, 1]" if given.get("range") == [0, 1] else given.get("of") or f"{given['kind']}s"
+    return f"(B, {', '.join(map(str, given['shape']))}), {what}"
 
 
 def _table(head: tuple[str, ...], rows: Any) -> str:

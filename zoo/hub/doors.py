@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from zoo import registry
-from zoo.hub.make import build, fill, keywords, refuse_other_baked
+from zoo.hub.make import build, fill, keywords, refuse_other_fixed
 from zoo.hub.places import full_name, is_place, open_source
 from zoo.nn.frozen import weights_are_random
 
@@ -35,7 +35,7 @@ def create(arch: str, weights: str | None = None, **args: Any) -> nn.Module:
     if given not in registry.facts(family).starts.get(arch, ()):
         raise ValueError(f"{weights} holds {given}, not {arch}; zoo.load({weights!r}) takes what is there")
     shared = {k: v for k, v in source.config["args"].items() if k in keywords(arch)}
-    refuse_other_baked(source, args, arch)
+    refuse_other_fixed(source, args, arch)
     model = build(arch, shared | args)
     if not weights_are_random():
         model.start_from(source.state)

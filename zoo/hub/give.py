@@ -152,11 +152,11 @@ def golden_output(model: nn.Module) -> Tensor:
 
     Of a model with several outputs, the floating-point ones in a row; what it draws at random is seeded.
     """
-    count = torch.Size(model.input_shape).numel()
+    count = torch.Size(model.takes.shape).numel()
     image = torch.arange(count, dtype=torch.float64).mul(0.37).sin().add(1).div(2).float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        out = model.eval()(image.reshape(1, *model.input_shape))
+        out = model.eval()(image.reshape(1, *model.takes.shape))
     outputs = [out] if isinstance(out, Tensor) else [o for o in out if isinstance(o, Tensor) and o.is_floating_point()]
     return torch.cat([o.flatten()[:8] for o in outputs])[:8]
 
@@ -173,9 +173,10 @@ def folder_config(model: nn.Module) -> dict[str, Any]:
         **model.zoo_config,
         **{k: v.float().flatten().tolist() if isinstance(v, Tensor) else v for k, v in known.items()},
         "input": {
-            "shape": list(model.input_shape),
-            "layout": "B F C H W" if len(model.input_shape) == 4 else "B C H W",
-            **({"of": model.takes} if hasattr(model, "takes") else {"range": [0, 1], "normalised_inside": True}),
+            "kind": model.takes.kind,
+            "shape": list(model.takes.shape),
+            "layout": model.takes.layout,
+            "range": model.takes.range and list(model.takes.range),
         },
     }
 
@@ -209,7 +210,7 @@ def _export_onnx(model: nn.Module, folder: Path) -> Path:
     except ImportError as error:
         raise ValueError("ONNX needs the packages onnx and onnxscript; pip install 'latentzoo[onnx]'") from error
     folder.mkdir(parents=True, exist_ok=True)
-    image = torch.zeros(2, *model.input_shape)
+    image = torch.zeros(2, *model.takes.shape)
     with write_aside(folder) as aside:
         torch.onnx.export(
             model if hasattr(model, "head") else _Features(model),

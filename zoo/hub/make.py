@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from zoo import registry
 from zoo.nn.checks import check_types
 from zoo.nn.frozen import weights_are_random
+from zoo.nn.protocols import AdaptsState
 
 LARGEST = 2**24  # integer among the arguments of a model; no arch has one above 2^14
 CALLS = 50_000  # of torch, while a model is made; the deepest arch needs 4,489
@@ -67,20 +68,21 @@ def reset_head(model: nn.Module, num_classes: int) -> None:
 def fill(source: Source, args: Mapping[str, Any]) -> nn.Module:
     """A model with every tensor of a source."""
     config = source.config
-    refuse_other_baked(source, args, config["arch"])
+    refuse_other_fixed(source, args, config["arch"])
     if weights_are_random():
         return build(config["arch"], config["args"] | dict(args))
+    state = source.state  # read before the block: what a converter computes needs values
     with torch.device("meta"):  # no memory, no random numbers: every tensor comes from the file
-        model = build_for(source.state, source.place, config["arch"], config["args"] | dict(args))
-    load_strictly(model, source.state, source.place)
+        model = build_for(state, source.place, config["arch"], config["args"] | dict(args))
+    load_strictly(model, state, source.place)
     model.zoo_config |= {k: config[k] for k in ("classes", "name", "parent") if config.get(k)}
     return model
 
 
-def refuse_other_baked(source: Source, args: Mapping[str, Any], arch: str) -> None:
+def refuse_other_fixed(source: Source, args: Mapping[str, Any], arch: str) -> None:
     """What training has fixed is not to be had otherwise by asking for it."""
     made = inspect.signature(model_class(source.config["arch"])).parameters
-    for key in getattr(model_class(arch), "baked", ()):
+    for key in getattr(model_class(arch), "fixed_by_training", ()):
         if key not in args or key not in made:
             continue
         trained = source.config["args"].get(key, made[key].default)
@@ -151,11 +153,11 @@ def keywords(arch: str) -> list[str]:
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
     """Give a model every tensor of `state`, in its own dtype, or name what does not fit.
 
-    A model with a method `adapt` first makes over what follows from its arguments alone, such as a position table.
+    A model that AdaptsState first makes over what follows from its arguments alone, such as a position table.
     """
     own = model.state_dict()
     try:
-        state = model.adapt(dict(state)) if hasattr(model, "adapt") else state
+        state = model.adapt_state(dict(state)) if isinstance(model, AdaptsState) else state
     except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:  # a position table of no grid
         said = str(error).partition("\n")[0]
         raise ValueError(f"{source} does not fit {model.zoo_config['arch']}: {said}; nothing was loaded") from error

@@ -12,7 +12,7 @@ class Moments(Metric):
         shape: (C, h, w) of each channel at each place, or (C, 1, 1) of each channel.
     """
 
-    transient = ("count", "first", "second")
+    batch_state = ("count", "first", "second")
 
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()

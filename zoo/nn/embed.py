@@ -23,7 +23,7 @@ def unpatchify(x: Tensor, p: int, height: int, width: int) -> Tensor:
     return x.flatten(4, 5).flatten(2, 3)  # (B, C, H, W)
 
 
-def take(x: Tensor, ids: Tensor) -> Tensor:
+def gather_rows(x: Tensor, ids: Tensor) -> Tensor:
     """Rows of each sample: x (B, N, D), ids (B, K) int64 → (B, K, D); no index of width D is made."""
     b, n, d = x.shape
     start = torch.arange(b, device=x.device)[:, None] * n  # (B, 1)

@@ -25,11 +25,11 @@ class Features(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        blank = torch.zeros(1, *model.input_shape)
+        blank = torch.zeros(1, *model.takes.shape)
         self.num_features = self(blank).shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        size = self.model.input_shape[1:]
+        size = self.model.takes.shape[1:]
         if x.shape[2:] != size:
             x = nn.functional.interpolate(x, size=size, mode="bicubic", antialias=True).clamp(0, 1)
         tokens = self.model.forward_features(x)  # (B, T + N, D)

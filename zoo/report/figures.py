@@ -37,7 +37,7 @@ def show(name: str, images: list[Path], output: Path) -> Path:
     report = family(model)
     outputs = model.head.out_features if hasattr(model, "head") else 0
     classes = model.zoo_config.get("classes") or [str(c) for c in range(outputs)]
-    clips = len(model.input_shape) == 4
+    clips = len(model.takes.shape) == 4
     if output.suffix == ".gif" and not hasattr(report, "film"):
         raise ValueError(f"{name} draws no moving picture; give -o FILE.png")
     if images:
@@ -76,8 +76,8 @@ def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int =
             raise ValueError(f"{name} takes no {key}; it takes {', '.join(k for k in SAMPLING if k in allowed)}")
     if "guide" in how:
         how["guide"] = hub.load(how["guide"])
-        if how["guide"].input_shape != model.input_shape:
-            raise ValueError(f"the guide paints {how['guide'].input_shape}, {name} {model.input_shape}")
+        if how["guide"].takes.shape != model.takes.shape:
+            raise ValueError(f"the guide paints {how['guide'].takes.shape}, {name} {model.takes.shape}")
     names = model.zoo_config.get("classes") or []
     count = model.num_classes
     given = classes or [str(c) for c in range(min(8, count))] or ["any"]

@@ -39,11 +39,11 @@ def batches(model: nn.Module, source: str, batch_size: int, split: str = "test")
 
 def _shape(model: nn.Module) -> tuple[int, ...]:
     """Of the images a model is about: what a model of latents draws."""
-    return model.autoencoder.input_shape if hasattr(model, "autoencoder") else model.input_shape
+    return model.autoencoder.takes.shape if hasattr(model, "autoencoder") else model.takes.shape
 
 
 def _batch_size(model: nn.Module) -> int:
-    return 64 if len(model.input_shape) == 4 else 1000
+    return 64 if len(model.takes.shape) == 4 else 1000
 
 
 def _data(model: nn.Module, source: str, split: str) -> Any:
@@ -98,7 +98,7 @@ def read_clip(path: Path, model: nn.Module) -> Tensor:
     """
     from zoo.data.clips import Cut
 
-    frames, channels, height, width = model.input_shape
+    frames, channels, height, width = model.takes.shape
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     if height != width:

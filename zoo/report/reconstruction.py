@@ -29,7 +29,7 @@ def evaluate(model: nn.Module, batches: Batches, train: Batches) -> dict[str, fl
 
     model = model.eval()
     vgg = Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
-    perceptual = adversarial.Perceptual() if vgg.is_file() and model.input_shape[0] == 3 else None
+    perceptual = adversarial.Perceptual() if vgg.is_file() and model.takes.shape[0] == 3 else None
     sums = dict.fromkeys(("psnr", "ssim", "l1", *(("lpips",) if perceptual else ())), 0.0)
     count, first, second = 0, 0.0, 0.0
     for batch, _ in batches:

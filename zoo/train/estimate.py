@@ -179,8 +179,8 @@ def resolve(name: str, overrides: Iterable[str] = ()) -> Plan:
 
 
 def _check(module: L.LightningModule, plan: Plan) -> None:
-    if not hasattr(getattr(module, "model", None), "input_shape"):
-        raise ValueError(f"{plan.kind.__name__} has no model with an input_shape, and an estimate needs one")
+    if not hasattr(getattr(module, "model", None), "takes"):
+        raise ValueError(f"{plan.kind.__name__} has no model that states what it takes, and an estimate needs one")
     if not module.automatic_optimization and plan.train["accumulate_grad_batches"] > 1:
         raise ValueError("this training accumulates by itself: give model.accumulate, not accumulate_grad_batches")
 
@@ -489,7 +489,7 @@ def _class(part: Any) -> tuple[type, dict[str, Any]]:
 
 def _batch(module: L.LightningModule, plan: Plan) -> Any:
     """What a DataModule gives: images or clips of the recipe's size, or latents, and labels."""
-    *lead, height, width = module.model.input_shape
+    *lead, height, width = module.model.takes.shape
     b, size = plan.data["batch_size"], plan.data.get("image_size")
     if isinstance(size, int):
         height = width = size

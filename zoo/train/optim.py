@@ -78,7 +78,7 @@ class Guarded:
 
     Up to `skip_nonfinite` batches of a run are left out instead, on all processes together, and counted as
     `train/skipped`: no gradient comes of them, and what they did to buffers is undone, as to what a module lists in
-    `transient`. An optimiser step without any gradient moves neither weights nor their average; schedules go on. By
+    `batch_state`. An optimiser step without any gradient moves neither weights nor their average; schedules go on. By
     hand, where a discriminator's loss alone is not finite, the model's gradients are taken back as well.
 
     And the trainer's gradient_clip_val works under bf16-mixed: there Lightning refuses every fused optimiser, as those
@@ -98,8 +98,8 @@ class Guarded:
         self.left_out = False
         if self.skip_nonfinite:
             self._buffers_before = [(buffer, buffer.clone()) for buffer in self.buffers()]
-            transient = ((m, name, getattr(m, name)) for m in self.modules() for name in getattr(m, "transient", ()))
-            self._transient_before = [(m, name, v.clone() if isinstance(v, Tensor) else v) for m, name, v in transient]
+            kept = ((m, n, getattr(m, n)) for m in self.modules() for n in getattr(m, "batch_state", ()))
+            self._batch_state_before = [(m, n, v.clone() if isinstance(v, Tensor) else v) for m, n, v in kept]
             by_hand = () if self.automatic_optimization else self.parameters()
             self._grads_before = [(p, None if p.grad is None else p.grad.clone()) for p in by_hand]
             self._learned_before = self.learned
@@ -119,7 +119,7 @@ class Guarded:
         with torch.no_grad():
             for buffer, before in self._buffers_before:
                 buffer.copy_(before)
-        for module, name, before in self._transient_before:
+        for module, name, before in self._batch_state_before:
             setattr(module, name, before)
         for parameter, before in self._grads_before:
             parameter.grad = before

@@ -101,7 +101,7 @@ def _short(error: str, file: Path) -> str:
 def _keys(file: Path) -> list[str]:
     """Every key that a recipe can hold: of the classes that it names, of the Trainer, and its own."""
     found: list[str] = ["model", "data", "trainer", "seed_everything", "expect", "save_steps", "skip_nonfinite"]
-    with contextlib.suppress(OSError, yaml.YAMLError, AttributeError, ImportError, ValueError):
+    with contextlib.suppress(OSError, yaml.YAMLError, AttributeError, ImportError, LookupError, TypeError, ValueError):
         said = yaml.safe_load(file.read_text(encoding="utf-8"))
         for part in ("model", "data"):
             found += inspect.signature(pkgutil.resolve_name(said[part]["class_path"])).parameters

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.nn.checks import check_images, check_least
+from zoo.nn.protocols import PIXELS, Input
 
 GATES = {None: lambda a: a, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
@@ -37,6 +38,8 @@ class BilinearClassifier(nn.Module):
         ValueError: an unknown gate, no layer, or a probability outside [0, 1].
     """
 
+    kind = "image"
+
     def __init__(
         self,
         dim: int = 256,
@@ -56,7 +59,7 @@ class BilinearClassifier(nn.Module):
         if not 0 <= noise_p <= 1 or noise < 0:
             raise ValueError(f"noise={noise}, noise_p={noise_p}, allowed noise ≥ 0 and noise_p in [0, 1]")
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.input_shape = (channels, height, width)
+        self.takes = Input(self.kind, (channels, height, width), PIXELS)
         self.residual, self.gate, self.noise, self.noise_p = residual, gate, noise, noise_p
         self.embed = nn.Linear(channels * height * width, dim, bias=False)
         # One matrix for both maps of a layer, W above V, so that a layer is one matrix product.
@@ -65,7 +68,7 @@ class BilinearClassifier(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """What the head reads: images (B, C, H, W) in [0, 1] → (B, D)."""
-        check_images(x, *self.input_shape, values=not self.training)
+        check_images(x, *self.takes.shape, values=not self.training)
         if self.training and self.noise:
             keep = torch.rand(len(x), 1, 1, 1, device=x.device) < self.noise_p
             x = x + self.noise * keep * torch.randn_like(x)
@@ -243,9 +246,9 @@ def tensor_similarity(a: BilinearClassifier, b: BilinearClassifier) -> Tensor:
             raise ValueError(
                 f"depth={len(model.blocks)}, gate={model.gate!r}: only one bilinear layer is a pixel tensor"
             )
-    if a.input_shape != b.input_shape or a.head.out_features != b.head.out_features:
+    if a.takes.shape != b.takes.shape or a.head.out_features != b.head.out_features:
         raise ValueError(
-            f"images {a.input_shape} with {a.head.out_features} classes against {b.input_shape} with "
+            f"images {a.takes.shape} with {a.head.out_features} classes against {b.takes.shape} with "
             f"{b.head.out_features}; compare models of the same images and classes"
         )
     return _inner(a, b) / (_inner(a, a) * _inner(b, b)).sqrt()

@@ -61,7 +61,7 @@ def gallery(model: BilinearClassifier, across: int) -> Tensor:
     """The two strongest eigenvectors of so many classes, blue to red: a row each, (2 across, 3, H, W)."""
     eigen = decompose(model.interactions())
     vectors = eigen.vectors[:across, :2].transpose(0, 1).flatten(0, 1)  # (2 across, D)
-    filters = to_pixels(vectors, model.embed.weight).reshape(-1, *model.input_shape[1:])  # (2 across, H, W)
+    filters = to_pixels(vectors, model.embed.weight).reshape(-1, *model.takes.shape[1:])  # (2 across, H, W)
     filters = filters / filters.abs().amax((1, 2), keepdim=True)
     return torch.stack([1 + filters.clamp(max=0), 1 - filters.abs(), 1 - filters.clamp(min=0)], 1)
 
@@ -167,7 +167,7 @@ def readable(model: BilinearClassifier) -> bool:
 
 def _pixels(model: BilinearClassifier, vector: Tensor) -> Tensor:
     image = to_pixels(vector, model.embed.weight.detach())  # (I,)
-    return (image * image.sum().sign()).reshape(model.input_shape)  # (C, H, W), the free sign chosen mostly red
+    return (image * image.sum().sign()).reshape(model.takes.shape)  # (C, H, W), the free sign chosen mostly red
 
 
 def _spectrum(ax: Axes, values: Tensor) -> None:

@@ -209,7 +209,7 @@ def _diffusers_config(model: DCAE, args: Mapping[str, Any], scale: float) -> dic
     def of_stages(stages: list[int] | range, yes: Any, no: Any) -> list[Any]:
         return [yes if i in stages else no for i in range(count)]
 
-    config: dict[str, Any] = {"_class_name": "AutoencoderDC", "in_channels": model.input_shape[0]}
+    config: dict[str, Any] = {"_class_name": "AutoencoderDC", "in_channels": model.takes.shape[0]}
     for side in ("encoder", "decoder"):
         config |= {
             f"{side}_block_types": of_stages(args[f"{side}_attention"], "EfficientViTBlock", "ResBlock"),

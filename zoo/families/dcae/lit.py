@@ -111,7 +111,7 @@ class LitDCAE(Adversarial):
         _train_only(self.model, trainable or TRAINABLE[phase])
         self.model.grad_checkpointing = grad_checkpointing
         self.perceptual = adversarial.Perceptual() if perceptual_weight else None
-        self.discriminator = adversarial.PatchDiscriminator(self.model.input_shape[0]) if phase == 3 else None
+        self.discriminator = adversarial.PatchDiscriminator(self.model.takes.shape[0]) if phase == 3 else None
         self.automatic_optimization = phase < 3
         self.moments = Moments((self.model.latent_channels, 1, 1))
         if compile:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from zoo.nn.checkpointing import Checkpointed, recompute
 from zoo.nn.checks import check_floats, check_images, check_least, check_types, sides
+from zoo.nn.protocols import PIXELS, Input
 from zoo.nn.tiles import tiled
 
 SHORTCUTS = ("grouped", "isotropic", "none")
@@ -59,6 +60,8 @@ class DCAE(Checkpointed, nn.Module):
         ValueError: sides that are no multiple of f, widths that shortcuts or heads do not divide, an unknown choice.
     """
 
+    kind = "image"
+
     def __init__(
         self,
         image_size: int | tuple[int, int] = 256,
@@ -86,9 +89,9 @@ class DCAE(Checkpointed, nn.Module):
         _check_stages(widths, encoder_depths, decoder_depths, encoder_attention, decoder_attention)
         if latent_shortcut and shortcut != "none" and widths[-1] % latent_channels:
             raise ValueError(f"latent_channels={latent_channels} do not divide the last width, {widths[-1]}")
-        self.input_shape = (channels, *sides(image_size))
+        self.takes = Input(self.kind, (channels, *sides(image_size)), PIXELS)
         self.factor = 2 ** (len(widths) - 1)
-        _check_sides(self.input_shape[1:], self.factor)
+        _check_sides(self.takes.shape[1:], self.factor)
         at_latent = latent_shortcut and shortcut != "none"
         self.encoder = Encoder(
             channels, latent_channels, widths, encoder_depths, encoder_attention, scales, strided, shortcut, at_latent,
@@ -105,7 +108,7 @@ class DCAE(Checkpointed, nn.Module):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(c, h, w) of an image of the model's size."""
-        return self.latent_channels, *(side // self.factor for side in self.input_shape[1:])
+        return self.latent_channels, *(side // self.factor for side in self.takes.shape[1:])
 
     @property
     def latent_channels(self) -> int:
@@ -126,7 +129,7 @@ class DCAE(Checkpointed, nn.Module):
         Raises:
             ValueError: sides that are no multiple of f, channels, dtype; in eval mode NaN or pixels outside [0, 1].
         """
-        check_images(x, self.input_shape[0], None, None, values=not self.training)
+        check_images(x, self.takes.shape[0], None, None, values=not self.training)
         if not len(x):  # torch's pixel_unshuffle gets the channels of none wrong
             raise ValueError(f"images are {tuple(x.shape)}, expected at least one; leave empty batches out")
         _check_sides(x.shape[2:], self.factor)
@@ -168,7 +171,7 @@ class DCAE(Checkpointed, nn.Module):
         Attention sees a tile only, so that latents differ a little from those of the whole.
         """
         check_types(DCAE.encode_tiled, locals())
-        check_images(x, self.input_shape[0], None, None, values=False)
+        check_images(x, self.takes.shape[0], None, None, values=False)
         if tile % self.factor or overlap % self.factor:
             raise ValueError(f"tile={tile}, overlap={overlap}: no multiples of {self.factor}, the side of a latent")
         return tiled(self.encode, x, tile, overlap, (1, self.factor), batch_size)

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_floats, check_images, check_ints, check_least, sides
-from zoo.nn.embed import patchify, sincos, take, unpatchify
+from zoo.nn.embed import gather_rows, patchify, sincos, unpatchify
+from zoo.nn.protocols import PIXELS, Input
 from zoo.nn.vit import Block
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -53,7 +54,9 @@ class PatchEmbed(nn.Module):
 class ViT(nn.Module):
     """The trunk that the autoencoder and the classifier share (Dosovitskiy et al. 2021)."""
 
-    baked = ("target", "mean", "std")  # what training fixes, not to be had otherwise by asking
+    kind = "image"
+
+    fixed_by_training = ("target", "mean", "std")  # what training fixes, not to be had otherwise by asking
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class ViT(nn.Module):
             raise ValueError(f"image_size is {height}×{width} px, {_no_multiple(height, width, patch_size)}")
         if num_cls_tokens < 1:
             raise ValueError(f"num_cls_tokens={num_cls_tokens}, at least 1 is needed")
-        self.input_shape = (channels, height, width)
+        self.takes = Input(self.kind, (channels, height, width), PIXELS)
         self.patch_size, self.grid = patch_size, (height // patch_size, width // patch_size)
         self.num_patches, self.num_cls_tokens = self.grid[0] * self.grid[1], num_cls_tokens
         self.grad_checkpointing = False
@@ -99,7 +102,7 @@ class ViT(nn.Module):
 
     def patches(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] → patches (B, N, P²C) of mean 0 and deviation 1 over the training data."""
-        c, height, width = self.input_shape
+        c, height, width = self.takes.shape
         if isinstance(x, Tensor) and x.ndim == 4 and (x.shape[2] % self.patch_size or x.shape[3] % self.patch_size):
             raise ValueError(f"images are {x.shape[2]}×{x.shape[3]} px, {_no_multiple(*x.shape[2:], self.patch_size)}")
         check_images(x, c, height, width, values=not self.training)
@@ -107,7 +110,7 @@ class ViT(nn.Module):
 
     def embed(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
         """Patches (B, K, P²C), which ones (B, K) or None for all in raster order → tokens (B, T + K, D)."""
-        count, values = self.num_patches if ids is None else "K", self.input_shape[0] * self.patch_size**2
+        count, values = self.num_patches if ids is None else "K", self.takes.shape[0] * self.patch_size**2
         check_floats(patches, "patches", ("B", count, values), "patches(images) makes them")
         if ids is not None and not self.training:  # there they are the model's own, and nothing waits for them
             check_ints(ids, "ids", patches.shape[:2], 0, self.num_patches, "places of the patches, in raster order")
@@ -155,7 +158,7 @@ class ViT(nn.Module):
             maps = [m.mT.unflatten(2, self.grid) for m in maps]  # (B, D, H/P, W/P)
         return list(zip(maps, (found[i][:, :t] for i in wanted))) if return_prefix_tokens else maps
 
-    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A checkpoint's tensors, with the position tables of another grid made over for this one."""
         return state
 
@@ -275,10 +278,10 @@ class MAE(ViT):
         hidden = self.num_patches - self.num_keep
         count = max(1, int(self.decode * hidden)) if self.training else hidden
         ids_keep, ids_pred = order[:, : self.num_keep], order[:, self.num_keep :][:, :count]  # (B, K), (B, M)
-        latent = self.encode(take(patches, ids_keep), ids_keep)  # (B, T + K, D)
+        latent = self.encode(gather_rows(patches, ids_keep), ids_keep)  # (B, T + K, D)
         pred = self._decode(latent, ids_keep, ids_pred)[:, -count:]  # (B, M, E)
         pred = self.decoder.head(pred)  # (B, M, P²C)
-        loss = (pred - self.target(take(patches, ids_pred))).square().mean()
+        loss = (pred - self.target(gather_rows(patches, ids_pred))).square().mean()
         return MAEOutput(loss, pred, ids_keep, ids_pred)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -331,9 +334,9 @@ class MAE(ViT):
         patches, k = self.patches(x), self.num_keep  # (B, N, P²C)
         order = self._order(x, order)  # (B, N)
         ids_keep, ids_pred = order[:, :k], order[:, k:]  # (B, K), (B, M)
-        seen = take(patches, ids_keep)  # (B, K, P²C)
+        seen = gather_rows(patches, ids_keep)  # (B, K, P²C)
         every = self._decode(self.encode(seen, ids_keep), ids_keep, ids_pred)[:, self.num_cls_tokens :]
-        pred = take(self.decoder.head(every), order.argsort(1)).to(patches.dtype)  # (B, N, P²C)
+        pred = gather_rows(self.decoder.head(every), order.argsort(1)).to(patches.dtype)  # (B, N, P²C)
         if self.target_kind == "norm_pixel":
             source = patches if statistics == "own" else seen
             mean, var = source.mean(-1, keepdim=True), source.var(-1, keepdim=True)  # (B, N or K, 1)
@@ -347,7 +350,7 @@ class MAE(ViT):
             self._pixels(torch.where(hidden, pred, patches)),
         )
 
-    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fixed positions follow from the grid alone; an encoder asked for alone leaves the decoder behind."""
         if self.decoder is None:
             state = {k: v for k, v in state.items() if not k.startswith("decoder.")}
@@ -370,7 +373,7 @@ class MAE(ViT):
         return self._run(self.decoder.blocks, self.decoder.tokens(latent, ids_keep, ids_pred))  # (B, T + K + M, E)
 
     def _pixels(self, patches: Tensor, raw: bool = False) -> Tensor:
-        _, height, width = self.input_shape
+        _, height, width = self.takes.shape
         if raw:
             return unpatchify(
                 patches.expand(-1, -1, self.patch_size**2), self.patch_size, height, width
@@ -461,7 +464,7 @@ class MAEClassifier(ViT):
         Raises:
             ValueError: a tensor is missing, left over or misshapen.
         """
-        state = self.adapt({k: v for k, v in state.items() if not k.startswith("decoder.")})
+        state = self.adapt_state({k: v for k, v in state.items() if not k.startswith("decoder.")})
         own = self.state_dict()
         fresh = [k for k in own if k.startswith(("fc_norm.", "head.", "head_norm."))]
         needed = [k for k in own if k not in fresh]
@@ -477,7 +480,7 @@ class MAEClassifier(ViT):
         kept = {k: own[k] for k in fresh} | {k: state[k].to(own[k].dtype) for k in needed}
         self.load_state_dict(kept, strict=True)
 
-    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Learned positions of a square grid are interpolated to this one, bicubic, not antialiased, as published."""
         t, table = self.num_cls_tokens, state.get("pos_embed")
         if table is None or table.ndim != 3 or table.shape[1] == t + self.num_patches:

@@ -16,6 +16,7 @@ from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_floats, check_ints, check_least, check_types
 from zoo.nn.embed import sincos
 from zoo.nn.frozen import Frozen
+from zoo.nn.protocols import Input
 from zoo.nn.vit import attend
 
 SOLVERS = ("euler", "heun")
@@ -56,6 +57,8 @@ class DiTDH(nn.Module):
         ValueError: widths that their heads do not divide into multiples of 4, an unknown distribution of time.
     """
 
+    kind = "latent"
+
     def __init__(
         self,
         latent_channels: int = 768,
@@ -80,7 +83,7 @@ class DiTDH(nn.Module):
         if time not in TIMES:
             raise ValueError(f"time={time!r}, allowed {', '.join(TIMES)}")
         (deep, wide), self.split = dim, depth[0]
-        self.input_shape = (latent_channels, grid, grid)
+        self.takes = Input(self.kind, (latent_channels, grid, grid))
         self.num_classes, self.label_drop, self.time = num_classes, label_drop, time
         self.shift = math.sqrt(latent_channels * grid**2 / 4096) if shift is None else shift
         self._autoencoder = Frozen("autoencoder", autoencoder, autoencoder_hash, lambda: _load(self))
@@ -99,7 +102,6 @@ class DiTDH(nn.Module):
         self._init()
 
     no_decay = ("y_embedder.embedding_table.weight",)
-    takes = "normalised latents"
 
     @property
     def autoencoder(self) -> nn.Module:
@@ -110,11 +112,11 @@ class DiTDH(nn.Module):
         """
         return self._autoencoder().to(self.pos_embed.device)
 
-    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The positions follow from the arguments; released files hold rotary tables as well, which are left out."""
         state = {k: v for k, v in state.items() if not k.startswith(("enc_feat_rope.", "dec_feat_rope."))}
-        state["pos_embed"] = sincos(self.pos_embed.shape[-1], *self.input_shape[1:])[None]
-        deep, wide = (rotary(2 * r.shape[-1], self.input_shape[1]) for r in (self.rotary_deep, self.rotary_wide))
+        state["pos_embed"] = sincos(self.pos_embed.shape[-1], *self.takes.shape[1:])[None]
+        deep, wide = (rotary(2 * r.shape[-1], self.takes.shape[1]) for r in (self.rotary_deep, self.rotary_wide))
         self.rotary_deep, self.rotary_wide = deep, wide
         return state
 
@@ -225,7 +227,7 @@ class DiTDH(nn.Module):
             raise ValueError(f"interval={interval} is empty, expected (from, to)")
         labels = labels.to(self.pos_embed.device)
         place = {"device": labels.device, "dtype": self.pos_embed.dtype}
-        z = torch.randn(len(labels), *self.input_shape, generator=generator, **place)  # (B, C, h, w)
+        z = torch.randn(len(labels), *self.takes.shape, generator=generator, **place)  # (B, C, h, w)
         times = self.shifted(torch.linspace(1, end, steps + 1, dtype=torch.float64)).tolist()
 
         def flow(z: Tensor, t: float) -> Tensor:
@@ -254,7 +256,7 @@ class DiTDH(nn.Module):
 
     def _latents(self, z: Tensor) -> Tensor:
         """Latents in the model's precision."""
-        check_floats(z, "latents", ("B", *self.input_shape), "`zoo latents` writes them")
+        check_floats(z, "latents", ("B", *self.takes.shape), "`zoo latents` writes them")
         return z.to(self.s_embedder.proj.weight.dtype)
 
     def _through(self, block: nn.Module, *inputs: Tensor) -> Tensor:
@@ -402,6 +404,6 @@ def _load(model: DiTDH) -> nn.Module:
     shape = getattr(autoencoder, "latent_shape", None)
     if shape is None:
         raise ValueError(f"{name} has no continuous latents; DC-AE and RAE have")
-    if shape != model.input_shape:
-        raise ValueError(f"{name} has latents {shape}, this model paints {model.input_shape}")
+    if shape != model.takes.shape:
+        raise ValueError(f"{name} has latents {shape}, this model paints {model.takes.shape}")
     return autoencoder

@@ -101,10 +101,10 @@ def load(name: str, image_size: int | None = None, layers: int = 1) -> FrozenEnc
     from zoo import hub
 
     vit = hub.load(name)
-    if not hasattr(vit, "forward_intermediates") or len(vit.input_shape) != 3:
+    if not hasattr(vit, "forward_intermediates") or vit.takes.kind != "image":
         raise ValueError(f"{name} has no patch tokens of images; give {TIMM}MODEL, or weights of `zoo ls 'mae*'`")
-    size = image_size or vit.input_shape[-1]
-    if size != vit.input_shape[-1]:
+    size = image_size or vit.takes.shape[-1]
+    if size != vit.takes.shape[-1]:
         vit = hub.load(name, image_size=size)
     return FrozenEncoder(vit, size, layers=layers)
 

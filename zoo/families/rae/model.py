@@ -14,6 +14,7 @@ from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_floats, check_images, check_least
 from zoo.nn.embed import sincos, unpatchify
 from zoo.nn.frozen import Frozen
+from zoo.nn.protocols import PIXELS, Input
 from zoo.nn.vit import Block
 
 NOISES = ("uniform", "normal")
@@ -51,6 +52,8 @@ class RAE(nn.Module):
         ValueError: an image size that the grid does not divide, an unknown kind of noise.
     """
 
+    kind = "image"
+
     def __init__(
         self,
         image_size: int = 256,
@@ -78,7 +81,7 @@ class RAE(nn.Module):
             raise ValueError(f"image_size={image_size} is no multiple of grid={grid}")
         if noise_kind not in NOISES:
             raise ValueError(f"noise_kind={noise_kind!r}, allowed {', '.join(NOISES)}")
-        self.input_shape, self.grid = (3, image_size, image_size), grid
+        self.takes, self.grid = Input(self.kind, (3, image_size, image_size), PIXELS), grid
         self.encoder_size, self.layers = encoder_size, layers
         self.noise, self.noise_kind = noise, noise_kind
         self._encoder = Frozen("encoder", encoder, encoder_hash, lambda: _load(self), lambda e: e.vit)
@@ -122,7 +125,7 @@ class RAE(nn.Module):
         """
         return self._encoder().to(self.latent_mean)
 
-    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds what follows from the arguments: positions, and pixels' mean and deviation where a file has none.
 
         An encoder that came along in a foreign file is put in its place, every tensor of it.
@@ -150,7 +153,7 @@ class RAE(nn.Module):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) → tokens (B, C, h, w), each of unit variance; `normalise` is for diffusion."""
-        check_images(x, *self.input_shape, values=not self.training)
+        check_images(x, *self.takes.shape, values=not self.training)
         return self.encoder(x.to(self.latent_mean.dtype))  # (B, C, h, w)
 
     forward_features = encode

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_dense, check_floats, check_images, check_ints, check_least, sides
-from zoo.nn.embed import take
+from zoo.nn.embed import gather_rows
+from zoo.nn.protocols import PIXELS, Input
 from zoo.nn.vit import Block
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -74,7 +75,9 @@ class VideoViT(nn.Module):
     over the flat index of a cube, no class token, a key bias that is zero and stays zero.
     """
 
-    baked = ("target", "mean", "std", "tubelet", "separable")
+    kind = "clip"
+
+    fixed_by_training = ("target", "mean", "std", "tubelet", "separable")
 
     def __init__(
         self,
@@ -103,7 +106,7 @@ class VideoViT(nn.Module):
             raise ValueError(
                 f"image_size is {height}×{width} px, not a multiple of patch={patch_size}; resize to {near}"
             )
-        self.input_shape = (frames, channels, height, width)
+        self.takes = Input(self.kind, (frames, channels, height, width), PIXELS)
         self.tubelet, self.patch_size, self.separable = tubelet, patch_size, separable
         self.grid = (frames // tubelet, height // patch_size, width // patch_size)  # (G, H/P, W/P)
         self.num_places, self.num_cubes = self.grid[1] * self.grid[2], math.prod(self.grid)
@@ -127,7 +130,7 @@ class VideoViT(nn.Module):
 
     def cubes(self, x: Tensor) -> Tensor:
         """Clips (B, F, C, H, W) in [0, 1] → cubes (B, N, UP²C), still in [0, 1]."""
-        check_clips(x, *self.input_shape, values=not self.training)
+        check_clips(x, *self.takes.shape, values=not self.training)
         return cubify(x, self.tubelet, self.patch_size)  # (B, N, UP²C)
 
     def normalise(self, cubes: Tensor) -> Tensor:
@@ -155,7 +158,7 @@ class VideoViT(nn.Module):
         """Clips (B, F, C, H, W) in [0, 1] → tokens (B, T + N, D), step by step in raster order, nothing masked."""
         return self.encode(self.cubes(x))
 
-    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A checkpoint's tensors, with the positions of another grid made over for this one.
 
         One rule: tables are resampled on the grid they were trained on, linearly in time and in space, with a warning,
@@ -349,7 +352,7 @@ class VideoMAE(VideoViT):
         ids_keep, ids_pred = order[:, : self.num_keep], order[:, self.num_keep :]  # (B, K), (B, N - K)
         if self.decode != "all" and self.training:
             ids_pred = self._running(ids_keep)  # (B, M)
-        latent = self.encode(take(cubes, ids_keep), ids_keep)  # (B, T + K, D)
+        latent = self.encode(gather_rows(cubes, ids_keep), ids_keep)  # (B, T + K, D)
         pred = self._decode(latent, ids_keep, ids_pred)[:, -ids_pred.shape[1] :]  # (B, M, E)
         pred = self.decoder.head(pred)  # (B, M, outputs)
         error = F.mse_loss(pred, self.target(cubes, ids_pred), reduction="none").mean(-1)  # (B, M)
@@ -364,7 +367,7 @@ class VideoMAE(VideoViT):
 
     def target(self, cubes: Tensor, ids: Tensor) -> Tensor:
         """What is to be predicted of cubes (B, N, UP²C) in [0, 1] at ids (B, M), (B, M, UP²C), float32 or better."""
-        x = take(cubes, ids)  # (B, M, UP²C)
+        x = gather_rows(cubes, ids)  # (B, M, UP²C)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         return norm_pixel(x, len(self.mean)) if self.target_kind == "norm_pixel" else x
 
@@ -391,14 +394,14 @@ class VideoMAE(VideoViT):
         cubes, k = self.cubes(x), self.num_keep  # (B, N, UP²C)
         order = self._order(x, order)  # (B, N)
         ids_keep, ids_pred = order[:, :k], order[:, k:]  # (B, K), (B, N - K)
-        latent = self.encode(take(cubes, ids_keep), ids_keep)  # (B, T + K, D)
+        latent = self.encode(gather_rows(cubes, ids_keep), ids_keep)  # (B, T + K, D)
         every = self._decode(latent, ids_keep, ids_pred)[:, -self.num_cubes :]  # (B, N, E)
-        pred = take(self.decoder.head(every), order.argsort(1)).to(cubes.dtype)  # (B, N, outputs)
+        pred = gather_rows(self.decoder.head(every), order.argsort(1)).to(cubes.dtype)  # (B, N, outputs)
         shown = self.shown(cubes)  # (B, N, outputs)
         pred = self._pixels(pred, shown, ids_keep if statistics == "visible" else None)  # (B, N, outputs)
         hidden = torch.ones_like(order, dtype=torch.bool).scatter(1, ids_keep, False)[:, :, None]  # (B, N, 1)
         pictures = (shown.masked_fill(hidden, 0.5), pred, torch.where(hidden, pred, shown))
-        _, c, height, width = self.input_shape
+        _, c, height, width = self.takes.shape
         deep = shown.shape[2] // (c * self.patch_size**2)  # frames of a cube that are shown
         size = (deep * self.grid[0], c, height, width)
         return Reconstruction(*(uncubify(p, *size, deep, self.patch_size).clamp(0, 1) for p in pictures))
@@ -412,16 +415,18 @@ class VideoMAE(VideoViT):
         if self.target_kind == "pixel":
             return pred
         c = len(self.mean)
-        source = (cubes if ids_keep is None else take(cubes, ids_keep)).unflatten(-1, (-1, c))  # (B, N or K, UP², C)
+        source = (cubes if ids_keep is None else gather_rows(cubes, ids_keep)).unflatten(
+            -1, (-1, c)
+        )  # (B, N or K, UP², C)
         mean, std = source.mean(-2, keepdim=True), source.var(-2, keepdim=True).sqrt()  # (B, N or K, 1, C)
         if ids_keep is not None:
             mean, std = mean.mean(1, keepdim=True), std.mean(1, keepdim=True)  # (B, 1, 1, C)
         return (pred.unflatten(-1, (-1, c)) * (std + 1e-6) + mean).flatten(2)  # (B, N, UP²C)
 
-    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.decoder is None:
             state = {k: v for k, v in state.items() if not k.startswith("decoder.")}
-        return super().adapt(state)
+        return super().adapt_state(state)
 
     def _running(self, ids_keep: Tensor) -> Tensor:
         decoded = running_cell(len(ids_keep), self.grid, ids_keep.device)  # (B, N), half of them
@@ -491,7 +496,7 @@ class SpaceTimeMAE(VideoMAE):
 
     def target(self, cubes: Tensor, ids: Tensor) -> Tensor:
         """The predicted frames of cubes (B, N, UP²C) at ids (B, M), normalised over all values of a cube together."""
-        x = self.normalise(take(self.shown(cubes), ids))  # (B, M, outputs)
+        x = self.normalise(gather_rows(self.shown(cubes), ids))  # (B, M, outputs)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.target_kind == "pixel":
             return x
@@ -500,14 +505,14 @@ class SpaceTimeMAE(VideoMAE):
 
     def shown(self, cubes: Tensor) -> Tensor:
         """The frames of cubes (B, N, UP²C) that are predicted, evenly spread, (B, N, outputs)."""
-        clip = uncubify(cubes, *self.input_shape, self.tubelet, self.patch_size)  # (B, F, C, H, W)
-        index = torch.linspace(0, self.input_shape[0] - 1, self.pred_frames).long()
+        clip = uncubify(cubes, *self.takes.shape, self.tubelet, self.patch_size)  # (B, F, C, H, W)
+        index = torch.linspace(0, self.takes.shape[0] - 1, self.pred_frames).long()
         return cubify(clip[:, index.to(cubes.device)], self.pred_frames // self.grid[0], self.patch_size)
 
     def _pixels(self, pred: Tensor, cubes: Tensor, ids_keep: Tensor | None) -> Tensor:
         c = len(self.mean)
         if self.target_kind == "norm_pixel":
-            source = self.normalise(cubes if ids_keep is None else take(cubes, ids_keep))  # (B, N or K, outputs)
+            source = self.normalise(cubes if ids_keep is None else gather_rows(cubes, ids_keep))  # (B, N or K, outputs)
             mean, std = source.mean(-1, keepdim=True), (source.var(-1, keepdim=True) + 1e-6).sqrt()  # (B, N or K, 1)
             if ids_keep is not None:
                 mean, std = mean.mean(1, keepdim=True), std.mean(1, keepdim=True)  # (B, 1, 1)
@@ -593,7 +598,7 @@ class VideoMAEClassifier(VideoViT):
         """
         state = {k: v for k, v in state.items() if not k.startswith("decoder.")}
         norm = {k.replace("norm.", "fc_norm."): state.pop(k) for k in ("norm.weight", "norm.bias") if k in state}
-        state = self.adapt(state | (norm if self.separable else {}))
+        state = self.adapt_state(state | (norm if self.separable else {}))
         own = self.state_dict()
         fresh = ("head.", "head_norm.") if self.separable else ("head.", "head_norm.", "fc_norm.")
         needed = [k for k in own if not k.startswith(fresh)]

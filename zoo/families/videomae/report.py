@@ -125,7 +125,7 @@ def film(model: VideoMAE, clips: Tensor) -> Tensor:
     columns = torch.cat(list(_rows(model.eval(), clips).values()), dim=3)  # (B, F, C, 3 H, W)
     frames = torch.cat(list(columns), dim=3)  # (F, C, 3 H, B W)
     frames = frames.expand(-1, 3, -1, -1)
-    scale = max(1, 128 // model.input_shape[2])
+    scale = max(1, 128 // model.takes.shape[2])
     return F.interpolate(frames, scale_factor=scale, mode="nearest") if scale > 1 else frames
 
 
@@ -136,7 +136,7 @@ def _rows(model: VideoMAE, clips: Tensor) -> dict[str, Tensor]:
 
 def _frames(x: Tensor, model: VideoMAE) -> Tensor:
     """The frames that the model predicts, of clips (B, F, C, H, W)."""
-    count = getattr(model, "pred_frames", model.input_shape[0])
+    count = getattr(model, "pred_frames", model.takes.shape[0])
     return x[:, torch.linspace(0, x.shape[1] - 1, count).long()]
 
 

@@ -170,7 +170,7 @@ class LitVQGAN(LitVQ, Adversarial):
             raise ValueError(f"reconstruction={reconstruction!r}, allowed l1, l2")
         self.automatic_optimization = False
         self.model.grad_checkpointing = grad_checkpointing
-        self.discriminator = adversarial.PatchDiscriminator(self.model.input_shape[0])
+        self.discriminator = adversarial.PatchDiscriminator(self.model.takes.shape[0])
         self.perceptual = adversarial.Perceptual() if perceptual_weight else None
         self.largest_weight = largest_weight
 
@@ -256,10 +256,10 @@ class LitPrior(Pretraining):
         super().__init__()
         self.save_hyperparameters()
         found = hub.load(tokenizer)
-        _, height, width = found.input_shape
+        _, height, width = found.takes.shape
         told = {
             "image_size": [height, width],
-            "channels": found.input_shape[0],
+            "channels": found.takes.shape[0],
             "grid": [height // found.factor, width // found.factor],
             "codebook_size": found.quantizer.codebook_size,
             "num_classes": num_classes,

@@ -14,6 +14,7 @@ from zoo.families.vq.prior import CodePrior
 from zoo.families.vq.quantize import FSQ, BinaryQuantizer, QuantizeOutput, ScalarCodebooks, VectorQuantizer, VQOutput
 from zoo.families.vq.vqgan import VQGAN
 from zoo.nn.checks import check_dense, check_floats, check_images, check_ints, check_least, sides
+from zoo.nn.protocols import PIXELS, Input
 
 BOTTLENECKS = ("qlae", "none", "vae", "vq")
 
@@ -40,6 +41,8 @@ class VQVAE(nn.Module):
         ValueError: sides that do not halve, an unknown quantiser.
     """
 
+    kind = "image"
+
     def __init__(
         self,
         image_size: int | tuple[int, int] = 32,
@@ -62,7 +65,7 @@ class VQVAE(nn.Module):
             raise ValueError(
                 f"image_size={image_size} does not halve {downsamplings} times; use a multiple of {2**downsamplings}"
             )
-        self.input_shape = (channels, height, width_px)
+        self.takes = Input(self.kind, (channels, height, width_px), PIXELS)
         self.factor, self.variance = 2**downsamplings, variance
         self.quantizer = _quantizer(quantizer, codebook_size, code_dim, quantizer_args or {})
         half = width // 2
@@ -100,7 +103,7 @@ class VQVAE(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """What is about to be quantised: images (B, C, H, W) → (B, D, h, w)."""
-        check_images(x, *self.input_shape, values=not self.training)
+        check_images(x, *self.takes.shape, values=not self.training)
         return self.encoder((x - 0.5).to(self.encoder[0].weight.dtype))  # (B, D, h, w)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -161,6 +164,8 @@ class LatentAutoencoder(nn.Module):
         ValueError: another bottleneck, or sides that do not halve four times.
     """
 
+    kind = "image"
+
     def __init__(
         self,
         image_size: int = 64,
@@ -181,7 +186,7 @@ class LatentAutoencoder(nn.Module):
         check_least(1, channels=channels, width=width)
         if image_size % 16 or image_size < 32 or latents < 1:
             raise ValueError(f"image_size={image_size}, latents={latents}: a multiple of 16 from 32 on, and at least 1")
-        self.input_shape = (channels, image_size, image_size)
+        self.takes = Input(self.kind, (channels, image_size, image_size), PIXELS)
         self.default_data = "rendered" if channels == 3 else None  # what `zoo eval` measures on unless it is told
         self.latents, self.bottleneck, self.beta, self.code_dim = latents, bottleneck, beta, code_dim
         self.quantizer = None
@@ -264,7 +269,7 @@ class LatentAutoencoder(nn.Module):
         return self.decode(self.forward_features(x))
 
     def _encode(self, x: Tensor) -> Tensor:
-        check_images(x, *self.input_shape, values=not self.training)
+        check_images(x, *self.takes.shape, values=not self.training)
         return self.encoder(x.to(self.encoder[0].weight.dtype))
 
     def _squeeze(self, z: Tensor, update: bool | None) -> QuantizeOutput:
@@ -281,7 +286,7 @@ class LatentAutoencoder(nn.Module):
         kl = kl_divergence(mean, log_variance)
         if self.training:
             mean = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-        return QuantizeOutput(mean, none, {"kl": self.beta / math.prod(self.input_shape) * kl}, {"nats": kl.detach()})
+        return QuantizeOutput(mean, none, {"kl": self.beta / math.prod(self.takes.shape) * kl}, {"nats": kl.detach()})
 
     def _decode(self, z: Tensor) -> Tensor:
         style = self.mapping(z)  # (B, 256)

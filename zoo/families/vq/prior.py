@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_images, check_ints, check_least, check_types, sides
 from zoo.nn.frozen import Frozen
+from zoo.nn.protocols import PIXELS, Input
 from zoo.nn.vit import Mlp
 
 
@@ -42,6 +43,8 @@ class CodePrior(nn.Module):
         ValueError: a width that the heads do not divide.
     """
 
+    kind = "image"
+
     def __init__(
         self,
         image_size: int | tuple[int, int] = 28,
@@ -62,7 +65,7 @@ class CodePrior(nn.Module):
         check_least(1, channels=channels)
         if heads < 1 or dim % heads:
             raise ValueError(f"dim={dim} is no multiple of heads={heads}")
-        self.input_shape, self.grid = (channels, *sides(image_size)), tuple(grid)
+        self.takes, self.grid = Input(self.kind, (channels, *sides(image_size)), PIXELS), tuple(grid)
         self.codebook_size, self.num_classes, self.label_drop = codebook_size, num_classes, label_drop
         self._tokenizer = Frozen("tokenizer", tokenizer, tokenizer_hash, lambda: _load(self))
         self.classes = nn.Embedding(num_classes + 1, dim)  # the last row stands for any class
@@ -123,7 +126,7 @@ class CodePrior(nn.Module):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → codes (B, h, w) int64."""
-        check_images(x, *self.input_shape, values=not self.training)
+        check_images(x, *self.takes.shape, values=not self.training)
         return self.tokenizer.encode(x)
 
     @torch.no_grad()
@@ -229,9 +232,9 @@ def _load(prior: CodePrior) -> nn.Module:
 
     name = prior._tokenizer.name
     tokenizer = hub.load(name)
-    size, shape = tokenizer.quantizer.codebook_size, tokenizer.input_shape
-    if (size, shape) != (prior.codebook_size, prior.input_shape):
+    size, shape = tokenizer.quantizer.codebook_size, tokenizer.takes.shape
+    if (size, shape) != (prior.codebook_size, prior.takes.shape):
         raise ValueError(
-            f"{name} has {size} codes for images {shape}, this prior {prior.codebook_size} for {prior.input_shape}"
+            f"{name} has {size} codes for images {shape}, this prior {prior.codebook_size} for {prior.takes.shape}"
         )
     return tokenizer

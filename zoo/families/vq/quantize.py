@@ -73,7 +73,7 @@ class VectorQuantizer(nn.Module):
     """
 
     num_codebooks = 1
-    transient = ("_waiting", "_is_started")
+    batch_state = ("_waiting", "_is_started")
 
     def __init__(
         self,

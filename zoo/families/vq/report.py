@@ -66,10 +66,10 @@ def figure(model: Model, classes: list[str], batches: Batches | None) -> Figure:
     if isinstance(model, CodePrior):
         labels = torch.arange(model.num_classes) if model.num_classes else torch.tensor([-1])
         return samples(model, labels, SHOWN, classes)
-    if isinstance(model, LatentAutoencoder) and model.input_shape[0] == 3:
-        scene = render(torch.tensor([[1, 3, 2, 3, 4, 0, 3]]), model.input_shape[-1])  # (1, 3, H, W)
+    if isinstance(model, LatentAutoencoder) and model.takes.shape[0] == 3:
+        scene = render(torch.tensor([[1, 3, 2, 3, 4, 0, 3]]), model.takes.shape[-1])  # (1, 3, H, W)
         return _traversals(model.eval(), scene[0], model.reconstruct(scene)[0], _meanings(model))
-    if model.input_shape[0] == 1 and batches is not None:
+    if model.takes.shape[0] == 1 and batches is not None:
         images = next(iter(batches))[0]  # (B, 1, H, W), class after class
         some = images[:: max(1, len(images) // SHOWN)][:SHOWN]
         return explain(model, some, [""] * len(some), classes)
@@ -81,7 +81,7 @@ def _meanings(model: LatentAutoencoder) -> list[str]:
     """The factor of rendered scenes that each latent tells most of, and which share of it (normalised information)."""
     draw = torch.Generator().manual_seed(0)
     factors = torch.stack([torch.randint(n, (2000,), generator=draw) for n in RENDERED.values()], 1)  # (N, S)
-    x = render(factors, model.input_shape[-1])  # (N, 3, H, W)
+    x = render(factors, model.takes.shape[-1])  # (N, 3, H, W)
     z = model.encode(x) if model.quantizer is not None else model.forward_features(x)  # (N, L)
     scores = infomec(z, factors, discrete=not z.is_floating_point())
     share, best = scores.nmi.nan_to_num().max(0)  # (L,) twice

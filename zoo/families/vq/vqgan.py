@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from zoo.families.vq.quantize import VectorQuantizer, VQOutput
 from zoo.nn.checkpointing import Checkpointed, recompute
 from zoo.nn.checks import check_images, check_ints, check_least, sides
+from zoo.nn.protocols import PIXELS, Input
 
 
 class VQGAN(Checkpointed, nn.Module):
@@ -39,6 +40,8 @@ class VQGAN(Checkpointed, nn.Module):
         ValueError: sides that are no multiple of f, or a level that is not there.
     """
 
+    kind = "image"
+
     def __init__(
         self,
         image_size: int | tuple[int, int] = 256,
@@ -60,10 +63,10 @@ class VQGAN(Checkpointed, nn.Module):
         check_least(1, channels=channels, width=width, mults=mults)
         if any(not 0 <= level < len(mults) for level in attention):
             raise ValueError(f"attention={tuple(attention)}, allowed levels are 0 to {len(mults) - 1}, the coarsest")
-        self.input_shape = (channels, *sides(image_size))
+        self.takes = Input(self.kind, (channels, *sides(image_size)), PIXELS)
         self.mean, self.std = mean, std
         self.factor = 2 ** (len(mults) - 1)
-        _check_sides(self.input_shape[1:], self.factor)
+        _check_sides(self.takes.shape[1:], self.factor)
         self.encoder = Encoder(channels, width, mults, res_blocks, attention, mid_attention, z_channels)
         self.quant_conv = nn.Conv2d(z_channels, code_dim, 1)
         self.quantizer = VectorQuantizer(codebook_size, code_dim, "grad", metric, legacy_beta=legacy_beta)
@@ -85,7 +88,7 @@ class VQGAN(Checkpointed, nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """What is about to be quantised: images (B, C, H, W) → (B, D, h, w)."""
-        check_images(x, self.input_shape[0], None, None, values=not self.training)
+        check_images(x, self.takes.shape[0], None, None, values=not self.training)
         _check_sides(x.shape[2:], self.factor)
         x = ((x - self.mean) / self.std).to(self.encoder.conv_in.weight.dtype)
         return self.quant_conv(self.encoder(x))  # (B, D, h, w)

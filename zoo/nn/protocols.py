@@ -1,0 +1,162 @@
+"""What a model of this zoo says of itself, and what it can do.
+
+`Model` is required of every class. Each other protocol is a capability: generic code (loading, `zoo eval`, `zoo show`,
+`zoo sample`, export, training) asks `isinstance(model, Reconstructs)` and never for a family, a suffix of a name or the
+number of axes. A class has a capability by having its methods or attributes; nothing is inherited or registered.
+"""
+
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+Kind = Literal["image", "clip", "latent", "activation"]
+LAYOUTS = {"image": "B C H W", "clip": "B F C H W"}  # of others, the axes have no names: "B" and their sizes
+PIXELS = (0.0, 1.0)
+
+
+class Input(NamedTuple):
+    """What a model takes, one sample of it.
+
+    An image is (C, H, W), a clip (F, C, H, W), both float pixels in [0, 1]; a latent is what an autoencoder keeps,
+    (c, h, w) or (D,); an activation is what a network's layer puts out, (D,).
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]  # without the batch
+    range: tuple[float, float] | None = None  # of the values; None where any number may stand
+
+    @property
+    def layout(self) -> str:
+        """The axes of a batch, "B C H W"."""
+        return LAYOUTS.get(self.kind, " ".join(["B", *map(str, self.shape)]))
+
+    @property
+    def channels(self) -> int:
+        """Of an image, a clip's frames or a map of latents; of a vector its length."""
+        return self.shape[-3] if len(self.shape) > 2 else self.shape[-1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of an image, a clip's frames or a map of latents.
+
+        Raises:
+            ValueError: a vector has none.
+        """
+        if len(self.shape) < 3:
+            raise ValueError(f"a {self.kind} of {self.shape} has no height and width")
+        return self.shape[-2], self.shape[-1]
+
+
+class Model(Protocol):
+    """Required of every class; an nn.Module besides. The hub sets `zoo_config` when it makes one.
+
+    `forward` returns logits, or a NamedTuple whose first field is `loss`.
+    """
+
+    kind: ClassVar[Kind]
+    takes: Input
+    zoo_config: dict[str, Any]  # {"arch": …, "args": {…}}, and "classes", "name", "parent" where they are known
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+@runtime_checkable
+class HasFeatures(Protocol):
+    """Features of each sample, for probes, neighbours and export: (B, D), or tokens (B, N, D)."""
+
+    def forward_features(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """Keeps a sample as latents or codes and gives it back, (B, …) as it takes them."""
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+    def reconstruct(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class FillsIn(Protocol):
+    """Hides parts of a sample and predicts them: `draw` decides which, `shown` are the frames it predicts."""
+
+    def draw(self, batch: int, device: Any = "cpu") -> Tensor: ...
+
+    def reconstruct(self, x: Tensor, order: Tensor | None = None, statistics: str = "own") -> Any: ...
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """`forward` gives logits (B, classes) by a layer `head`, which `reset_head` makes new."""
+
+    head: nn.Linear
+
+    def reset_head(self, num_classes: int) -> None: ...
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Draws. The keywords of `sample` but `generator` are the flags of `zoo sample`.
+
+    `num_classes` is 0 where there are none; a label of -1 is any class.
+    """
+
+    num_classes: int
+
+    def sample(self, labels: Tensor, *, generator: Any = None) -> Tensor: ...
+
+    def draws(self) -> Input:
+        """What comes out."""
+        ...
+
+
+@runtime_checkable
+class StartsFrom(Protocol):
+    """Takes the encoder out of an autoencoder's state dict: a classifier that begins where a pretraining ended."""
+
+    def start_from(self, state: dict[str, Tensor]) -> None: ...
+
+
+@runtime_checkable
+class AdaptsState(Protocol):
+    """Makes over what follows from arguments alone, such as a position table of another grid, before it is loaded."""
+
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]: ...
+
+
+@runtime_checkable
+class FixesArguments(Protocol):
+    """Names the keywords that training fixes: weights are not to be had otherwise by asking for another value."""
+
+    fixed_by_training: tuple[str, ...]
+
+
+@runtime_checkable
+class KeepsBatchState(Protocol):
+    """Names attributes other than buffers that a training batch changes: a batch that is left out gives them back."""
+
+    batch_state: tuple[str, ...]
+
+
+@runtime_checkable
+class ChoosesDecay(Protocol):
+    """Names parameters that weight decay spares, and others that it takes though they have one axis."""
+
+    no_decay: list[str]
+    decay_also: list[str]
+
+
+@runtime_checkable
+class HasLayers(Protocol):
+    """timm's `group_matcher`: which parameters are in which layer, for layer-wise learning rates."""
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class Recomputes(Protocol):
+    """Can make activations again in the backward pass instead of keeping them."""
+
+    grad_checkpointing: bool
