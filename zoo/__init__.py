@@ -16,37 +16,17 @@ from zoo.registry import weights_info as weights_info
 
 __version__ = "0.1.0"
 
-# Public name -> the module that holds it. The classes of families come on top, from the PUBLIC of their facts.py.
-_PUBLIC = {
-    **dict.fromkeys(("create", "load"), "zoo.hub.doors"),
-    **dict.fromkeys(("save", "export", "push", "verify"), "zoo.hub.give"),
-    "convert": "zoo.hub.foreign",
-    "LitClassifier": "zoo.train.classify",
-    "LitMAE": "zoo.train.mask",
-    "ImageData": "zoo.data.images",
-    "ClipData": "zoo.data.clips",
-    "FactorData": "zoo.data.factors",
-    **dict.fromkeys(("LatentData", "ImageLatentData"), "zoo.data.latents"),
-    "RandomImages": "zoo.data.synthetic",
-}
-_FACTS = ("Metric", "Weights", "list_models", "list_weights", "weights_info")
-
-
-def _homes() -> dict[str, str]:
-    classes = {name: module for name, module in registry.public().items() if name[0].isupper()}
-    return classes | _PUBLIC
-
 
 def __getattr__(name: str) -> object:
     if name == "__all__":
-        return sorted([*_FACTS, *_homes()])
-    module = _PUBLIC.get(name) or _homes().get(name)
+        return sorted(registry.public())
+    module = registry.PUBLIC.get(name) or registry.public().get(name)
     if module is None:
-        near = "" if name.startswith("_") else registry.suggest(name, [*_FACTS, *_homes()])
+        near = "" if name.startswith("_") else registry.suggest(name, registry.public())
         raise AttributeError(f"module 'zoo' has no attribute {name!r}{near}")
     found = globals()[name] = getattr(importlib.import_module(module), name)
     return found
 
 
 def __dir__() -> list[str]:
-    return sorted([*_FACTS, *_homes()])
+    return sorted(registry.public())

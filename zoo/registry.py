@@ -21,6 +21,21 @@ from typing import Any
 GROUP = "latentzoo.families"  # of entry points
 HOUSE = Path(__file__).parent
 
+# Public name of `zoo` -> the module that holds it. The classes of families come on top, from their facts.py.
+PUBLIC = {
+    **dict.fromkeys(("Metric", "Weights", "list_models", "list_weights", "weights_info"), "zoo.registry"),
+    **dict.fromkeys(("create", "load"), "zoo.hub.doors"),
+    **dict.fromkeys(("save", "export", "push", "verify"), "zoo.hub.give"),
+    "convert": "zoo.hub.foreign",
+    "LitClassifier": "zoo.train.classify",
+    "LitMAE": "zoo.train.mask",
+    "ImageData": "zoo.data.images",
+    "ClipData": "zoo.data.clips",
+    "FactorData": "zoo.data.factors",
+    **dict.fromkeys(("LatentData", "ImageLatentData"), "zoo.data.latents"),
+    "RandomImages": "zoo.data.synthetic",
+}
+
 PERMISSIVE = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0")
 
 
@@ -158,7 +173,7 @@ def families() -> MappingProxyType[str, Family]:
 def _all_facts() -> MappingProxyType[str, Facts]:
     """Family -> its facts. A distribution's family that fails or clashes is left out, and said so in one line."""
     found: dict[str, Facts] = {}
-    owner: dict[str, str] = {}  # arch or public name -> the package that has it
+    owner = dict.fromkeys(PUBLIC, "zoo")  # arch or public name -> the package that has it
     for family in families().values():
         try:
             module = importlib.import_module(f"{family.package}.facts")
@@ -210,14 +225,14 @@ def records() -> MappingProxyType[str, Weights]:
 
 @cache
 def public() -> MappingProxyType[str, str]:
-    """Public name of a family -> the module that holds it."""
-    return MappingProxyType(
-        {
-            name: f"{families()[family].package}.{module}"
-            for family, facts in _all_facts().items()
-            for name, module in facts.public.items()
-        }
-    )
+    """Public name of `zoo` -> the module that holds it: the house's table, and the classes that families list."""
+    classes = {
+        name: f"{families()[family].package}.{module}"
+        for family, facts in _all_facts().items()
+        for name, module in facts.public.items()
+        if name[0].isupper()
+    }
+    return MappingProxyType(classes | PUBLIC)
 
 
 def lazily(package: str) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:

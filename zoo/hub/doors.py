@@ -1,14 +1,16 @@
 """`zoo.create` and `zoo.load`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from torch import nn
 
 from zoo import registry
-from zoo.hub.make import build, fill, keywords, refuse_other_fixed
+from zoo.hub import make
 from zoo.hub.places import full_name, is_place, open_source
 from zoo.nn.frozen import weights_are_random
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def create(arch: str, weights: str | None = None, **args: Any) -> nn.Module:
@@ -27,33 +29,44 @@ def create(arch: str, weights: str | None = None, **args: Any) -> nn.Module:
     family = registry.family_of(arch)
     planned = weights is not None and weights_are_random() and is_place(weights) and not Path(weights).exists()
     if weights is None or planned:
-        return build(arch, args)
+        return make.build(arch, args)
     source = open_source(full_name(arch, weights))
     given = source.config["arch"]
     if given == arch:
-        return fill(source, args)
+        return make.fill(source, args)
     if given not in registry.facts(family).starts.get(arch, ()):
         raise ValueError(f"{weights} holds {given}, not {arch}; zoo.load({weights!r}) takes what is there")
-    shared = {k: v for k, v in source.config["args"].items() if k in keywords(arch)}
-    refuse_other_fixed(source, args, arch)
-    model = build(arch, shared | args)
+    shared = {k: v for k, v in source.config["args"].items() if k in make.keywords(arch)}
+    make.refuse_other_fixed(source, args, arch)
+    model = make.build(arch, shared | args)
     if not weights_are_random():
         model.start_from(source.state)
     model.zoo_config["parent"] = source.config.get("name", weights)
     return model
 
 
-def load(name: str, **args: Any) -> nn.Module:
+@overload
+def load(name: str, **args: Any) -> nn.Module: ...
+@overload
+def load(name: str, model_class: type[M], **args: Any) -> M: ...
+def load(name: str, model_class: type[nn.Module] = nn.Module, **args: Any) -> nn.Module:
     """A trained model, in eval mode.
 
     Args:
         name: "arch.tag", a checkpoint folder, "hf://org/name@revision", a Lightning checkpoint, a run's directory
             (its best checkpoint, else its last), or the folder of a recipe's runs (the newest).
+        model_class: what it must hold, `zoo.MAE`; type checkers then know the class of any place.
         args: keywords of the arch, on top of those the weights were made with.
 
     Raises:
-        ValueError: unknown name; a file that is damaged, of another arch or of another format.
+        ValueError: unknown name; a file that is damaged, of another arch, class or format.
         FileNotFoundError: no such folder, repository or revision.
         ConnectionError: the Hub cannot be reached and the cache does not hold the files.
     """
-    return fill(open_source(name), args).eval()
+    source = open_source(name)
+    held = make.model_class(source.config["arch"])
+    if not issubclass(held, model_class):
+        raise ValueError(
+            f"{name} holds {source.config['arch']}, a {held.__name__}, no {model_class.__name__}; give its own class"
+        )
+    return make.fill(source, args).eval()
