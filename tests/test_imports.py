@@ -4,7 +4,6 @@ import ast
 import json
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -51,13 +50,7 @@ def test_the_public_names_are_there_and_stay_functions():
 @pytest.mark.parametrize(
     "argv", [["ls"], ["info", "bilinear_d256.mnist"], ["--help"], ["fit", "--help"], ["ls", "--json"]]
 )
-def test_the_command_line_answers_without_torch_and_in_no_time(argv):
-    best = float("inf")
-    for _ in range(5):  # the best of five: a shared machine is noisy, and only ever slower
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "zoo.cli", *argv], capture_output=True, check=True, cwd=ROOT)
-        best = min(best, time.perf_counter() - start)
-    assert best < 0.3
+def test_the_command_line_answers_without_torch(argv):
     assert not modules_after(f"from zoo.cli import main; main({argv!r})") & {"torch", *HEAVY}
 
 
