@@ -8,9 +8,6 @@ point of the group `latentzoo.families`: its name is the family's, its value the
 import difflib
 import fnmatch
 import importlib
-import importlib.metadata
-import importlib.util
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -144,6 +141,9 @@ class Facts:
 @cache
 def families() -> MappingProxyType[str, Family]:
     """The house's families, then those that other distributions bring, by name; none is imported."""
+    import importlib.metadata  # here and not above: `import zoo` does not pay for it
+    import importlib.util
+
     recipes = HOUSE / "recipes" if (HOUSE / "recipes").is_dir() else HOUSE.parent / "recipes"  # wheel, or checkout
     found = {
         path.parent.name: Family(
@@ -203,6 +203,8 @@ def _all_facts() -> MappingProxyType[str, Facts]:
 
 
 def _leave_out(name: str, package: str, reason: str) -> None:
+    import logging
+
     logging.getLogger("zoo").warning("zoo: family %s of %s is left out: %s", name, package, reason)
 
 
