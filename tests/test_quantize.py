@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from zoo.families.vq.quantize import (
     FSQ,
+    QUANTIZERS,
     BinaryQuantizer,
     Product,
     Residual,
@@ -42,6 +43,21 @@ def started(name: str) -> torch.nn.Module:
     quantizer = MADE[name]()
     quantizer(torch.randn(4, 30, 6))
     return quantizer
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "size", "dim"),
+    [("vq", {}, 16, 6), ("fsq", {"levels": [4, 3]}, 12, 2), ("lfq", {}, 64, 6), ("bsq", {}, 64, 6)],
+)
+def test_a_network_makes_any_quantiser_of_a_size_a_width_and_its_own_keywords(name, args, size, dim):
+    quantizer = QUANTIZERS[name](16, 6, **args).eval()
+    codes = quantizer.decode(torch.arange(size))  # (K, D)
+    assert codes.shape == (quantizer.codebook_size, quantizer.code_dim) == (size, dim)
+    assert len(codes.unique(dim=0)) == size
+    if name == "bsq":
+        torch.testing.assert_close(codes.norm(dim=1), torch.ones(size))
+    with pytest.raises(TypeError, match="lvels"):
+        QUANTIZERS[name](16, 6, **args, lvels=3)
 
 
 @every

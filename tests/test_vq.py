@@ -8,7 +8,8 @@ import zoo
 from zoo.data.factors import FactorData
 from zoo.data.synthetic import RandomImages
 from zoo.families.vq.lit import LitVQ, LitVQGAN
-from zoo.families.vq.model import VQVAE, LatentAutoencoder, kl_divergence
+from zoo.families.vq.model import VQVAE
+from zoo.families.vq.qlae import LatentAutoencoder, kl_divergence
 from zoo.families.vq.usage import CodebookUsage
 from zoo.train import optim
 from zoo.train.adversarial import adaptive_weight

@@ -14,7 +14,7 @@ PUBLIC = {
     "LitVQGAN": "lit",
     "LitPrior": "lit",
     "VQVAE": "model",
-    "LatentAutoencoder": "model",
+    "LatentAutoencoder": "qlae",
     "VQGAN": "vqgan",
     "CodePrior": "prior",
     "VectorQuantizer": "quantize",

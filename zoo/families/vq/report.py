@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zoo.data.factors import RENDERED, render
-from zoo.families.vq.model import VQVAE, LatentAutoencoder
+from zoo.families.vq.model import VQVAE
 from zoo.families.vq.prior import CodePrior
+from zoo.families.vq.qlae import LatentAutoencoder
 from zoo.families.vq.usage import CodebookUsage
 from zoo.metrics.infomec import infomec
 from zoo.report import plots
