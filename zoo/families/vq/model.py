@@ -95,7 +95,7 @@ class VQVAE(nn.Module):
         Raises:
             ValueError: another size, channel count or dtype; in eval mode also NaN or pixels outside [0, 1].
         """
-        quantized = self.quantizer(_channels_last(self.forward_features(x)), update=update)
+        quantized = self.quantizer(self.forward_features(x).movedim(1, -1), update=update)
         recon = self._decode(quantized.z_q)  # (B, C, H, W)
         losses = {"reconstruction": (recon - x).square().mean() / self.variance} | quantized.losses
         return VQOutput(sum(losses.values()), recon, quantized.indices, losses, quantized.stats)
@@ -107,7 +107,7 @@ class VQVAE(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → indices (B, h, w) int64."""
-        return self.quantizer.encode(_channels_last(self.forward_features(x)))
+        return self.quantizer.encode(self.forward_features(x).movedim(1, -1))
 
     def decode(self, indices: Tensor) -> Tensor:
         """Indices (B, h, w) int64 → images (B, C, H, W), clamped to [0, 1]."""
@@ -136,10 +136,6 @@ class Residuals(nn.Module):
         for block in self.blocks:
             x = x + block(x)
         return F.relu(x)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.movedim(1, -1)  # (B, h, w, D)
 
 
 # Sizes: the authors' CIFAR-10 network and two up; QLAE's one network and its baselines; priors; VQGANs.

@@ -5,6 +5,7 @@ Tensor names are taming's: levels count from the finest. The discriminator and t
 B images · C H W channels and sides in pixels · h w the grid of codes, H/f and W/f · D width of a code · E channels
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -114,59 +115,106 @@ class VQGAN(Checkpointed, nn.Module):
 class Encoder(nn.Module):
     """Images (B, C, H, W), about [-1, 1] → (B, z, h, w)."""
 
-    def __init__(self, channels, width, mults, res_blocks, attention, mid_attention, z_channels):
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        mults: Sequence[int],
+        res_blocks: int,
+        attention: Sequence[int],
+        mid_attention: bool,
+        z_channels: int,
+    ):
         super().__init__()
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
-        self.down, before = nn.ModuleList(), width
-        for level, mult in enumerate(mults):
-            widths = [before, *[width * mult] * res_blocks]
-            stage = _stage(widths, level in attention)
-            if level < len(mults) - 1:
-                stage.downsample = Downsample(width * mult)
-            self.down.append(stage)
-            before = width * mult
-        self.mid = _middle(before, mid_attention)
-        self.norm_out = _norm(before)
-        self.conv_out = nn.Conv2d(before, z_channels, 3, padding=1)
+        self.down = nn.ModuleList()
+        widths = [width * mult for mult in mults]
+        for i, (width_in, width_out) in enumerate(pairwise([width, *widths])):
+            level = Level([width_in, *[width_out] * res_blocks], i in attention)
+            if i < len(mults) - 1:
+                level.downsample = Downsample(width_out)
+            self.down.append(level)
+        self.mid = Middle(widths[-1], mid_attention)
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], z_channels, 3, padding=1)
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)  # (B, E, H, W)
-        for stage in self.down:
-            x = _through(stage, x, self.grad_checkpointing)
-            if hasattr(stage, "downsample"):
-                x = stage.downsample(x)  # (B, E', H/2, W/2)
-        x = _through_middle(self.mid, x, self.grad_checkpointing)
+        for level in self.down:
+            x = level(x, self.grad_checkpointing)  # (B, E', H/2, W/2), of the last level (B, E', H, W)
+        x = self.mid(x, self.grad_checkpointing)
         return self.conv_out(F.silu(self.norm_out(x)))  # (B, z, h, w)
 
 
 class Decoder(nn.Module):
     """Codes (B, z, h, w) → images (B, C, H, W), about [-1, 1]."""
 
-    def __init__(self, channels, width, mults, res_blocks, attention, mid_attention, z_channels):
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        mults: Sequence[int],
+        res_blocks: int,
+        attention: Sequence[int],
+        mid_attention: bool,
+        z_channels: int,
+    ):
         super().__init__()
-        before = width * mults[-1]
-        self.conv_in = nn.Conv2d(z_channels, before, 3, padding=1)
-        self.mid = _middle(before, mid_attention)
-        stages = []
-        for level in reversed(range(len(mults))):
-            stage = _stage([before, *[width * mults[level]] * (res_blocks + 1)], level in attention)
-            if level:
-                stage.upsample = Upsample(width * mults[level])
-            stages.append(stage)
-            before = width * mults[level]
-        self.up = nn.ModuleList(reversed(stages))  # from the finest level, as the encoder's
-        self.norm_out = _norm(before)
-        self.conv_out = nn.Conv2d(before, channels, 3, padding=1)
+        widths = [width * mult for mult in mults]
+        self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1], mid_attention)
+        levels = []
+        for i in reversed(range(len(mults))):
+            width_in = widths[min(i + 1, len(mults) - 1)]  # of the coarser level before it
+            level = Level([width_in, *[widths[i]] * (res_blocks + 1)], i in attention)
+            if i:
+                level.upsample = Upsample(widths[i])
+            levels.append(level)
+        self.up = nn.ModuleList(reversed(levels))  # from the finest level, as the encoder's
+        self.norm_out = _norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], channels, 3, padding=1)
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _through_middle(self.mid, self.conv_in(x), self.grad_checkpointing)  # (B, E, h, w)
-        for stage in reversed(self.up):
-            x = _through(stage, x, self.grad_checkpointing)
-            if hasattr(stage, "upsample"):
-                x = stage.upsample(x)  # (B, E', 2h, 2w)
+        x = self.mid(self.conv_in(x), self.grad_checkpointing)  # (B, E, h, w)
+        for level in reversed(self.up):
+            x = level(x, self.grad_checkpointing)  # (B, E', 2h, 2w), of the finest level (B, E', h, w)
         return self.conv_out(F.silu(self.norm_out(x)))  # (B, C, H, W)
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, then the way to the next where there is one: down or up."""
+
+    def __init__(self, widths: Sequence[int], attention: bool):
+        super().__init__()
+        self.block = nn.ModuleList(ResnetBlock(a, b) for a, b in pairwise(widths))
+        self.attn = nn.ModuleList(AttentionBlock(width) for width in widths[1:] if attention)
+        self.downsample: Downsample | None = None
+        self.upsample: Upsample | None = None
+
+    def forward(self, x: Tensor, grad_checkpointing: bool) -> Tensor:
+        for i, block in enumerate(self.block):
+            for part in (block, *self.attn[i : i + 1]):
+                x = recompute(part, x) if grad_checkpointing else part(x)  # (B, E, H, W)
+        for resample in (self.downsample, self.upsample):
+            x = x if resample is None else resample(x)  # (B, E, H/2, W/2) or (B, E, 2H, 2W)
+        return x
+
+
+class Middle(nn.Module):
+    """Two blocks at the coarsest level, with or without self-attention between them."""
+
+    def __init__(self, width: int, attention: bool):
+        super().__init__()
+        self.block_1, self.block_2 = ResnetBlock(width, width), ResnetBlock(width, width)
+        self.attn_1 = AttentionBlock(width) if attention else None
+
+    def forward(self, x: Tensor, grad_checkpointing: bool) -> Tensor:
+        for part in (self.block_1, self.attn_1, self.block_2):
+            if part is not None:
+                x = recompute(part, x) if grad_checkpointing else part(x)  # (B, E, h, w)
+        return x
 
 
 class ResnetBlock(nn.Module):
@@ -222,34 +270,6 @@ class Upsample(nn.Module):
 
 def _norm(width: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, width, 1e-6)
-
-
-def _stage(widths: list[int], attention: bool) -> nn.Module:
-    stage = nn.Module()
-    stage.block = nn.ModuleList(ResnetBlock(a, b) for a, b in pairwise(widths))
-    stage.attn = nn.ModuleList(AttentionBlock(w) for w in widths[1:] if attention)
-    return stage
-
-
-def _through(stage: nn.Module, x: Tensor, grad_checkpointing: bool) -> Tensor:
-    for i, block in enumerate(stage.block):
-        for part in (block, *stage.attn[i : i + 1]):
-            x = recompute(part, x) if grad_checkpointing else part(x)
-    return x
-
-
-def _middle(width: int, attention: bool) -> nn.Module:
-    mid = nn.Module()
-    mid.block_1, mid.block_2 = ResnetBlock(width, width), ResnetBlock(width, width)
-    mid.attn_1 = AttentionBlock(width) if attention else None
-    return mid
-
-
-def _through_middle(mid: nn.Module, x: Tensor, grad_checkpointing: bool) -> Tensor:
-    for part in (mid.block_1, mid.attn_1, mid.block_2):
-        if part is not None:
-            x = recompute(part, x) if grad_checkpointing else part(x)
-    return x
 
 
 def _check_sides(shape: torch.Size | tuple[int, int], factor: int) -> None:
