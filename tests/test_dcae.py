@@ -11,8 +11,9 @@ from zoo.data.images import ImageData
 from zoo.data.latents import LatentData, write
 from zoo.data.synthetic import RandomImages
 from zoo.families.dcae import lit as dcae_lit
+from zoo.families.dcae.blocks import EPS, CPURMSNorm, attend_linearly, haar
 from zoo.families.dcae.lit import LitDCAE
-from zoo.families.dcae.model import DCAE, EPS, CPURMSNorm, attend_linearly, haar, mask_channels
+from zoo.families.dcae.model import DCAE, mask_channels
 from zoo.nn.tiles import tiled
 
 TINY = {"image_size": 32, "latent_channels": 8, "widths": [16, 32, 64], "encoder_depths": [0, 1, 1]}

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.families.dcae.model import DCAE, HEAD, Down, HaarStem, Up
+from zoo.families.dcae.blocks import HEAD, Down, HaarStem, Up
+from zoo.families.dcae.model import DCAE
 
 EFFICIENTVIT = [
     (r"^encoder\.project_in\.(conv\.)?conv\.", "encoder.stem."),

@@ -10,9 +10,9 @@ PAPER = (
 PUBLIC = {
     "LitDCAE": "lit",
     "DCAE": "model",
-    "haar": "model",
+    "haar": "blocks",
     "mask_channels": "model",
-    "attend_linearly": "model",
+    "attend_linearly": "blocks",
 }
 PICTURE = (
     "docs/dcae.png",
