@@ -6,7 +6,7 @@ is therefore a quadratic form `hᵀ B h`, and the eigenvectors of B say what the
 B images · C H W their channels and sides · I = C·H·W pixels · D width · O outputs (classes) · K eigenvectors kept
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -103,17 +103,17 @@ class BilinearClassifier(nn.Module):
         return interaction_tensor(left, right, self.head.weight.detach())
 
 
-def bilinear_d64(**args) -> BilinearClassifier:
+def bilinear_d64(**args: Any) -> BilinearClassifier:
     """Width 64, one layer: small enough to print."""
     return BilinearClassifier(**{"dim": 64} | args)
 
 
-def bilinear_d256(**args) -> BilinearClassifier:
+def bilinear_d256(**args: Any) -> BilinearClassifier:
     """Width 256, one layer: the published MNIST model (config of the authors' repository)."""
     return BilinearClassifier(**{"dim": 256} | args)
 
 
-def bilinear_d512_l3(**args) -> BilinearClassifier:
+def bilinear_d512_l3(**args: Any) -> BilinearClassifier:
     """Width 512, three layers: the default of the code the paper was written with."""
     return BilinearClassifier(**{"dim": 512, "depth": 3} | args)
 

@@ -6,7 +6,7 @@ B latents of a batch · C channels of a token · h w the grid of tokens · N = h
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +89,7 @@ class DiTDH(nn.Module):
         self._autoencoder = Frozen("autoencoder", autoencoder, autoencoder_hash, lambda: _load(self))
         self.x_embedder, self.s_embedder = Embedder(latent_channels, wide), Embedder(latent_channels, deep)
         self.s_projector = nn.Linear(deep, wide) if deep != wide else nn.Identity()
-        self.t_embedder, self.y_embedder = TimeEmbedder(deep), nn.Module()
-        self.y_embedder.embedding_table = nn.Embedding(num_classes + 1, deep)  # the last row stands for any class
+        self.t_embedder, self.y_embedder = TimeEmbedder(deep), LabelEmbedder(num_classes, deep)
         self.register_buffer("pos_embed", sincos(deep, grid, grid)[None])  # (1, N, D)
         self.blocks = nn.ModuleList(
             LightningBlock(d, n, mlp_ratio, qk_norm) for d, n, count in zip(dim, heads, depth) for _ in range(count)
@@ -156,7 +155,7 @@ class DiTDH(nn.Module):
         check_floats(t, "times", (len(z),), "one in [0, 1] for each latent")
         labels = torch.full((len(z),), -1, device=z.device) if labels is None else labels
         check_ints(labels, "labels", (len(z),), -1, self.num_classes, "-1 is any class")
-        y = self.y_embedder.embedding_table(labels.where(labels >= 0, self.num_classes))  # (B, D)
+        y = self.y_embedder(labels)  # (B, D)
         t = self.t_embedder(t)  # (B, D)
         c = F.silu(F.silu(t + y))[:, None]  # (B, 1, D)
         s = self.s_embedder(z) + self.pos_embed  # (B, N, D)
@@ -179,7 +178,7 @@ class DiTDH(nn.Module):
         return s
 
     @torch.no_grad()
-    def sample(self, labels: Tensor, **how) -> Tensor:
+    def sample(self, labels: Tensor, **how: Any) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] for labels (B,) int64, -1 is any class. Keywords as `sample_latents`."""
         return self.decode(self.sample_latents(labels, **how))
 
@@ -307,6 +306,18 @@ class TimeEmbedder(nn.Module):
         return self.mlp(torch.cat([angles.sin(), angles.cos()], 1).to(dtype)).to(dtype)  # (B, D)
 
 
+class LabelEmbedder(nn.Module):
+    """Labels (B,) int64, -1 is any class → (B, D)."""
+
+    def __init__(self, num_classes: int, dim: int):
+        super().__init__()
+        self.num_classes = num_classes
+        self.embedding_table = nn.Embedding(num_classes + 1, dim)  # the last row stands for any class
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return self.embedding_table(labels.where(labels >= 0, self.num_classes))  # (B, D)
+
+
 class LightningBlock(nn.Module):
     """A block of LightningDiT (Yao et al. 2025, §4.1): RMS norms, rotary attention, SwiGLU, adaptive and gated."""
 
@@ -317,10 +328,15 @@ class LightningBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
 
     def forward(self, x: Tensor, c: Tensor, table: Tensor) -> Tensor:
-        """Tokens (B, N, D), the SiLU of what they depend on, all alike (B, 1, D) or each (B, N, D) → (B, N, D)."""
+        """Tokens (B, N, D) → (B, N, D).
+
+        Args:
+            c: the SiLU of what they depend on, (B, 1, D) where that is the same for all, else (B, N, D).
+            table: of rotary positions, (2, N, D/heads/2).
+        """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation[1](c).chunk(6, -1)  # (B, 1 or N, D) each
-        x = x + gate1 * self.attn(torch.addcmul(shift1, self.norm1(x), 1 + scale1), table)
-        return x + gate2 * self.mlp(torch.addcmul(shift2, self.norm2(x), 1 + scale2))
+        x = x + gate1 * self.attn(torch.addcmul(shift1, self.norm1(x), 1 + scale1), table)  # (B, N, D)
+        return x + gate2 * self.mlp(torch.addcmul(shift2, self.norm2(x), 1 + scale2))  # (B, N, D)
 
 
 class FinalLayer(nn.Module):

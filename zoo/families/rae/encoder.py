@@ -69,7 +69,7 @@ class FrozenEncoder(nn.Module):
         t = prefix.shape[1]
         return [*maps[:-1], last[:, t:] + last[:, :1] if t else last]
 
-    def intermediates(self, x: Tensor, blocks: int | Sequence[int], **how) -> list:
+    def intermediates(self, x: Tensor, blocks: int | Sequence[int], **how: Any) -> list[Any]:
         """What chosen blocks give for images (B, 3, H, W) in [0, 1], resized and normalised."""
         if x.shape[2:] != (self.image_size, self.image_size):
             x = F.interpolate(x, size=(self.image_size, self.image_size), mode="bicubic")  # (B, 3, S, S)

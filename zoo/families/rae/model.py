@@ -4,7 +4,7 @@ B images of a batch · H W sides in pixels · C channels of a token · h w the g
 patch side · D its width
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -246,39 +246,39 @@ def _check_encoder(model: RAE, encoder: nn.Module) -> None:
 # Archs
 
 
-def rae_mae_vit_tiny(**args) -> RAE:
+def rae_mae_vit_tiny(**args: Any) -> RAE:
     """For 64 px, on this zoo's masked autoencoder."""
     small = {"image_size": 64, "encoder": "mae_vit_tiny.tiny_imagenet", "encoder_size": 64, "latent_channels": 192}
     small |= {"grid": 8, "dim": 192, "depth": 6, "heads": 3, "hidden": 768}
     return RAE(**small | args)
 
 
-def rae_vit_base(**args) -> RAE:
+def rae_vit_base(**args: Any) -> RAE:
     """The paper's ViT-B decoder."""
     return RAE(**{"dim": 768, "depth": 12, "heads": 12, "hidden": 3072} | args)
 
 
-def rae_vit_large(**args) -> RAE:
+def rae_vit_large(**args: Any) -> RAE:
     """The paper's ViT-L decoder."""
     return RAE(**{"dim": 1024, "depth": 24, "heads": 16, "hidden": 4096} | args)
 
 
-def rae_vit_xl(**args) -> RAE:
+def rae_vit_xl(**args: Any) -> RAE:
     """The released ViT-XL decoder."""
     return RAE(**args)
 
 
-def ditdh_tiny(**args) -> DiTDH:
+def ditdh_tiny(**args: Any) -> DiTDH:
     """For the latents of rae_mae_vit_tiny."""
     small = {"latent_channels": 192, "grid": 8, "num_classes": 200, "dim": (128, 256), "depth": (8, 2), "heads": (2, 4)}
     return DiTDH(**small | {"autoencoder": "rae_mae_vit_tiny.tiny_imagenet"} | args)
 
 
-def ditdh_s(**args) -> DiTDH:
+def ditdh_s(**args: Any) -> DiTDH:
     """DiT^DH-S, the weak model of autoguidance."""
     return DiTDH(**{"dim": (384, 2048), "depth": (12, 2), "heads": (6, 16)} | args)
 
 
-def ditdh_xl(**args) -> DiTDH:
+def ditdh_xl(**args: Any) -> DiTDH:
     """DiT^DH-XL, the paper's."""
     return DiTDH(**args)

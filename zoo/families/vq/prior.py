@@ -5,7 +5,7 @@ After van den Oord et al. 2017, §3.3, who took a PixelCNN, and LlamaGen (Sun et
 B images · h w the grid of codes · N = h·w · K codes of the codebook · D width · T tokens so far
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from zoo.nn.vit import Mlp
 
 
 class PriorOutput(NamedTuple):
+    """What a training pass gives."""
+
     loss: Tensor  # () nats a code
     logits: Tensor  # (B, N, K), of every code given those before it
     indices: Tensor  # (B, h, w) int64
@@ -130,7 +132,7 @@ class CodePrior(nn.Module):
         return self.tokenizer.encode(x)
 
     @torch.no_grad()
-    def sample(self, labels: Tensor, **how) -> Tensor:
+    def sample(self, labels: Tensor, **how: Any) -> Tensor:
         """Images drawn for labels (B,) int64, -1 is any class: (B, C, H, W) in [0, 1]. Keywords as `sample_codes`."""
         return self.tokenizer.decode(self.sample_codes(labels, **how))
 
@@ -165,7 +167,14 @@ class CodePrior(nn.Module):
         finally:
             self.train(training)
 
-    def _draw(self, labels: Tensor, temperature: float, top_k: int | None, guidance: float, generator) -> Tensor:
+    def _draw(
+        self,
+        labels: Tensor,
+        temperature: float,
+        top_k: int | None,
+        guidance: float,
+        generator: torch.Generator | None,
+    ) -> Tensor:
         b, guided = len(labels), guidance != 1
         both = torch.cat([labels, torch.full_like(labels, -1)]) if guided else labels
         x = self._classes(both)[:, None]  # (B, 1, D)
