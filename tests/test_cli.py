@@ -34,6 +34,16 @@ def test_info_states_metrics_licence_hash_and_command(capsys):
         assert word in out
 
 
+def test_info_names_the_classes_that_the_checkpoint_states(capsys):
+    _, out, _ = run(capsys, "info", "ditdh_tiny.tiny_imagenet", "--json")
+    classes = json.loads(out)["classes"]
+    assert len(classes) == 200
+    assert (classes[0], classes[-1]) == ("goldfish", "acorn")
+    assert "goldfish, European fire salamander" in run(capsys, "info", "ditdh_tiny.tiny_imagenet")[1]
+    assert json.loads(run(capsys, "info", "vqvae_conv_small.mnist", "--json")[1])["classes"] == []
+    assert json.loads(run(capsys, "info", "vqgan_f16.amused_256", "--json")[1])["classes"] == []
+
+
 def test_eval_ends_with_json(capsys):
     status, out, _ = run(capsys, "eval", "bilinear_d256.mnist")
     figures = json.loads(out.splitlines()[-1])

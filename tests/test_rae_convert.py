@@ -127,7 +127,7 @@ def test_a_record_joins_the_statistics_beside_its_decoder(tmp_path, monkeypatch)
     save_file({k: v.contiguous() for k, v in statistics(model).items()}, tmp_path / "stat.safetensors")
     name = "rae_vit_xl.dinov2_base"
     record = registry.records()[name]
-    local = {"file": "decoder.safetensors", "beside": "stat.safetensors", "args": ARGS}
+    local = {"file": "decoder.safetensors", "extra_file": "stat.safetensors", "args": ARGS}
     changed = type(record)(**vars(record) | local)
     monkeypatch.setattr(registry, "weights_info", lambda name: changed)
     monkeypatch.setattr(places, "download", lambda repo, file, revision: tmp_path / file)

@@ -114,7 +114,8 @@ def _info(argv: list[str]) -> None:
         row = {"arch": args.name, "family": registry.family_of(args.name), "summary": registry.summary(args.name)}
         row["weights"] = registry.list_weights(f"{args.name}.*")
     else:
-        row = asdict(registry.weights_info(args.name))
+        record = registry.weights_info(args.name)
+        row = asdict(record) | {"classes": record.classes}
     if args.json:
         print(json.dumps(row, ensure_ascii=False))
         return

@@ -8,6 +8,7 @@ point of the group `latentzoo.families`: its name is the family's, its value the
 import difflib
 import fnmatch
 import importlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -65,14 +66,13 @@ class Weights:
     md5: str = ""  # its first digits, where that is what the publisher states
     foreign: bool = False  # in the authors' own layout, converted while it is loaded
     file: str = "model.safetensors"
-    beside: str = ""  # another file of the repository, whose tensors belong to it
+    extra_file: str = ""  # of the same repository, with tensors that `file` lacks
     recipe: str | None = None
     command: str | None = None
     hardware: str | None = None
     wall_time: str | None = None
     commit: str | None = None  # of this repository, that trained them
     parent: str | None = None  # the weights training started from
-    classes: tuple[str, ...] = ()
     golden: tuple[float, ...] = ()  # first outputs on the golden input, see zoo.hub.golden_output
     notes: str = ""
     data: str | None = None  # Hub id of the training data
@@ -88,6 +88,19 @@ class Weights:
     @property
     def embedded(self) -> bool:
         return self.repo is None and self.url is None
+
+    @property
+    def folder(self) -> Path:
+        """Where weights that ship with the package lie."""
+        return home(self.arch).checkpoints / self.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, as the config.json of weights that ship with the package states them; else none."""
+        if not self.embedded:
+            return ()
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        return tuple(config.get("classes", ()))
 
     @property
     def permissive(self) -> bool:

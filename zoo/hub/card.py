@@ -163,7 +163,7 @@ def refresh() -> dict[Path, str]:
     for record in registry.records().values():
         if record.embedded and registry.home(record.arch).ours:
             folder = embedded_folder(record)
-            config = read_config(folder) | {"name": record.name, "classes": list(record.classes)}
+            config = read_config(folder) | {"name": record.name}
             config |= {"parent": record.parent} if record.parent else {}
             config["metrics"] = [vars(m) for m in record.metrics]
             texts[folder / CONFIG] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"

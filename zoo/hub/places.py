@@ -75,8 +75,8 @@ def _fetch(record: Weights) -> dict[str, Tensor]:
         return read_tensors(file, record.sha256, record.size)
     _check_foreign(file, record)
     tensors = unwrap(read_state(file))
-    if record.beside:
-        tensors |= read_state(download(record.repo, record.beside, record.revision))
+    if record.extra_file:
+        tensors |= read_state(download(record.repo, record.extra_file, record.revision))
     state, _ = translate(tensors, record.arch, record.args)
     return state
 
@@ -98,7 +98,7 @@ def _open_lightning(file: Path) -> Source:
 
 def embedded_folder(record: Weights) -> Path:
     """Where weights that ship with the package lie."""
-    return registry.home(record.arch).checkpoints / record.name
+    return record.folder
 
 
 @cache

@@ -1,5 +1,7 @@
 """The facts of the deep compression family: sizes, checkpoints of our own, the authors' files."""
 
+from typing import Any
+
 from zoo.registry import Metric, Weights
 
 TITLE = "Deep compression autoencoders"
@@ -47,15 +49,16 @@ def task(arch: str) -> str:
 IMAGENET = {"data": "imagenet-1k", "data_terms": "ImageNet: non-commercial research"}
 MIX = {"data": None, "data_terms": "ImageNet, SAM, Mapillary Vistas, FFHQ: research sets, their owners' terms"}
 SANA = {"data": None, "data_terms": "not stated by the authors"}
+Figures = tuple[tuple[str, float, str], ...]  # name, value, unit
 
 
 def _official(
-    name: str, repo: str, scale: float | None, data: dict, figures: tuple = (), size: int = 256
+    name: str, repo: str, scale: float | None, data: dict[str, Any], figures: Figures = (), size: int = 256
 ) -> list[Weights]:
     """The authors' file, and its twin in diffusers' layout; `figures` on ImageNet val at `size` px."""
     how = "published by the authors; not measured here"
-    args = {"image_size": size} | ({"latent_scale": scale} if scale else {})
-    facts = {
+    args: dict[str, Any] = {"image_size": size} | ({"latent_scale": scale} if scale else {})
+    facts: dict[str, Any] = {
         "args": args,
         "sha256": "",
         "size": 0,
@@ -77,7 +80,7 @@ def _official(
     ]
 
 
-def _figures(rfid: float, psnr: float, ssim: float, lpips: float) -> tuple:
+def _figures(rfid: float, psnr: float, ssim: float, lpips: float) -> Figures:
     return (("rfid", rfid, ""), ("psnr", psnr, "dB"), ("ssim", ssim, ""), ("lpips", lpips, ""))
 
 
@@ -100,7 +103,7 @@ JPEG = "Tiny-ImageNet validation"
 MEAN = "mean over 10,000 images of 64 px, 256 latent floats each; `zoo eval`"
 
 
-def _own(name: str, recipe: str, sha256: str, size: int, figures: tuple, **facts) -> Weights:
+def _own(name: str, recipe: str, sha256: str, size: int, figures: Figures, **facts: Any) -> Weights:
     return Weights(
         name=name,
         args={},

@@ -189,7 +189,6 @@ OFFICIAL = [
 
 CIFAR10_STATISTICS = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.2435, 0.2616]}
 SMALL_DECODER = {"decoder_dim": 128, "decoder_depth": 2, "decoder_heads": 4, "decode": 0.5}
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 JPEG = "CIFAR-10 (JPEG) test"
 SPRITES = "samples/sprites, 9 actions, held-out characters"
 FROZEN = "the stored float16 weights, frozen; mean patch token; `zoo eval`, training images as bank, "
@@ -257,7 +256,6 @@ OWN = [
         metrics=(Metric("accuracy", 74.87, "%", JPEG, "the stored float16 weights, `zoo eval`, nothing augmented"),),
         wall_time="33 min",
         parent="mae_vit_tiny.cifar10",
-        classes=CIFAR10,
         golden=(1.75458, 2.47326, -0.62783, -0.18247, -1.69593, 0.17087, 0.34882, -1.63668),
         notes="5 epochs where the full recipe, mae/cifar10_finetune, has 200; the same 5 epochs from scratch give "
         "61.39 %. Stored as float16.",

@@ -1,6 +1,7 @@
 """The facts of the representation autoencoders: sizes, checkpoints of our own, the authors' files."""
 
-from zoo.families.rae.classes import TINY_IMAGENET
+from typing import Any
+
 from zoo.registry import Metric, Weights
 
 TITLE = "Representation autoencoders"
@@ -46,7 +47,7 @@ HOW = "published by the authors; not measured here"
 SIGLIP = (0.5, 0.5, 0.5)
 
 
-def _decoder(tag: str, encoder: str, channels: int, folder: str, stats: str, repo: str, **facts) -> list[Weights]:
+def _decoder(tag: str, encoder: str, channels: int, folder: str, stats: str, repo: str, **facts: Any) -> list[Weights]:
     """The authors' decoder with its statistics, and diffusers' folder, which holds the encoder too."""
     metrics, licence = facts.pop("metrics", ()), facts.pop("licence", "MIT")
     args = {"encoder": f"timm:{encoder}", "latent_channels": channels} | facts
@@ -56,7 +57,7 @@ def _decoder(tag: str, encoder: str, channels: int, folder: str, stats: str, rep
             name=f"rae_vit_xl.{tag}",
             repo=COLLECTION,
             file=f"decoders/{folder}/model.pt",
-            beside=stats and f"stats/{stats}/stat.pt",
+            extra_file=stats and f"stats/{stats}/stat.pt",
             licence="MIT",
             notes="The encoder is fetched by its own name"
             + ("." if licence == "MIT" else f", under {licence}.")
@@ -74,7 +75,9 @@ def _decoder(tag: str, encoder: str, channels: int, folder: str, stats: str, rep
     ]
 
 
-def _transformer(name: str, folder: str, autoencoder: str, grid: int, figures: tuple = ()) -> Weights:
+def _transformer(
+    name: str, folder: str, autoencoder: str, grid: int, figures: tuple[tuple[float, str], ...] = ()
+) -> Weights:
     return Weights(
         name=name,
         repo=COLLECTION,
@@ -173,7 +176,7 @@ JPEG = "Tiny-ImageNet validation"
 MEAN = "mean over 10,000 images of 64 px, 12,288 latent floats each; `zoo eval`"
 
 
-def _own(name: str, recipe: str, sha256: str, size: int, metrics: tuple[Metric, ...], **facts) -> Weights:
+def _own(name: str, recipe: str, sha256: str, size: int, metrics: tuple[Metric, ...], **facts: Any) -> Weights:
     return Weights(
         name=name,
         sha256=sha256,
@@ -230,7 +233,6 @@ OWN = [
         wall_time="42 min on a shared core",
         commit="3a6b1d2282d0b9be54a1d4db43b57407bb297a00",
         parent="rae_mae_vit_tiny.tiny_imagenet",
-        classes=TINY_IMAGENET,
         golden=(0.69479, 0.64952, 0.79287, -0.74423, -2.2083, -0.21971, 0.60602, 1.1188),
         notes="3 epochs of 64: colours and layouts, hardly objects. Stored as float16.",
     ),

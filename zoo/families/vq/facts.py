@@ -1,5 +1,7 @@
 """The facts of the vector-quantised family: sizes, checkpoints of our own, the authors' files."""
 
+from typing import Any
+
 from zoo.registry import Metric, Weights
 
 TITLE = "Vector-quantised autoencoders"
@@ -66,10 +68,17 @@ HEIBOX = "https://heibox.uni-heidelberg.de/d"
 WEB = {"data": None, "data_terms": "LAION and the authors' own images, their owners' rights"}
 
 
-def _foreign(name: str, rfid: float | None = None, **facts) -> Weights:
+def _foreign(name: str, rfid: float | None = None, **facts: Any) -> Weights:
     how = "published by the authors; not measured here"
     metrics = (Metric("rfid", rfid, "", "ImageNet-1k val, 256 px", how),) if rfid else ()
-    defaults = {"args": {}, "sha256": "", "size": 0, "licence": "MIT", "data_terms": IMAGENET, "data": "imagenet-1k"}
+    defaults: dict[str, Any] = {
+        "args": {},
+        "sha256": "",
+        "size": 0,
+        "licence": "MIT",
+        "data_terms": IMAGENET,
+        "data": "imagenet-1k",
+    }
     return Weights(name=name, foreign=True, metrics=metrics, **defaults | facts)
 
 
@@ -89,7 +98,9 @@ def _taming(codes: int, folder: str, copy: str, rfid: float) -> list[Weights]:
     ]
 
 
-def _llamagen(name: str, file: str, rfid: float | None = None, repo: str = "FoundationVision/LlamaGen", **facts):
+def _llamagen(
+    name: str, file: str, rfid: float | None = None, repo: str = "FoundationVision/LlamaGen", **facts: Any
+) -> Weights:
     notes = "Codes of unit length. Where the file holds a running mean of the weights, that is what is loaded."
     return _foreign(name, rfid, repo=repo, file=file, args={"metric": "cosine"}, notes=notes, **facts)
 
@@ -145,7 +156,7 @@ READ = "by bilinear_d256.mnist, seed 0, `python -m benchmarks.samples`; "
 USED = "share of the codes that the test set makes use of; `zoo eval`"
 
 
-def _own(name: str, recipe: str, source: str, **facts) -> Weights:
+def _own(name: str, recipe: str, source: str, **facts: Any) -> Weights:
     return Weights(
         name=name,
         licence="Apache-2.0",
@@ -239,7 +250,6 @@ OWN = [
         ),
         wall_time="20 min",
         commit="9a26d368b8285dcdef4d19ac24c05b7c887a6017",
-        classes=tuple("0123456789"),
         golden=(8.84373, -2.62277, -5.01335, -3.69812, -1.03868, 3.75572, -1.04363, 1.44515),
         notes="4 epochs. Draws through vqvae_conv_small.mnist, which it loads by name and knows by hash.",
     ),
