@@ -24,7 +24,7 @@ class ResBlock(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.act = F.relu if batchnorm else F.silu
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(width) if batchnorm else RMSNorm2d(width)
+        self.norm: nn.Module = nn.BatchNorm2d(width) if batchnorm else RMSNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.norm(self.conv2(self.act(self.conv1(x))))  # (B, D, h, w)

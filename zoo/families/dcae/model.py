@@ -62,6 +62,8 @@ class DCAE(Checkpointed, nn.Module):
     """
 
     kind = "image"
+    latent_mean: Tensor
+    latent_std: Tensor
 
     def __init__(
         self,
@@ -276,7 +278,7 @@ def _check_stages(
             )
 
 
-def _check_sides(shape: torch.Size | tuple[int, int], factor: int) -> None:
+def _check_sides(shape: Sequence[int], factor: int) -> None:
     if any(side % factor for side in shape):
         near = "×".join(str(max(factor, round(side / factor) * factor)) for side in shape)
         raise ValueError(
@@ -347,7 +349,7 @@ def dcae_tiny_f32c64(**args: Any) -> DCAE:
     return DCAE(**_tiny(6, 64) | args)
 
 
-SANA = {
+SANA: dict[str, Any] = {
     "encoder_depths": (2, 2, 2, 3, 3, 3),
     "decoder_depths": (3, 3, 3, 3, 3, 3),
     "scales": (5,),
@@ -355,13 +357,13 @@ SANA = {
     "interpolate": True,
     "batchnorm_stages": 0,
 }
-LITE = {
+LITE: dict[str, Any] = {
     "decoder_depths": (0, 3, 5, 4, 4, 4),
     "decoder_attention": (),
     "interpolate": False,
     "head_act": "silu",
 }
-ONE_FIVE = {
+ONE_FIVE: dict[str, Any] = {
     "latent_channels": 128,
     "encoder_depths": (0, 5, 10, 4, 4, 4),
     "decoder_depths": (0, 5, 10, 4, 4, 4),

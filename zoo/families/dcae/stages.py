@@ -55,6 +55,7 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         first, second = stages[:2]
+        self.stem: HaarStem | nn.Conv2d | Down
         if stem == "haar":
             if first.depth:
                 raise ValueError(f"stem='haar' halves the sides: the first stage has no blocks, not {first.depth}")
@@ -113,6 +114,7 @@ class Decoder(nn.Module):
         finest = first if first.depth else second
         self.norm = RMSNorm2d(finest.width)
         self.act = F.relu if head_act == "relu" else F.silu
+        self.head: nn.Conv2d | Up
         if first.depth:
             self.head = nn.Conv2d(first.width, channels, 3, padding=1)
         else:

@@ -58,6 +58,9 @@ class DiTDH(nn.Module):
     """
 
     kind = "latent"
+    pos_embed: Tensor
+    rotary_deep: Tensor
+    rotary_wide: Tensor
 
     def __init__(
         self,
@@ -294,6 +297,8 @@ class Embedder(nn.Module):
 
 class TimeEmbedder(nn.Module):
     """Times (B,) → (B, D): sines and cosines of fixed random frequencies (Tancik et al. 2020), and two layers."""
+
+    W: Tensor
 
     def __init__(self, dim: int, frequencies: int = 256):
         super().__init__()

@@ -28,6 +28,9 @@ class FrozenEncoder(nn.Module):
         layers: how many of the last blocks count.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         vit: nn.Module,

@@ -42,7 +42,7 @@ def task(arch: str) -> str:
 # The authors' weights, by name. None was downloaded here; names and figures are as their publishers state them.
 
 COLLECTION = "nyu-visionx/RAE-collections"
-IMAGENET = {"data": "imagenet-1k", "data_terms": "ImageNet: non-commercial research"}
+IMAGENET: dict[str, Any] = {"data": "imagenet-1k", "data_terms": "ImageNet: non-commercial research"}
 HOW = "published by the authors; not measured here"
 SIGLIP = (0.5, 0.5, 0.5)
 

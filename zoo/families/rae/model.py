@@ -53,6 +53,10 @@ class RAE(nn.Module):
     """
 
     kind = "image"
+    latent_mean: Tensor
+    latent_std: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -130,11 +134,11 @@ class RAE(nn.Module):
 
         An encoder that came along in a foreign file is put in its place, every tensor of it.
         """
-        given = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
-        if given:
+        tensors = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
+        if tensors:
             from zoo.families.rae.encoder import from_tensors
 
-            self._encoder.network = from_tensors(self._encoder.name, given, self.encoder_size, self.layers)
+            self._encoder.network = from_tensors(self._encoder.name, tensors, self.encoder_size, self.layers)
             _check_encoder(self, self._encoder.network)
         state.setdefault("decoder.pos_embed", positions(self.decoder.embed.out_features, self.grid))
         for name, value in self._pixels.items():
@@ -173,8 +177,8 @@ class RAE(nn.Module):
     def add_noise(self, z: Tensor) -> Tensor:
         """`z + σ ε`, of each sample another σ, before any normalisation (§4.3)."""
         check_floats(z, "latents", ("B", self.latent_channels, "h", "w"), "another encoder made them")
-        sigma = torch.rand if self.noise_kind == "uniform" else torch.randn
-        sigma = self.noise * sigma(len(z), 1, 1, 1, device=z.device, dtype=z.dtype).abs()  # (B, 1, 1, 1)
+        draw = torch.rand if self.noise_kind == "uniform" else torch.randn
+        sigma = self.noise * draw(len(z), 1, 1, 1, device=z.device, dtype=z.dtype).abs()  # (B, 1, 1, 1)
         return z + sigma * torch.randn_like(z)  # (B, C, h, w)
 
     def normalise(self, z: Tensor) -> Tensor:
@@ -248,7 +252,12 @@ def _check_encoder(model: RAE, encoder: nn.Module) -> None:
 
 def rae_mae_vit_tiny(**args: Any) -> RAE:
     """For 64 px, on this zoo's masked autoencoder."""
-    small = {"image_size": 64, "encoder": "mae_vit_tiny.tiny_imagenet", "encoder_size": 64, "latent_channels": 192}
+    small: dict[str, Any] = {
+        "image_size": 64,
+        "encoder": "mae_vit_tiny.tiny_imagenet",
+        "encoder_size": 64,
+        "latent_channels": 192,
+    }
     small |= {"grid": 8, "dim": 192, "depth": 6, "heads": 3, "hidden": 768}
     return RAE(**small | args)
 
@@ -270,7 +279,14 @@ def rae_vit_xl(**args: Any) -> RAE:
 
 def ditdh_tiny(**args: Any) -> DiTDH:
     """For the latents of rae_mae_vit_tiny."""
-    small = {"latent_channels": 192, "grid": 8, "num_classes": 200, "dim": (128, 256), "depth": (8, 2), "heads": (2, 4)}
+    small: dict[str, Any] = {
+        "latent_channels": 192,
+        "grid": 8,
+        "num_classes": 200,
+        "dim": (128, 256),
+        "depth": (8, 2),
+        "heads": (2, 4),
+    }
     return DiTDH(**small | {"autoencoder": "rae_mae_vit_tiny.tiny_imagenet"} | args)
 
 

@@ -65,7 +65,7 @@ def task(arch: str) -> str:
 
 IMAGENET = "ImageNet: non-commercial research"
 HEIBOX = "https://heibox.uni-heidelberg.de/d"
-WEB = {"data": None, "data_terms": "LAION and the authors' own images, their owners' rights"}
+WEB: dict[str, Any] = {"data": None, "data_terms": "LAION and the authors' own images, their owners' rights"}
 
 
 def _foreign(name: str, rfid: float | None = None, **facts: Any) -> Weights:

@@ -153,7 +153,7 @@ def vqvae_conv_base(**args: Any) -> VQVAE:
 
 def vqvae_conv_large(**args: Any) -> VQVAE:
     """256 wide, 32×32 codes of 256 px: three halvings."""
-    wide = {"image_size": 256, "width": 256, "res_width": 128, "res_blocks": 6, "downsamplings": 3}
+    wide: dict[str, Any] = {"image_size": 256, "width": 256, "res_width": 128, "res_blocks": 6, "downsamplings": 3}
     return VQVAE(**wide | {"codebook_size": 1024} | args)
 
 
@@ -199,22 +199,35 @@ def vqgan_f16(**args: Any) -> VQGAN:
 
 def vqgan_f8(**args: Any) -> VQGAN:
     """32×32 codes of 256 px: the latent diffusion models' (Rombach et al. 2022)."""
-    small = {"mults": (1, 2, 2, 4), "attention": (3,), "z_channels": 4, "codebook_size": 16384, "code_dim": 4}
+    small: dict[str, Any] = {
+        "mults": (1, 2, 2, 4),
+        "attention": (3,),
+        "z_channels": 4,
+        "codebook_size": 16384,
+        "code_dim": 4,
+    }
     return VQGAN(**small | args)
 
 
 def vqgan_f4(**args: Any) -> VQGAN:
     """64×64 codes of 256 px: the latent diffusion models' (Rombach et al. 2022)."""
-    fine = {"mults": (1, 2, 4), "attention": (), "z_channels": 3, "codebook_size": 8192, "code_dim": 3}
+    fine: dict[str, Any] = {"mults": (1, 2, 4), "attention": (), "z_channels": 3, "codebook_size": 8192, "code_dim": 3}
     return VQGAN(**fine | args)
 
 
 def llamagen_ds16(**args: Any) -> VQGAN:
     """16×16 codes of 256 px, 16,384 of unit length in eight dimensions (Sun et al. 2024)."""
-    return VQGAN(**{"codebook_size": 16384, "code_dim": 8, "metric": "cosine"} | args)
+    unit: dict[str, Any] = {"codebook_size": 16384, "code_dim": 8, "metric": "cosine"}
+    return VQGAN(**unit | args)
 
 
 def llamagen_ds8(**args: Any) -> VQGAN:
     """32×32 codes of 256 px, 16,384 of unit length in eight dimensions (Sun et al. 2024)."""
-    fine = {"mults": (1, 2, 2, 4), "attention": (3,), "codebook_size": 16384, "code_dim": 8, "metric": "cosine"}
+    fine: dict[str, Any] = {
+        "mults": (1, 2, 2, 4),
+        "attention": (3,),
+        "codebook_size": 16384,
+        "code_dim": 8,
+        "metric": "cosine",
+    }
     return VQGAN(**fine | args)

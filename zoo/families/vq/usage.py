@@ -13,6 +13,8 @@ class CodebookUsage(Metric):
         num_codebooks: how many indices a token has; figures are means over them.
     """
 
+    counts: Tensor
+
     def __init__(self, codebook_size: int, num_codebooks: int = 1):
         super().__init__()
         counts = torch.zeros(num_codebooks, codebook_size, dtype=torch.int64)  # (codebooks, K)
@@ -30,8 +32,8 @@ class CodebookUsage(Metric):
             low, high = indices.min(), indices.max()
             raise ValueError(f"indices span {low} to {high}, allowed 0 to {size - 1}, and -1 for no token")
         place = indices + torch.arange(books, device=indices.device) * size  # (N, codebooks)
-        found = torch.bincount(place[indices >= 0], minlength=books * size)  # (codebooks · K,)
-        self.counts = self.counts + found.reshape(books, size)
+        counts = torch.bincount(place[indices >= 0], minlength=books * size)  # (codebooks · K,)
+        self.counts = self.counts + counts.reshape(books, size)  # (codebooks, K)
 
     def compute(self) -> dict[str, Tensor]:
         """`usage`, the share of codes that occur; `perplexity`, exp of their entropy; `dead`, codes that never do."""

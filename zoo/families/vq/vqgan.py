@@ -8,7 +8,6 @@ B images · C H W channels and sides in pixels · h w the grid of codes, H/f and
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -272,7 +271,7 @@ def _norm(width: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, width, 1e-6)
 
 
-def _check_sides(shape: torch.Size | tuple[int, int], factor: int) -> None:
+def _check_sides(shape: Sequence[int], factor: int) -> None:
     if any(side % factor for side in shape):
         near = "×".join(str(max(factor, round(side / factor) * factor)) for side in shape)
         raise ValueError(
