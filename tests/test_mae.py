@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import zoo
 from zoo import registry
 from zoo.data.synthetic import RandomImages
+from zoo.families.mae import masks
 from zoo.families.mae import model as m
 from zoo.nn import embed, vit
 from zoo.train.classify import LitClassifier
@@ -190,27 +191,27 @@ def test_attention_for_bfloat16_gradients_on_a_cpu_is_the_same_function(tokens, 
 # Masks
 
 
-@pytest.mark.parametrize("mask", list(m.MASKS))
+@pytest.mark.parametrize("mask", list(masks.MASKS))
 @pytest.mark.parametrize("grid", [(8, 8), (8, 12)])
 def test_a_mask_is_an_order_of_all_patches_drawn_per_image(mask, grid):
     torch.manual_seed(0)
-    order = m.MASKS[mask](16, *grid, grid[0] * grid[1] // 4, "cpu")
+    order = masks.MASKS[mask].order(16, grid, grid[0] * grid[1] // 4, "cpu", 4)
     assert torch.equal(order.sort(1).values, torch.arange(grid[0] * grid[1]).expand(16, -1))
     kept = {tuple(sorted(o.tolist())) for o in order[:, : grid[0] * grid[1] // 4]}
     assert len(kept) > (3 if mask in ("grid", "cell") else 15)
 
 
-def maps(mask, side=8, count=200, keep=None, **options):
+def maps(mask, side=8, count=200, keep=None, cell=4):
     """Which patches stay, (count, side, side)."""
     torch.manual_seed(0)
     keep = side * side // 4 if keep is None else keep
-    order = m.MASKS[mask](count, side, side, keep, "cpu", **options)
+    order = masks.MASKS[mask].order(count, (side, side), keep, "cpu", cell)
     return torch.zeros(count, side * side).scatter(1, order[:, :keep], 1).reshape(count, side, side)
 
 
 def test_the_random_mask_is_the_official_draw():
     torch.manual_seed(3)
-    found = m.random_mask(4, 8, 8, 16, "cpu")
+    found = masks.random_order(4, (8, 8), 16, "cpu", 4)
     torch.manual_seed(3)
     assert torch.equal(found, torch.rand(4, 64).argsort(1))
 
@@ -241,11 +242,11 @@ def test_block_and_color_masks_hide_in_clusters_and_random_does_not():
 
 
 def test_every_mask_trains():
-    for mask in m.MASKS:
+    for mask in masks.MASKS:
         assert mae(mask=mask, decode=0.5)(images()).loss.isfinite()
 
 
-@pytest.mark.parametrize("mask", list(m.MASKS))
+@pytest.mark.parametrize("mask", list(masks.MASKS))
 def test_the_step_is_one_graph_and_waits_for_no_number(mask):
     model = mae(mask=mask, decode=0.5)
     explained = torch._dynamo.explain(model.forward)(images())

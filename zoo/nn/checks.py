@@ -8,7 +8,7 @@ import numbers
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -143,6 +143,17 @@ def check_least(least: int, **counts: int | Sequence[int] | None) -> None:
     for key, value in counts.items():
         if value is not None and min(value if isinstance(value, Sequence) else [value]) < least:
             raise ValueError(f"{key}={value}, must be at least {least}")
+
+
+def check_among(options: Iterable[str], **words: str) -> None:
+    """Refuse a word that is none of the options.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for key, word in words.items():
+        if word not in options:
+            raise ValueError(f"{key}={word!r}, allowed {', '.join(options)}")
 
 
 def _is_a(value: Any, hint: Any) -> bool:

@@ -1,11 +1,47 @@
-"""Patches and positions.
+"""Patches, pixel statistics and positions.
 
 B images of a batch · C channels · H W height and width in pixels · P patch side in pixels · N tokens · K of them kept
 D width
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def pixel_statistics(
+    channels: int, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
+    """("mean", (C,)) and ("std", (C,)) of pixels in [0, 1]; None is ImageNet's for 3 channels, else 0.5.
+
+    Raises:
+        ValueError: not one value a channel.
+    """
+    return _statistic("mean", mean, IMAGENET_MEAN, channels), _statistic("std", std, IMAGENET_STD, channels)
+
+
+def _statistic(name: str, values: Sequence[float] | None, rgb: Sequence[float], channels: int) -> tuple[str, Tensor]:
+    values = values or (rgb if channels == 3 else (0.5,) * channels)
+    if len(values) != channels:
+        raise ValueError(f"{name} has {len(values)} values for {channels} channels; give one each")
+    return name, torch.tensor(values)  # (C,)
+
+
+def check_multiple(what: str, height: int, width: int, p: int) -> None:
+    """Refuse sides, in pixels, that patches of side p do not fill.
+
+    Args:
+        what: has these sides, with its verb: "images are".
+
+    Raises:
+        ValueError: naming the nearest sides that fit.
+    """
+    if height % p or width % p or min(height, width) < p:
+        near = "×".join(str(max(p, round(side / p) * p)) for side in (height, width))
+        raise ValueError(f"{what} {height}×{width} px, not a multiple of patch={p}; resize to {near}")
 
 
 def patchify(x: Tensor, p: int) -> Tensor:

@@ -1,10 +1,20 @@
-"""Attention and the pre-norm transformer block. B samples of a batch · N tokens · D width"""
+"""Attention, the pre-norm transformer block, and the vision transformer that masked autoencoders share.
 
-from collections.abc import Iterator
+B samples of a batch · N tokens or patches, K of them given · V values of a patch · T class tokens · D width
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from zoo.nn.checkpointing import recompute
+from zoo.nn.checks import check_floats, check_ints
+from zoo.nn.protocols import Input, Kind
 
 
 class Attention(nn.Module):
@@ -142,3 +152,150 @@ class Block(nn.Module):
             return x
         keep = 1 - self.drop_path
         return x * (torch.rand(len(x), 1, 1, device=x.device) < keep).to(x.dtype) / keep
+
+
+class PatchEmbed(nn.Module):
+    """A linear map of each patch, kept as the convolution that it is equal to.
+
+    Args:
+        patch: sides of a patch, (P, P) of images, (U, P, P) of clips.
+    """
+
+    def __init__(self, channels: int, patch: tuple[int, ...], dim: int):
+        super().__init__()
+        convolution = nn.Conv2d if len(patch) == 2 else nn.Conv3d
+        self.proj = convolution(channels, dim, patch, patch)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        weight = self.proj.weight.movedim(1, -1).flatten(1)  # (D, V), within a patch the channel is the fastest
+        return F.linear(patches.to(weight.dtype), weight, self.proj.bias)  # (B, K, D)
+
+
+class ViT(nn.Module):
+    """A vision transformer over any of its patches (Dosovitskiy et al. 2021), of images or of clips.
+
+    A child adds its class tokens and its positions, and gives them to `embed` through `tables`.
+
+    Args:
+        takes: what goes in; the patch divides its sides.
+        patch: sides of a patch, (P, P) of images, (U, P, P) of clips.
+        dim, depth, heads, mlp_ratio, key_bias: as in Block.
+        drop_path: rate of the last block, growing linearly from 0.
+
+    Raises:
+        ValueError: a rate of 1 or more, or a width that the heads do not divide.
+    """
+
+    kind: ClassVar[Kind]
+    parts: ClassVar[str] = "patches"  # what a patch is called in messages, and the method that makes them
+    num_cls_tokens: int  # T
+
+    def __init__(
+        self,
+        takes: Input,
+        patch: tuple[int, ...],
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        drop_path: float = 0.0,
+        key_bias: bool = True,
+    ):
+        super().__init__()
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path={drop_path}, allowed 0 to below 1")
+        self.takes = takes
+        self.grid = tuple(side // p for side, p in zip((*takes.shape[:-3], *takes.size), patch))
+        self.num_patches, self.patch_values = math.prod(self.grid), takes.channels * math.prod(patch)  # N, V
+        self.grad_checkpointing = False
+        self.patch_embed = PatchEmbed(takes.channels, patch, dim)
+        self.blocks = nn.ModuleList(
+            Block(dim, heads, mlp_ratio, drop_path * i / max(1, depth - 1), key_bias=key_bias) for i in range(depth)
+        )
+        self.norm: nn.Module = nn.LayerNorm(dim, 1e-6)
+
+    def tables(self) -> tuple[Tensor | None, Tensor]:
+        """Class tokens with their positions, (1, T, D) or None, and the positions of the patches, (N, D)."""
+        raise NotImplementedError
+
+    def normalise(self, patches: Tensor) -> Tensor:
+        """Patches (B, K, V) → what is embedded; a child overrides it where patches are not normalised yet."""
+        return patches
+
+    def embed(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Patches (B, K, V), which ones (B, K) or None for all in raster order → tokens (B, T + K, D)."""
+        count, maker = self.num_patches if ids is None else "K", f"{self.parts}({self.takes.kind}s)"
+        check_floats(patches, self.parts, ("B", count, self.patch_values), f"{maker} makes them")
+        if ids is not None and not self.training:  # in training they are the model's own, and nothing waits for them
+            places = f"places of the {self.parts}, in raster order"
+            check_ints(ids, "ids", patches.shape[:2], 0, self.num_patches, places)
+        x = self.patch_embed(self.normalise(patches))  # (B, K, D)
+        cls, table = self.tables()
+        x = x + (table if ids is None else table[ids])
+        return x if cls is None else torch.cat([cls.expand(len(x), -1, -1), x], dim=1)  # (B, T + K, D)
+
+    def encode(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Patches (B, K, V) at places ids (B, K), None for all in raster order → tokens (B, T + K, D)."""
+        return self.norm(self._run(self.blocks, self.embed(patches, ids)))
+
+    def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A checkpoint's tensors, with the positions of another grid made over for this one."""
+        return state
+
+    def _run(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
+        for block in blocks:
+            x = recompute(block, x) if self.grad_checkpointing and self.training else block(x)
+        return x
+
+
+class ViTClassifier(ViT):
+    """What classifiers on such a trunk share: a head, and an autoencoder's encoder to start from."""
+
+    head: nn.Linear
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """How timm's layer-wise decay counts: the stem is 0, block i is i + 1, the rest comes last."""
+        return {"stem": r"^cls_token|^pos_embed|^positions|^patch_embed", "blocks": r"^blocks\.(\d+)"}
+
+    def take_encoder(self, state: dict[str, Tensor], fresh: tuple[str, ...]) -> None:
+        """Load every tensor from an encoder's state, but those whose names begin with `fresh`: they stay as they are.
+
+        Raises:
+            ValueError: a tensor is missing, left over or misshapen.
+        """
+        own = self.state_dict()
+        needed = [k for k in own if not k.startswith(fresh)]
+        extra = [k for k in state if k not in needed]
+        wrong = [k for k in needed if k not in state or state[k].shape != own[k].shape]
+        if extra or wrong:
+            raise ValueError(
+                f"these weights are no encoder of this classifier: {len(wrong)} tensors missing or misshapen "
+                f"({', '.join(wrong[:1]) or 'none'} first), {len(extra)} unexpected ({', '.join(extra[:1]) or 'none'} "
+                "first); sizes, patch and channels must agree"
+            )
+        self.load_state_dict(own | {k: state[k].to(own[k].dtype) for k in needed}, strict=True)
+
+
+def init_linear(
+    model: nn.Module, weight: Callable[[Tensor], Any] = nn.init.xavier_uniform_, spare: nn.Module | None = None
+) -> None:
+    """Initialise every linear map, biases at zero; the weight of `spare` stays as it is."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            if module is not spare:
+                weight(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def new_head(dim: int, num_classes: int, std: float, like: Tensor) -> nn.Linear:
+    """A head whose weight is drawn from a truncated normal and whose bias is zero, of the dtype and device of `like`.
+
+    Without classes nothing is drawn, and torch's warning about that is kept quiet.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element")
+        head = nn.Linear(dim, num_classes).to(like)
+        nn.init.trunc_normal_(head.weight, std=std)
+    nn.init.zeros_(head.bias)
+    return head

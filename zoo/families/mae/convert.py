@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.families.mae.model import IMAGENET_MEAN, IMAGENET_STD, MAE, MAEClassifier, positions
+from zoo.families.mae.model import MAE, MAEClassifier, positions
+from zoo.nn.embed import IMAGENET_MEAN, IMAGENET_STD
 
 Rules = list[tuple[str, str]]  # pattern, replacement; each is tried on every name, in order
 

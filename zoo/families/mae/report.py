@@ -8,7 +8,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from zoo.families.mae.model import MAE, MAEClassifier, kept
+from zoo.families.mae.masks import num_kept
+from zoo.families.mae.model import MAE, MAEClassifier
 from zoo.metrics.probes import classification, knn_accuracy, linear_accuracy
 from zoo.report import plots
 from zoo.report.inputs import photographs
@@ -88,7 +89,7 @@ def explain(model: MAE | MAEClassifier, images: Tensor, names: list[str], classe
                 ax.set_ylabel(names[i], fontsize=7)
     for k, ratio in enumerate(RATIOS):
         some = copy.copy(model)  # the same parameters, another count of kept patches
-        some.num_keep = kept(model.grid, ratio, "random", 1)
+        some.num_keep = num_kept(model.grid, ratio, "random", 1)
         pictures = some.reconstruct(images[:1], _order(model, 1, 0))
         for j, picture in enumerate((pictures.masked, pictures.pasted)):
             ax = fig.add_subplot(grid[-1, 2 * k + j + k // 2])
