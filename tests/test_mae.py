@@ -435,6 +435,7 @@ def test_a_record_can_be_built_and_says_what_it_is(name):
         (lambda: mae(decode=0), "decode=0, allowed above 0 up to 1"),
         (lambda: mae(heads=3), "dim=32 is no multiple of heads=3"),
         (lambda: mae(mean=[0.5]), "mean has 1 values for 3 channels"),
+        (lambda: mae(patch_size=0), "patch_size=0, must be at least 1"),
         (lambda: mae(num_cls_tokens=0), "num_cls_tokens=0, at least 1"),
         (lambda: mae().reconstruct(images(), statistics="none"), "statistics='none', allowed own and visible"),
         (lambda: zoo.create("mae_vit_tiny_classifier", pool="mean"), "pool='mean', allowed avg and token"),

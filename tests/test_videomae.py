@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 import zoo
-from zoo.families.videomae import model as m
+from zoo.families.videomae import masks, targets, trunk
+from zoo.nn.embed import gather_rows
 
 SMALL = {"frames": 8, "image_size": 32, "patch_size": 8, "dim": 24, "depth": 2, "heads": 2}
 DECODER = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
@@ -27,12 +28,12 @@ def clips(count=2, frames=8, side=32, channels=3):
 
 def test_cubes_go_step_by_step_and_row_by_row_and_come_back():
     x = clips()
-    cubes = m.cubify(x, 2, 8)
+    cubes = trunk.cubify(x, 2, 8)
     assert cubes.shape == (2, 64, 2 * 8 * 8 * 3)
     place = 2 * 16 + 1 * 4 + 3  # third step, second row, fourth column
     wanted = x[0, 4:6, :, 8:16, 24:32].permute(0, 2, 3, 1)  # U, P, P, C
     assert torch.equal(cubes[0, place], wanted.flatten())
-    assert torch.equal(m.uncubify(cubes, 8, 3, 32, 32, 2, 8), x)
+    assert torch.equal(trunk.uncubify(cubes, 8, 3, 32, 32, 2, 8), x)
 
 
 def test_a_cube_is_embedded_as_the_convolution_does_it():
@@ -43,7 +44,7 @@ def test_a_cube_is_embedded_as_the_convolution_does_it():
 
 
 def test_positions_are_interleaved_sines_and_cosines_of_the_flat_index():
-    table = m.sinusoid(6, 5)
+    table = trunk.sinusoid(6, 5)
     for p in range(5):
         for i in range(3):
             angle = p / 10000 ** (2 * i / 6)
@@ -93,14 +94,14 @@ def test_the_encoder_sees_visible_cubes_only():
     model = made().eval()
     x, order = clips(), model.draw(2)
     hidden = torch.ones(2, 64, dtype=torch.bool).scatter(1, order[:, : model.num_keep], False)
-    noisy = torch.where(hidden[:, :, None], torch.rand(2, 64, 384), m.cubify(x, 2, 8))
-    noisy = m.uncubify(noisy, 8, 3, 32, 32, 2, 8)
+    noisy = torch.where(hidden[:, :, None], torch.rand(2, 64, 384), trunk.cubify(x, 2, 8))
+    noisy = trunk.uncubify(noisy, 8, 3, 32, 32, 2, 8)
     assert torch.equal(model(x, order).pred, model(noisy, order).pred)
     assert model(x, order).loss != model(noisy, order).loss
 
 
 def test_the_running_cell_decodes_half_and_moves_on():
-    decoded = m.running_cell(40, (4, 6, 4), "cpu").reshape(40, 4, 6, 4)
+    decoded = masks.running_cell(40, (4, 6, 4), "cpu").reshape(40, 4, 6, 4)
     cells = decoded.reshape(40, 4, 3, 2, 2, 2).permute(0, 1, 2, 4, 3, 5).flatten(4)  # (B, G, 3, 2, 4)
     assert (cells.sum(-1) == 2).all()
     assert (cells == cells[:, :, :1, :1]).all()  # every cell of a step alike
@@ -116,7 +117,7 @@ def test_dual_masking_scores_hidden_cubes_of_the_running_cell(decode):
     torch.manual_seed(3)
     out = model(x, order)
     torch.manual_seed(3)
-    decoded = m.running_cell(2, model.grid, "cpu")
+    decoded = masks.running_cell(2, model.grid, "cpu")
     hidden = torch.ones(2, 64, dtype=torch.bool).scatter(1, out.ids_keep, False)
     scored = torch.zeros(2, 64, dtype=torch.bool).scatter(1, out.ids_pred, True) & hidden
     assert torch.equal(scored, decoded & hidden)
@@ -132,7 +133,7 @@ def test_dual_masking_scores_hidden_cubes_of_the_running_cell(decode):
 
 def test_targets_are_normalised_one_colour_at_a_time():
     x = torch.rand(3, 5, 2 * 8 * 8 * 3)
-    y = m.norm_pixel(x, 3).reshape(3, 5, 128, 3)
+    y = targets.norm_colors(x, 3).reshape(3, 5, 128, 3)
     torch.testing.assert_close(y.mean(2), torch.zeros(3, 5, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.std(2), torch.ones(3, 5, 3), atol=1e-4, rtol=0)
 
@@ -152,7 +153,7 @@ def test_what_was_seen_is_pasted_as_it_is():
     x, order = clips(), model.draw(2)
     pictures = model.reconstruct(x, order)
     seen = torch.zeros(2, 64, 1, dtype=torch.bool).scatter(1, order[:, : model.num_keep, None], True)
-    seen = m.uncubify(seen.expand(-1, -1, 384), 8, 3, 32, 32, 2, 8)
+    seen = trunk.uncubify(seen.expand(-1, -1, 384), 8, 3, 32, 32, 2, 8)
     assert torch.equal(pictures.pasted[seen], x[seen])
     assert (pictures.masked[~seen] == 0.5).all()
     assert torch.equal(pictures.pasted[~seen], pictures.predicted[~seen])
@@ -165,7 +166,7 @@ def test_a_perfect_prediction_reconstructs_the_clip(arch, monkeypatch):
     cubes = model.cubes(x)
     perfect = model.target(cubes, torch.arange(64).expand(2, -1))
     order = model.draw(2)
-    monkeypatch.setattr(model.decoder, "head", lambda _: m.gather_rows(perfect, order))
+    monkeypatch.setattr(model.decoder, "head", lambda _: gather_rows(perfect, order))
     torch.testing.assert_close(model.reconstruct(x, order).predicted, x, atol=1e-5, rtol=0)
 
 
@@ -173,7 +174,7 @@ def test_mae_st_predicts_the_frames_it_says():
     model = made("mae_st_vit_base", pred_frames=4).eval()
     x = clips()
     assert model(x).pred.shape == (2, 64 - 6, 8 * 8 * 3)
-    assert torch.equal(model.shown(model.cubes(x)), m.cubify(x[:, [0, 2, 4, 7]], 1, 8))
+    assert torch.equal(model.shown(model.cubes(x)), trunk.cubify(x[:, [0, 2, 4, 7]], 1, 8))
     assert model.reconstruct(x).pasted.shape == (2, 4, 3, 32, 32)
 
 
@@ -274,6 +275,8 @@ def test_views_of_a_clip_are_averaged_as_probabilities():
     ("args", "said"),
     [
         ({"frames": 0}, "frames=0 is not a multiple of tubelet=2; take 2"),
+        ({"tubelet": 0}, "tubelet=0, must be at least 1"),
+        ({"patch_size": 0}, "patch_size=0, must be at least 1"),
         ({"frames": 7}, "frames=7 is not a multiple of tubelet=2; take 8"),
         ({"image_size": 36}, "36×36 px, not a multiple of patch=8; resize to 32×32"),
         ({"decode": "running_cell", "image_size": 24}, "cell of 2×2, the grid is 3×3"),

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 import zoo
 from zoo import hub, registry
-from zoo.families.videomae import model as m
+from zoo.families.videomae import trunk
+from zoo.nn.embed import IMAGENET_MEAN
 from zoo.train.mask import LitMAE
 
 SIZE = {"frames": 4, "image_size": 32}
@@ -220,7 +221,7 @@ def test_a_key_bias_that_is_not_zero_is_refused(name, message):
 
 def test_positions_are_made_for_the_size_that_is_asked_for():
     _, state, args = pair("authors, pretrained")
-    assert torch.equal(zoo.convert(state, "videomae_vit_tiny", **args).pos_embed[0], m.sinusoid(24, 32))
+    assert torch.equal(zoo.convert(state, "videomae_vit_tiny", **args).pos_embed[0], trunk.sinusoid(24, 32))
     untold = {k: v for k, v in args.items() if k not in SIZE}
     assert zoo.convert(state, "videomae_vit_tiny", **untold).grid == (8, 28, 28)
 
@@ -244,8 +245,8 @@ def test_positions_that_were_learned_are_resampled_and_said():
 def test_positions_keep_their_digits_where_the_file_is_in_half_precision():
     _, state, args = pair("authors, fine-tuned")
     found = zoo.convert({k: v.half() for k, v in state.items()}, "videomae_vit_tiny_classifier", **args)
-    assert torch.equal(found.pos_embed[0], m.sinusoid(24, 32))
-    assert torch.equal(found.mean, torch.tensor(m.IMAGENET_MEAN))
+    assert torch.equal(found.pos_embed[0], trunk.sinusoid(24, 32))
+    assert torch.equal(found.mean, torch.tensor(IMAGENET_MEAN))
 
 
 def test_a_decoder_that_this_zoo_does_not_build_is_left_out_and_said():

@@ -22,15 +22,15 @@ from zoo.families.rae.encoder import FrozenEncoder as FrozenEncoder
 from zoo.families.rae.lit import LitDiT as LitDiT
 from zoo.families.rae.lit import LitRAE as LitRAE
 from zoo.families.rae.model import RAE as RAE
-from zoo.families.videomae.model import SpaceTimeMAE as SpaceTimeMAE
 from zoo.families.videomae.model import VideoMAE as VideoMAE
 from zoo.families.videomae.model import VideoMAEClassifier as VideoMAEClassifier
+from zoo.families.videomae.spacetime import SpaceTimeMAE as SpaceTimeMAE
 from zoo.families.vq.lit import LitPrior as LitPrior
 from zoo.families.vq.lit import LitVQ as LitVQ
 from zoo.families.vq.lit import LitVQGAN as LitVQGAN
-from zoo.families.vq.model import LatentAutoencoder as LatentAutoencoder
 from zoo.families.vq.model import VQVAE as VQVAE
 from zoo.families.vq.prior import CodePrior as CodePrior
+from zoo.families.vq.qlae import LatentAutoencoder as LatentAutoencoder
 from zoo.families.vq.quantize import BinaryQuantizer as BinaryQuantizer
 from zoo.families.vq.quantize import FSQ as FSQ
 from zoo.families.vq.quantize import Product as Product

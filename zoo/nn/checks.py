@@ -174,7 +174,7 @@ def _is_a(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 
-def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
+def sides(image_size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) of a side in pixels, or of both.
 
     Raises:

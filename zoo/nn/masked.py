@@ -63,6 +63,7 @@ class MaskDecoder(nn.Module):
         width, depth, heads, mlp_ratio, key_bias: of the blocks; E is the width.
         outputs: values that are predicted of a patch.
         embed_bias: whether the map from D to E has a bias.
+        positions: where they are learned by a module of their own, beside a class token; else a child adds what it has.
     """
 
     def __init__(
@@ -75,9 +76,12 @@ class MaskDecoder(nn.Module):
         mlp_ratio: float = 4.0,
         key_bias: bool = True,
         embed_bias: bool = True,
+        positions: nn.Module | None = None,
     ):
         super().__init__()
         self.embed = nn.Linear(dim, width, bias=embed_bias)
+        if positions is not None:
+            self.cls_token, self.positions = nn.Parameter(torch.zeros(1, 1, width)), positions
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, key_bias=key_bias) for _ in range(depth))
         self.norm = nn.LayerNorm(width, 1e-6)

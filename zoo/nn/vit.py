@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
-        bias = self.qkv.bias
+        bias: Tensor = self.qkv.bias
         if not self.key_bias:
             of_q, of_k, of_v = bias.chunk(3)
             bias = torch.cat([of_q, torch.zeros_like(of_k), of_v])  # (3D,)
@@ -74,7 +74,7 @@ class ChunkedAttention(torch.autograd.Function):
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         shape = q.shape
         q, k, v = (x.flatten(0, 1) for x in (q * shape[-1] ** -0.5, k, v))  # (B·heads, N, D) each
         ctx.save_for_backward(q, k, v)
@@ -86,7 +86,7 @@ class ChunkedAttention(torch.autograd.Function):
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = ctx.saved_tensors
         dq, dk, dv = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))  # sums over chunks: not in bfloat16
         for qs, ks, vs, dys, dqs, dks, dvs in _by_heads(q, k, v, dy.flatten(0, 1), dq, dk, dv):
@@ -97,7 +97,8 @@ class ChunkedAttention(torch.autograd.Function):
                 dks += ds.mT @ qc  # (threads, N, D)
                 dvs += p.mT @ dyc  # (threads, N, D)
         dq *= q.shape[-1] ** -0.5
-        return tuple(g.to(q.dtype).reshape(dy.shape) for g in (dq, dk, dv))  # (B, heads, N, D) each
+        dq, dk, dv = (g.to(q.dtype).reshape(dy.shape) for g in (dq, dk, dv))  # (B, heads, N, D) each
+        return dq, dk, dv
 
 
 def _by_heads(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -163,7 +164,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, channels: int, patch: tuple[int, ...], dim: int):
         super().__init__()
-        convolution = nn.Conv2d if len(patch) == 2 else nn.Conv3d
+        convolution: Callable[..., nn.Conv2d | nn.Conv3d] = nn.Conv2d if len(patch) == 2 else nn.Conv3d
         self.proj = convolution(channels, dim, patch, patch)
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -174,13 +175,14 @@ class PatchEmbed(nn.Module):
 class ViT(nn.Module):
     """A vision transformer over any of its patches (Dosovitskiy et al. 2021), of images or of clips.
 
-    A child adds its class tokens and its positions, and gives them to `embed` through `tables`.
+    A child gives its class tokens and its positions to `embed` through `tables`.
 
     Args:
         takes: what goes in; the patch divides its sides.
         patch: sides of a patch, (P, P) of images, (U, P, P) of clips.
         dim, depth, heads, mlp_ratio, key_bias: as in Block.
         drop_path: rate of the last block, growing linearly from 0.
+        positions: where they are learned by a module of their own, beside a class token; else a child adds what it has.
 
     Raises:
         ValueError: a rate of 1 or more, or a width that the heads do not divide.
@@ -189,6 +191,7 @@ class ViT(nn.Module):
     kind: ClassVar[Kind]
     parts: ClassVar[str] = "patches"  # what a patch is called in messages, and the method that makes them
     num_cls_tokens: int  # T
+    grid: tuple[int, ...]
 
     def __init__(
         self,
@@ -200,6 +203,7 @@ class ViT(nn.Module):
         mlp_ratio: float,
         drop_path: float = 0.0,
         key_bias: bool = True,
+        positions: nn.Module | None = None,
     ):
         super().__init__()
         if not 0 <= drop_path < 1:
@@ -209,6 +213,8 @@ class ViT(nn.Module):
         self.num_patches, self.patch_values = math.prod(self.grid), takes.channels * math.prod(patch)  # N, V
         self.grad_checkpointing = False
         self.patch_embed = PatchEmbed(takes.channels, patch, dim)
+        if positions is not None:
+            self.cls_token, self.positions = nn.Parameter(torch.zeros(1, 1, dim)), positions
         self.blocks = nn.ModuleList(
             Block(dim, heads, mlp_ratio, drop_path * i / max(1, depth - 1), key_bias=key_bias) for i in range(depth)
         )

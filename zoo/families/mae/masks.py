@@ -108,7 +108,7 @@ class Mask(NamedTuple):
     order: Callable[[int, Grid, int, Device, int], Tensor]
     """(b, grid, K, device, cell) → an order of the patches for each image, (B, N) int64: the first K are kept."""
 
-    count: Callable[[Grid, int, int], int] = any_count
+    num_kept: Callable[[Grid, int, int], int] = any_count
     """(grid, K by the mask ratio, cell) → how many patches this mask keeps; ValueError where it cannot."""
 
     shuffled: bool = False
@@ -137,4 +137,4 @@ def num_kept(grid: Grid, ratio: float, mask: str, cell: int) -> int:
             f"mask_ratio={ratio} of {n} patches keeps {keep}; some must be hidden and some kept, 0.75 is the paper's. "
             "To see all of an image use forward_features"
         )
-    return MASKS[mask].count(grid, keep, cell)
+    return MASKS[mask].num_kept(grid, keep, cell)

@@ -32,6 +32,7 @@ class ImageViT(ViT):
     fixed_by_training = ("target", "mean", "std")
     learn_positions = False
 
+    grid: tuple[int, int]
     mean: Tensor
     std: Tensor
     pos_embed: Tensor
@@ -70,8 +71,8 @@ class ImageViT(ViT):
     def patches(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] → patches (B, N, P²C) of mean 0 and deviation 1 over the training data."""
         if isinstance(x, Tensor) and x.ndim == 4 and 0 not in x.shape[2:]:
-            check_multiple("images are", *x.shape[2:], self.patch_size)
-        check_images(x, *self.takes.shape, values=not self.training)
+            check_multiple("images are", x.shape[2], x.shape[3], self.patch_size)
+        check_images(x, self.takes.channels, *self.takes.size, values=not self.training)
         return patchify((x - self.mean) / self.std, self.patch_size)  # (B, N, P²C)
 
     def tables(self) -> tuple[Tensor, Tensor]:
@@ -130,7 +131,7 @@ class Decoder(MaskDecoder):
     pos_embed: Tensor
 
     def __init__(
-        self, grid: tuple[int, ...], num_cls_tokens: int, dim: int, width: int, depth: int, heads: int, outputs: int
+        self, grid: tuple[int, int], num_cls_tokens: int, dim: int, width: int, depth: int, heads: int, outputs: int
     ):
         super().__init__(dim, width, depth, heads, outputs)
         self.register_buffer("pos_embed", positions(width, *grid, num_cls_tokens))
@@ -166,6 +167,8 @@ class MAE(MaskedAutoencoder, ImageViT):
     Raises:
         ValueError: sizes that do not divide, a ratio that hides nothing or everything, an unknown mask or target.
     """
+
+    decoder: Decoder | None
 
     def __init__(
         self,
@@ -264,7 +267,7 @@ class MAE(MaskedAutoencoder, ImageViT):
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fixed positions follow from the grid alone; an encoder that is asked for alone leaves the decoder behind."""
         state = super().adapt_state(state)
-        tables = {"pos_embed": self.pos_embed}
+        tables: dict[str, Tensor] = {"pos_embed": self.pos_embed}
         if self.decoder is not None:
             tables["decoder.pos_embed"] = self.decoder.pos_embed
         own = {

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.families.videomae.model import IMAGENET_MEAN, IMAGENET_STD, sinusoid
+from zoo.families.videomae.trunk import sinusoid
 from zoo.nn.checks import sides
+from zoo.nn.embed import IMAGENET_MEAN, IMAGENET_STD
 
 Rules = list[tuple[str, str]]  # pattern, replacement; each is tried on every name, in order
 

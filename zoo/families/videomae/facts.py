@@ -10,7 +10,7 @@ PAPER = (
 
 PUBLIC = {
     "VideoMAE": "model",
-    "SpaceTimeMAE": "model",
+    "SpaceTimeMAE": "spacetime",
     "VideoMAEClassifier": "model",
 }
 PICTURE = ("docs/videomae.png", "Clips of held-out characters, what the encoder sees of them, and the reconstruction")

@@ -3,9 +3,9 @@
 from zoo.families.vq.lit import LitPrior as LitPrior
 from zoo.families.vq.lit import LitVQ as LitVQ
 from zoo.families.vq.lit import LitVQGAN as LitVQGAN
-from zoo.families.vq.model import LatentAutoencoder as LatentAutoencoder
 from zoo.families.vq.model import VQVAE as VQVAE
 from zoo.families.vq.prior import CodePrior as CodePrior
+from zoo.families.vq.qlae import LatentAutoencoder as LatentAutoencoder
 from zoo.families.vq.quantize import BinaryQuantizer as BinaryQuantizer
 from zoo.families.vq.quantize import FSQ as FSQ
 from zoo.families.vq.quantize import Product as Product
