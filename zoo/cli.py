@@ -101,7 +101,8 @@ def _figures(w: registry.Weights) -> str:
     best = w.metrics[0] if w.metrics else None
     figure = f"{best.name} {best.value:g} {best.unit} on {best.data}, " if best else ""
     size = f"{w.size / 1e6:.1f} MB, " if w.size else ""
-    encoder = "encoder only, " if w.kind == "encoder" and not w.arch.endswith("_classifier") else ""
+    classifier = w.arch in registry.facts(registry.family_of(w.arch)).starts  # its encoder is all that was pretrained
+    encoder = "encoder only, " if w.kind == "encoder" and not classifier else ""
     return f"{figure}{encoder}{size}{w.licence}{', in the package' if w.embedded else ''}"
 
 

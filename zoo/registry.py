@@ -147,7 +147,6 @@ class Facts:
     weights: tuple[Weights, ...] = ()
     starts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # arch -> archs whose encoder it starts from
     public: dict[str, str] = field(default_factory=dict)  # public name -> the module of the family that holds it
-    task: Callable[[str], str] = lambda arch: "feature-extraction"  # the Hub's name for what an arch does
     picture: tuple[str, str] | None = None  # file and caption, for MODEL_CARD.md
 
 
@@ -197,7 +196,6 @@ def _all_facts() -> MappingProxyType[str, Facts]:
                 tuple(getattr(module, "WEIGHTS", ())),
                 getattr(module, "STARTS", {}),
                 getattr(module, "PUBLIC", {}),
-                getattr(module, "task", Facts.task),
                 getattr(module, "PICTURE", None),
             )
         except (Exception, SystemExit) as error:

@@ -7,18 +7,34 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from zoo import registry
 from zoo.hub.files import CARD, CONFIG, read_config
+from zoo.hub.make import build, model_class
 from zoo.hub.places import embedded_folder
+from zoo.nn.protocols import PIXELS, Classifies, HasFeatures, Input, Samples
 from zoo.registry import Metric, Weights
 
-USES = {
-    "image-classification": "logits = model(images)",
-    "image-feature-extraction": "model.forward_features(images)",
-    "video-classification": "logits = model(clips)",
-    "unconditional-image-generation": "drawn = model.sample(labels)",
-    "feature-extraction": "model.forward_features(clips)",
-}
+TASKS = {"image": "image", "clip": "video"}  # kind of input -> how the Hub's names of tasks begin
+VALUES = {"latent": "normalised latents"}  # kind of input -> its values, where "activations" would not say it
+
+
+def task(arch: str) -> str:
+    """The Hub's name for what a model does, by what its class takes and can do."""
+    model = model_class(arch)
+    what = TASKS.get(model.kind)
+    if issubclass(model, Samples):
+        return "unconditional-image-generation"
+    if issubclass(model, Classifies) and what is not None:
+        return f"{what}-classification"
+    return "image-feature-extraction" if what == "image" else "feature-extraction"
+
+
+def describe_input(takes: Input) -> dict[str, Any]:
+    """What config.json says of a model's input."""
+    limits = None if takes.range is None else list(takes.range)
+    return {"kind": takes.kind, "shape": list(takes.shape), "layout": takes.layout, "range": limits}
 
 
 def folder_card(config: dict[str, Any]) -> str:
@@ -38,13 +54,13 @@ def folder_card(config: dict[str, Any]) -> str:
     front = ModelCardData(
         model_name=title,
         library_name="latentzoo",
-        pipeline_tag=facts.task(arch),
+        pipeline_tag=task(arch),
         license=record.licence.lower() if record else None,
         datasets=[record.data] if record and record.data else None,
         tags=[family, "pytorch", "lightning"],
         eval_results=[
             EvalResult(
-                task_type=facts.task(arch),
+                task_type=task(arch),
                 dataset_type=(record.data if record else None) or m.data,
                 dataset_name=m.data,
                 metric_type=m.name.split("/")[-1],
@@ -60,7 +76,7 @@ def folder_card(config: dict[str, Any]) -> str:
         f"# {title}",
         f"{registry.summary(arch)}. {facts.paper}.{_made_with(config['args'])}",
         '```python\nimport zoo\n\nmodel = zoo.load("hf://ORG/NAME")  # or this folder; hashed and loaded strictly\n'
-        f"{USES[facts.task(arch)]}  # {_input(config)}\n```",
+        f"{_use(arch)}  # {_input(config)}\n```",
         _warning(family),
     ]
     if metrics:
@@ -146,10 +162,21 @@ def _made_with(args: dict[str, Any]) -> str:
     return f" That is the arch; these weights have {given}." if given else ""
 
 
+def _use(arch: str) -> str:
+    """The line that uses a model of an arch."""
+    model = model_class(arch)
+    if issubclass(model, Classifies):
+        return f"logits = model({model.kind}s)"
+    if issubclass(model, Samples):
+        return "drawn = model.sample(labels)"
+    return f"model.{'forward_features' if issubclass(model, HasFeatures) else 'encode'}({model.kind}s)"
+
+
 def _input(config: dict[str, Any]) -> str:
-    given = config["input"]
-    what = "float pixels in [0, 1]" if given.get("range") == [0, 1] else given.get("of") or f"{given['kind']}s"
-    return f"(B, {', '.join(map(str, given['shape']))}), {what}"
+    """Shape and values of what goes in. A config of before names no kind, and of other than pixels no range."""
+    stated, kind = config["input"], model_class(config["arch"]).kind
+    values = "float pixels in [0, 1]" if stated.get("range") == list(PIXELS) else VALUES.get(kind, f"{kind}s")
+    return f"(B, {', '.join(map(str, stated['shape']))}), {values}"
 
 
 def _table(head: tuple[str, ...], rows: Any) -> str:
@@ -166,6 +193,8 @@ def refresh() -> dict[Path, str]:
             config = read_config(folder) | {"name": record.name}
             config |= {"parent": record.parent} if record.parent else {}
             config["metrics"] = [vars(m) for m in record.metrics]
+            with torch.device("meta"):
+                config["input"] = describe_input(build(record.arch, config["args"]).takes)
             texts[folder / CONFIG] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
             texts[folder / CARD] = folder_card(config)
     return texts

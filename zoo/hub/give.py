@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo import registry
-from zoo.hub.card import folder_card
+from zoo.hub.card import describe_input, folder_card
 from zoo.hub.doors import load
 from zoo.hub.files import CARD, CONFIG, WEIGHTS, hash_file, read_config, write_aside
 from zoo.hub.places import embedded_folder, is_place
+from zoo.nn.protocols import Classifies, HasFeatures, Reconstructs
 
 DIFFUSERS = "diffusion_pytorch_model.safetensors"
 EXPORTS = ("safetensors", "timm", "diffusers", "onnx")
@@ -148,15 +149,15 @@ def verify(name: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def golden_output(model: nn.Module) -> Tensor:
-    """The first eight outputs for a fixed picture of waves: the model's fingerprint on any machine.
+    """The first eight outputs for a fixed sample of waves: the model's fingerprint on any machine.
 
     Of a model with several outputs, the floating-point ones in a row; what it draws at random is seeded.
     """
     count = torch.Size(model.takes.shape).numel()
-    image = torch.arange(count, dtype=torch.float64).mul(0.37).sin().add(1).div(2).float()
+    waves = torch.arange(count, dtype=torch.float64).mul(0.37).sin().add(1).div(2).float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        out = model.eval()(image.reshape(1, *model.takes.shape))
+        out = model.eval()(waves.reshape(1, *model.takes.shape))
     outputs = [out] if isinstance(out, Tensor) else [o for o in out if isinstance(o, Tensor) and o.is_floating_point()]
     return torch.cat([o.flatten()[:8] for o in outputs])[:8]
 
@@ -172,12 +173,7 @@ def folder_config(model: nn.Module) -> dict[str, Any]:
         "version": __version__,
         **model.zoo_config,
         **{k: v.float().flatten().tolist() if isinstance(v, Tensor) else v for k, v in known.items()},
-        "input": {
-            "kind": model.takes.kind,
-            "shape": list(model.takes.shape),
-            "layout": model.takes.layout,
-            "range": model.takes.range and list(model.takes.range),
-        },
+        "input": describe_input(model.takes),
     }
 
 
@@ -193,15 +189,26 @@ def _run_metrics(run: Path) -> tuple[registry.Metric, ...]:
     )
 
 
-class _Features(nn.Module):
-    """A model whose `forward` is a training step, as a map from images to features."""
+class _Method(nn.Module):
+    """A method of a model whose `forward` is a training step, as a module."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, method: str):
         super().__init__()
-        self.model = model
+        self.model, self.method = model, method
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model.forward_features(image)
+    def forward(self, x: Tensor) -> Tensor:
+        return getattr(self.model, self.method)(x)
+
+
+def _map(model: nn.Module) -> nn.Module:
+    """What a model makes of its input when nothing is trained: logits, features, or latents."""
+    if isinstance(model, Classifies):
+        return model
+    if isinstance(model, HasFeatures):
+        return _Method(model, "forward_features")
+    if isinstance(model, Reconstructs):
+        return _Method(model, "encode")
+    raise ValueError(f"{type(model).__name__} gives no logits, features or latents, so ONNX has nothing to hold")
 
 
 def _export_onnx(model: nn.Module, folder: Path) -> Path:
@@ -209,14 +216,14 @@ def _export_onnx(model: nn.Module, folder: Path) -> Path:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError("ONNX needs the packages onnx and onnxscript; pip install 'latentzoo[onnx]'") from error
+    exported = _map(model)
     folder.mkdir(parents=True, exist_ok=True)
-    image = torch.zeros(2, *model.takes.shape)
     with write_aside(folder) as aside:
         torch.onnx.export(
-            model if hasattr(model, "head") else _Features(model),
-            (image,),
+            exported,
+            (torch.zeros(2, *model.takes.shape),),
             aside("model.onnx"),
-            input_names=["image"],
+            input_names=[model.takes.kind],
             output_names=["output"],
             dynamic_shapes=[{0: torch.export.Dim("batch")}],
             external_data=False,

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from zoo import registry
 from zoo.nn.checks import check_types
 from zoo.nn.frozen import weights_are_random
-from zoo.nn.protocols import AdaptsState
+from zoo.nn.protocols import AdaptsState, FixesArguments
 
 LARGEST = 2**24  # integer among the arguments of a model; no arch has one above 2^14
 CALLS = 50_000  # of torch, while a model is made; the deepest arch needs 4,489
@@ -81,11 +81,14 @@ def fill(source: Source, args: Mapping[str, Any]) -> nn.Module:
 
 def refuse_other_fixed(source: Source, args: Mapping[str, Any], arch: str) -> None:
     """What training has fixed is not to be had otherwise by asking for it."""
-    made = inspect.signature(model_class(source.config["arch"])).parameters
-    for key in getattr(model_class(arch), "fixed_by_training", ()):
-        if key not in args or key not in made:
+    kind = model_class(arch)
+    if not isinstance(kind, FixesArguments):
+        return
+    trained_with = inspect.signature(model_class(source.config["arch"])).parameters
+    for key in kind.fixed_by_training:
+        if key not in args or key not in trained_with:
             continue
-        trained = source.config["args"].get(key, made[key].default)
+        trained = source.config["args"].get(key, trained_with[key].default)
         if _plain(trained) != _plain(args[key]):
             raise ValueError(
                 f"{source.place} was trained with {key}={trained!r}, not {args[key]!r}; leave {key} out to take it as "

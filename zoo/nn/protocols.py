@@ -3,14 +3,20 @@
 `Model` is required of every class. Each other protocol is a capability: generic code (loading, `zoo eval`, `zoo show`,
 `zoo sample`, export, training) asks `isinstance(model, Reconstructs)` and never for a family, a suffix of a name or the
 number of axes. A class has a capability by having its methods or attributes; nothing is inherited or registered.
+
+The check looks at methods alone where there are any, so it also works on a class, `issubclass(MAE, Reconstructs)`, and
+evaluates no property, which may load a frozen network. Attributes that go with the methods stand under TYPE_CHECKING.
 """
 
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 Kind = Literal["image", "clip", "latent", "activation"]
-LAYOUTS = {"image": "B C H W", "clip": "B F C H W"}  # of others, the axes have no names: "B" and their sizes
+LAYOUTS = {"image": "B C H W", "clip": "B F C H W"}
+OTHERS = {1: "B D", 2: "B N D", 3: "B c h w"}  # axes of a sample of another kind -> layout
 PIXELS = (0.0, 1.0)
 
 
@@ -18,7 +24,7 @@ class Input(NamedTuple):
     """What a model takes, one sample of it.
 
     An image is (C, H, W), a clip (F, C, H, W), both float pixels in [0, 1]; a latent is what an autoencoder keeps,
-    (c, h, w) or (D,); an activation is what a network's layer puts out, (D,).
+    normalised, (c, h, w) or (D,); an activation is what a network's layer puts out, (D,).
     """
 
     kind: Kind
@@ -28,7 +34,7 @@ class Input(NamedTuple):
     @property
     def layout(self) -> str:
         """The axes of a batch, "B C H W"."""
-        return LAYOUTS.get(self.kind, " ".join(["B", *map(str, self.shape)]))
+        return LAYOUTS.get(self.kind) or OTHERS[len(self.shape)]
 
     @property
     def channels(self) -> int:
@@ -60,16 +66,31 @@ class Model(Protocol):
     def forward(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
+# What comes in and what goes out
+
+
 @runtime_checkable
 class HasFeatures(Protocol):
-    """Features of each sample, for probes, neighbours and export: (B, D), or tokens (B, N, D)."""
+    """Features of each sample for probes, neighbours and export: (B, D), tokens (B, N, D) or a map (B, D, h, w)."""
+
+    def forward_features(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class HasTokens(Protocol):
+    """The features are tokens (B, T + N, D), of which the first T = `num_cls_tokens` belong to no place."""
+
+    num_cls_tokens: int
 
     def forward_features(self, x: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
 class Reconstructs(Protocol):
-    """Keeps a sample as latents or codes and gives it back, (B, …) as it takes them."""
+    """Keeps a sample, as latents in floats or as codes in int64, and gives it back as it takes it.
+
+    `reconstruct(x)` is x after the bottleneck, of x's shape and within the range of `takes`.
+    """
 
     def encode(self, x: Tensor) -> Tensor: ...
 
@@ -79,19 +100,60 @@ class Reconstructs(Protocol):
 
 
 @runtime_checkable
+class HasLatents(Protocol):
+    """Keeps a sample as floats and knows their mean and deviation, so that other models can learn them.
+
+    `encode` gives latents as `decode` takes them; normalised, each channel has about mean 0 and deviation 1. The
+    statistics are (c,) or (c, h, w) of a map, (D,) of a vector. `measured` says whether they are of any latents.
+    """
+
+    if TYPE_CHECKING:
+        latent_shape: tuple[int, ...]  # (c, h, w) or (D,)
+        latent_mean: Tensor
+        latent_std: Tensor
+        measured: bool
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+    def normalise(self, z: Tensor) -> Tensor: ...
+
+    def denormalise(self, z: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class HasCodes(Protocol):
+    """Keeps a sample as codes, int64 from 0 to below `count_codes()`; 0 where this bottleneck has none."""
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+    def count_codes(self) -> int: ...
+
+
+@runtime_checkable
 class FillsIn(Protocol):
-    """Hides parts of a sample and predicts them: `draw` decides which, `shown` are the frames it predicts."""
+    """Hides parts of a sample and predicts them.
 
-    def draw(self, batch: int, device: Any = "cpu") -> Tensor: ...
+    `draw` says in which order parts are hidden. `reconstruct` gives three pictures of each sample: what was seen, what
+    was predicted, and the prediction beside what was seen; of a clip, they may hold fewer frames than the clip.
+    """
 
-    def reconstruct(self, x: Tensor, order: Tensor | None = None, statistics: str = "own") -> Any: ...
+    def draw(self, batch: int, device: torch.device | str = "cpu") -> Tensor: ...
+
+    def reconstruct(
+        self, x: Tensor, order: Tensor | None = None, statistics: str = "own"
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 @runtime_checkable
 class Classifies(Protocol):
     """`forward` gives logits (B, classes) by a layer `head`, which `reset_head` makes new."""
 
-    head: nn.Linear
+    if TYPE_CHECKING:
+        head: nn.Linear
 
     def reset_head(self, num_classes: int) -> None: ...
 
@@ -100,16 +162,19 @@ class Classifies(Protocol):
 class Samples(Protocol):
     """Draws. The keywords of `sample` but `generator` are the flags of `zoo sample`.
 
-    `num_classes` is 0 where there are none; a label of -1 is any class.
+    `num_classes` is 0 where there are none; a label of -1 is any class. `draws` says what comes out, which may load a
+    frozen network.
     """
 
-    num_classes: int
+    if TYPE_CHECKING:
+        num_classes: int
 
-    def sample(self, labels: Tensor, *, generator: Any = None) -> Tensor: ...
+    def sample(self, labels: Tensor, *, generator: torch.Generator | None = None) -> Tensor: ...
 
-    def draws(self) -> Input:
-        """What comes out."""
-        ...
+    def draws(self) -> Input: ...
+
+
+# How a model is loaded, trained and evaluated
 
 
 @runtime_checkable
@@ -141,11 +206,17 @@ class KeepsBatchState(Protocol):
 
 
 @runtime_checkable
-class ChoosesDecay(Protocol):
-    """Names parameters that weight decay spares, and others that it takes though they have one axis."""
+class SparesDecay(Protocol):
+    """Names parameters of two axes or more that weight decay spares."""
 
-    no_decay: list[str]
-    decay_also: list[str]
+    no_decay: Sequence[str]
+
+
+@runtime_checkable
+class DecaysAlso(Protocol):
+    """Names parameters of one axis that weight decay takes all the same."""
+
+    decay_also: Sequence[str]
 
 
 @runtime_checkable
@@ -160,3 +231,10 @@ class Recomputes(Protocol):
     """Can make activations again in the backward pass instead of keeping them."""
 
     grad_checkpointing: bool
+
+
+@runtime_checkable
+class PrefersData(Protocol):
+    """Names the data that `zoo eval` measures on unless it is told, as its `--data`; None leaves it to the shape."""
+
+    default_data: str | None

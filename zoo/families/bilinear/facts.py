@@ -19,8 +19,6 @@ PUBLIC = {
     "tensor_similarity": "model",
 }
 PICTURE = ("docs/eigenvectors.png", "What each digit's logit looks for, read from the weights")
-STARTS: dict[str, tuple[str, ...]] = {}  # arch -> archs whose encoder it starts from
-SAMPLES = {(1, 28, 28): "samples/mnist"}  # image shape -> shipped images that fit it
 
 ARCHS = {
     "bilinear_d64": "28×28 grey → 10 logits, 1 bilinear layer of width 64, 59,008 parameters",
@@ -30,11 +28,6 @@ ARCHS = {
 
 LAST_EPOCH = "last of 100 epochs, seed 0; no choice made by it"
 FIFTEEN = "the 15 eigenvectors of largest |eigenvalue| per class instead of all 256"
-
-
-def task(arch: str) -> str:
-    """The Hub's name for what a model does."""
-    return "image-classification"
 
 
 def _mnist(accuracy: float, fifteen: float, rank: float) -> tuple[Metric, ...]:

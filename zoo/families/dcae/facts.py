@@ -20,9 +20,6 @@ PICTURE = (
     "docs/dcae.png",
     "Photographs that `dcae_tiny_f8c4.tiny_imagenet` never saw, their reconstruction, its error, and the latents",
 )
-STARTS: dict[str, tuple[str, ...]] = {}  # arch -> archs whose encoder it starts from
-# image shape -> shipped images that fit it
-SAMPLES = {(3, size, size): "samples/sprites" for size in (32, 64)}
 
 ARCHS = {
     "dcae_f32c32": "256×256 RGB → 8×8 latents of 32, the published network, 323,356,460 parameters",
@@ -37,11 +34,6 @@ ARCHS = {
     "dcae_tiny_f16c16": "64×64 RGB → 4×4 latents of 16, 256 floats, 3,446,716 parameters",
     "dcae_tiny_f32c64": "64×64 RGB → 2×2 latents of 64, 256 floats, 4,732,428 parameters",
 }
-
-
-def task(arch: str) -> str:
-    """The Hub's name for what a model does."""
-    return "image-feature-extraction"
 
 
 # The authors' weights, by name. None was downloaded here; names and figures are as their publishers state them.

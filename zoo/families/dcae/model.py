@@ -64,6 +64,7 @@ class DCAE(Checkpointed, nn.Module):
     kind = "image"
     latent_mean: Tensor
     latent_std: Tensor
+    measured = True  # the statistics: by training, or as the publisher's one scale
 
     def __init__(
         self,

@@ -13,12 +13,6 @@ PICTURE = (
     "docs/mae.png",
     "Photographs, three quarters hidden, the prediction, and the prediction pasted beside what was seen",
 )
-SAMPLES = dict.fromkeys([(3, 32, 32), (3, 64, 64)], "samples/sprites")  # image shape -> shipped images that fit it
-
-
-def task(arch: str) -> str:
-    """The Hub's name for what a model does."""
-    return "image-classification" if arch.endswith("_classifier") else "image-feature-extraction"
 
 
 # arch -> archs whose encoder it starts from

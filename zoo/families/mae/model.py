@@ -196,7 +196,7 @@ class MAE(MaskedAutoencoder, ImageViT):
         check_among(TARGETS, target=target)
         if not 0 < decode <= 1:
             raise ValueError(f"decode={decode}, allowed above 0 up to 1; 1 predicts every hidden patch")
-        self.mask, self.mask_cell, self.target_kind, self.decode = mask, mask_cell, target, decode
+        self.mask, self.mask_cell, self.target_kind, self.decode_share = mask, mask_cell, target, decode
         self.num_keep = num_kept(self.grid, mask_ratio, mask, mask_cell)  # K
         self.decoder = None
         if decoder_depth:
@@ -221,7 +221,7 @@ class MAE(MaskedAutoencoder, ImageViT):
         patches = self.patches(x)  # (B, N, P²C)
         order = self._order(x, order)  # (B, N)
         hidden = self.num_patches - self.num_keep
-        count = max(1, int(self.decode * hidden)) if self.training else hidden  # M
+        count = max(1, int(self.decode_share * hidden)) if self.training else hidden  # M
         ids_keep, ids_pred = order[:, : self.num_keep], order[:, self.num_keep :][:, :count]  # (B, K), (B, M)
         pred = self._predict(patches, ids_keep, ids_pred, count)  # (B, M, P²C)
         loss = (pred - self.target(gather_rows(patches, ids_pred))).square().mean()
@@ -231,7 +231,7 @@ class MAE(MaskedAutoencoder, ImageViT):
         """A random order of the patches for each image, (B, N) int64: the first K are kept."""
         mask = MASKS[self.mask]
         order = mask.order(batch, self.grid, self.num_keep, device, self.mask_cell)  # (B, N)
-        if self.decode < 1 and not mask.shuffled:  # chance chooses which of the hidden ones are predicted
+        if self.decode_share < 1 and not mask.shuffled:  # chance chooses which of the hidden ones are predicted
             tail = order[:, self.num_keep :]  # (B, N - K)
             tail = tail.gather(1, torch.rand(tail.shape, device=device).argsort(1))
             order = torch.cat([order[:, : self.num_keep], tail], dim=1)  # (B, N)

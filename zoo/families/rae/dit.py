@@ -180,6 +180,10 @@ class DiTDH(nn.Module):
             s = block(s, c, self.rotary_deep)  # (B, N, D)
         return s
 
+    def draws(self) -> Input:
+        """What `sample` gives: what the autoencoder takes, which is loaded to say so."""
+        return self.autoencoder.takes
+
     @torch.no_grad()
     def sample(self, labels: Tensor, **how: Any) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] for labels (B,) int64, -1 is any class. Keywords as `sample_latents`."""

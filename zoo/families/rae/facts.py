@@ -20,8 +20,6 @@ PICTURE = (
     "docs/rae.png",
     "Photographs that `rae_mae_vit_tiny.tiny_imagenet` never saw, their reconstruction, its error, and the latents",
 )
-STARTS: dict[str, tuple[str, ...]] = {}  # arch -> archs whose encoder it starts from
-SAMPLES = {(3, 64, 64): "samples/sprites"}  # image shape -> shipped images that fit it
 
 ARCHS = {
     "rae_mae_vit_tiny": "64×64 RGB → 8×8 tokens of 192 of mae_vit_tiny, a decoder of 2,743,872 parameters",
@@ -32,11 +30,6 @@ ARCHS = {
     "rae_vit_large": "256×256 RGB → 16×16 tokens of a frozen encoder, ViT-L decoder, 303,887,104 parameters",
     "rae_vit_xl": "256×256 RGB → 16×16 tokens of a frozen encoder, ViT-XL decoder, 415,056,640 parameters",
 }
-
-
-def task(arch: str) -> str:
-    """The Hub's name for what a model does."""
-    return "unconditional-image-generation" if arch.startswith("ditdh") else "image-feature-extraction"
 
 
 # The authors' weights, by name. None was downloaded here; names and figures are as their publishers state them.

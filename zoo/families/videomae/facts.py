@@ -14,12 +14,6 @@ PUBLIC = {
     "VideoMAEClassifier": "model",
 }
 PICTURE = ("docs/videomae.png", "Clips of held-out characters, what the encoder sees of them, and the reconstruction")
-SAMPLES = {(8, 3, 64, 64): "sprites"}  # clip shape -> shipped clips that fit it
-
-
-def task(arch: str) -> str:
-    """The Hub's name for what a model does."""
-    return "video-classification" if arch.endswith("_classifier") else "feature-extraction"
 
 
 # arch -> archs whose encoder it starts from

@@ -101,7 +101,7 @@ class VideoMAE(MaskedVideo):
         check_among(DECODE, decode=decode)
         check_among(TARGETS, target=target)
         check_decode(decode, self.grid, mask)
-        self.mask, self.decode, self.target_kind = mask, decode, target
+        self.mask, self.decode_kind, self.target_kind = mask, decode, target
         self.num_keep = num_kept(self.grid, mask_ratio, mask)  # K
         self.decoder = None
         if decoder_depth:
@@ -122,11 +122,11 @@ class VideoMAE(MaskedVideo):
 
     def _ids_pred(self, order: Tensor) -> Tensor:
         """Evaluation predicts all that is hidden, training what `decode` says."""
-        decode = DECODE[self.decode if self.training else "all"]
+        decode = DECODE[self.decode_kind if self.training else "all"]
         return decode.ids(order, self.num_keep, self.grid)  # (B, M)
 
     def _mean(self, error: Tensor, ids_keep: Tensor, ids_pred: Tensor) -> Tensor:
-        if not self.training or not DECODE[self.decode].sees:
+        if not self.training or not DECODE[self.decode_kind].sees:
             return error.mean()
         hidden = error.new_ones(len(error), self.num_cubes).scatter(1, ids_keep, 0).gather(1, ids_pred)  # (B, M)
         return (error * hidden).sum() / hidden.sum()

@@ -33,9 +33,6 @@ PICTURE = (
     "docs/vqvae.png",
     "Photographs that `vqvae_conv_small.cifar10` never saw, as its 64 codes keep them, and the codes",
 )
-STARTS: dict[str, tuple[str, ...]] = {}  # arch -> archs whose encoder it starts from
-# image shape -> shipped images that fit it
-SAMPLES = dict.fromkeys([(3, 32, 32), (3, 64, 64)], "samples/sprites") | {(1, 28, 28): "samples/mnist"}
 
 ARCHS = {
     "vqvae_conv_small": "32×32 RGB → 8×8 codes of 512, 128 wide, 662,723 parameters",
@@ -54,11 +51,6 @@ ARCHS = {
     "vqprior_base": "a prior of 7×7 codes of 28×28 digits, 768 wide, 12 blocks, 85,298,688 parameters",
     "vqvae_conv_latents": "64×64 RGB → 12 latents of 512 codes, QLAE's network, 8,072,256 parameters",
 }
-
-
-def task(arch: str) -> str:
-    """The Hub's name for what a model does."""
-    return "unconditional-image-generation" if arch.startswith("vqprior") else "image-feature-extraction"
 
 
 # The authors' weights, by name. None was downloaded here; names, shapes and figures are as their publishers state them.

@@ -114,6 +114,10 @@ class VQVAE(nn.Module):
         check_ints(indices, "indices", ("B", "h", "w"), 0, self.quantizer.codebook_size, "encode gives them")
         return self._decode(self.quantizer.decode(indices)).clamp(0, 1)
 
+    def count_codes(self) -> int:
+        """K."""
+        return self.quantizer.codebook_size
+
     def reconstruct(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → the same after the bottleneck, clamped to [0, 1]."""
         return self.decode(self.encode(x))

@@ -131,6 +131,10 @@ class CodePrior(nn.Module):
         check_images(x, *self.takes.shape, values=not self.training)
         return self.tokenizer.encode(x)
 
+    def draws(self) -> Input:
+        """What `sample` gives: images as this prior takes them."""
+        return self.takes
+
     @torch.no_grad()
     def sample(self, labels: Tensor, **how: Any) -> Tensor:
         """Images drawn for labels (B,) int64, -1 is any class: (B, C, H, W) in [0, 1]. Keywords as `sample_codes`."""

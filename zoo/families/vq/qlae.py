@@ -123,14 +123,13 @@ class LatentAutoencoder(nn.Module):
         return self._squeeze(self._encode(x), None).z_q  # (B, L)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) → indices (B, L) int64.
+        """Images (B, C, H, W) → indices (B, L) int64, or latents (B, L) where the bottleneck has no codes."""
+        out = self._squeeze(self._encode(x), None)
+        return out.z_q if self.quantizer is None else out.indices
 
-        Raises:
-            ValueError: this bottleneck has no codes.
-        """
-        if self.quantizer is None:
-            raise ValueError(f"bottleneck={self.bottleneck!r} has no codes; forward_features gives the latents")
-        return self._squeeze(self._encode(x), None).indices
+    def count_codes(self) -> int:
+        """Values of a latent, or K; 0 where the bottleneck has no codes."""
+        return 0 if self.quantizer is None else self.quantizer.codebook_size
 
     def decode(self, latents: Tensor) -> Tensor:
         """Indices (B, L) int64, or latents as `forward_features` gives them → images (B, C, H, W) in [0, 1]."""

@@ -106,6 +106,10 @@ class VQGAN(Checkpointed, nn.Module):
         """Images (B, C, H, W) → the same after the codes, clamped to [0, 1]."""
         return self.decode(self.encode(x))
 
+    def count_codes(self) -> int:
+        """K."""
+        return self.quantizer.codebook_size
+
     def _decode(self, q: Tensor) -> Tensor:
         q = q.movedim(-1, 1).to(self.post_quant_conv.weight.dtype)  # (B, D, h, w)
         return self.decoder(self.post_quant_conv(q)) * self.std + self.mean  # (B, C, H, W)
