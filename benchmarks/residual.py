@@ -90,7 +90,7 @@ def draw(results: dict[str, dict[str, float]], folder: Path) -> plt.Figure:
     for column, what in enumerate(columns):
         model = hub.load(str(folder / "f{}_{}".format(*what))) if what else None
         for row, photo in enumerate(photos):
-            image = read_image(photo, model or hub.build(ARCHS[8], {}))[None]  # (1, 3, 64, 64)
+            image = read_image(photo, (model or hub.build(ARCHS[8], {})).takes)[None]  # (1, 3, 64, 64)
             with torch.no_grad():
                 plots.picture(axes[row, column], (model.reconstruct(image) if model else image)[0])
         axes[0, column].set_title("f{} {}".format(*what) if what else "image", fontsize=8)

@@ -27,7 +27,7 @@ def tokens(name: str) -> Tensor:
     """The normalised tokens of a shipped photograph, (1, C, h, w)."""
     model = hub.load(name)
     with torch.no_grad():
-        z = model.encode(read_image(SAMPLES / "photos" / "cat.jpg", model)[None])  # (1, C, h, w)
+        z = model.encode(read_image(SAMPLES / "photos" / "cat.jpg", model.takes)[None])  # (1, C, h, w)
         return model.normalise(z) / model.normalise(z).std()  # of unit variance, as of a whole data set
 
 

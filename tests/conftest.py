@@ -8,7 +8,10 @@ import pytest
 import torch
 
 import zoo
-from zoo import registry
+from zoo import hub, registry
+from zoo.families.dcae import DCAE
+from zoo.families.rae import RAE, DiTDH
+from zoo.families.vq import VQGAN, VQVAE, CodePrior
 
 # What makes the heavier smoke recipes light: fewer images, one batch to evaluate.
 ONE = ["--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
@@ -21,27 +24,41 @@ LIGHT = {
 }
 
 
+LARGE = 20_000_000  # parameters, from which on an arch is made small
+# What makes a class small, where another number of blocks does not.
+SMALL = {
+    CodePrior: {"dim": 48, "depth": 2, "heads": 3},
+    RAE: {"image_size": 64, "encoder": "mae_vit_tiny.tiny_imagenet", "encoder_size": 64}
+    | {"latent_channels": 192, "grid": 8, "depth": 2},
+}
+SMALL_IF_LARGE = {VQVAE: {"image_size": 32, "width": 32}, VQGAN: {"image_size": 32, "width": 32}}
+
+
 def small(arch: str, depth: int = 2) -> torch.nn.Module:
     """An arch at a size a test can afford: few blocks, or a narrow one, where it has over 20 million parameters."""
+    kind, takes = hub.model_class(arch), hub.keywords(arch)
     count = int(re.search(r"([\d,]+) parameters", registry.summary(arch))[1].replace(",", ""))
-    args = {}
-    if registry.family_of(arch) == "videomae":
-        args = {"frames": 4, "image_size": 56 if "giant" in arch else 64}
-        args |= {"pred_frames": 2} if arch.startswith("mae_st") and not arch.endswith("_classifier") else {}
-    if arch.startswith("vqprior"):
-        return zoo.create(arch, dim=48, depth=2, heads=3)
-    if registry.family_of(arch) == "vq":
-        return zoo.create(arch, **({"image_size": 32, "width": 32} if count > 20_000_000 else {}))
-    if registry.family_of(arch) == "dcae":
-        return zoo.create(arch, **(narrow(arch) if count > 20_000_000 else {}))
-    if arch.startswith("ditdh"):
-        return zoo.create(arch, **({"grid": 4, "depth": [depth, 1]} if count > 20_000_000 else {}))
-    if registry.family_of(arch) == "rae":
-        shipped = {"image_size": 64, "encoder": "mae_vit_tiny.tiny_imagenet", "encoder_size": 64}
-        return zoo.create(arch, **shipped, latent_channels=192, grid=8, depth=2)
-    if count > 20_000_000:
-        args |= {"depth": depth} | ({} if arch.endswith("_classifier") else {"decoder_depth": 1})
-    return zoo.create(arch, **args)
+    args = dict(SMALL.get(kind, {}))
+    if kind.kind == "clip":
+        with torch.device("meta"):
+            patch = zoo.create(arch).patch_size
+        args |= {"frames": 4, "image_size": 64 // patch * patch} | (
+            {"pred_frames": 2} if "pred_frames" in takes else {}
+        )
+    if kind in SMALL or count <= LARGE:
+        return zoo.create(arch, **args)
+    if kind in SMALL_IF_LARGE:
+        return zoo.create(arch, **SMALL_IF_LARGE[kind])
+    if kind is DCAE:
+        return zoo.create(arch, **narrow(arch))
+    if kind is DiTDH:
+        return zoo.create(arch, grid=4, depth=[depth, 1])
+    return zoo.create(arch, **args, depth=depth, **({"decoder_depth": 1} if "decoder_depth" in takes else {}))
+
+
+def classes() -> dict[type[torch.nn.Module], str]:
+    """Every model class of the zoo, and its first arch."""
+    return {hub.model_class(arch): arch for arch in reversed(zoo.list_models())}
 
 
 def narrow(arch: str) -> dict:
@@ -51,7 +68,7 @@ def narrow(arch: str) -> dict:
 
 
 def image_batch(model: torch.nn.Module, count: int = 4) -> torch.Tensor:
-    """Random images (B, C, H, W) or clips (B, F, C, H, W) that a model takes."""
+    """Random samples that a model takes, (B, C, H, W) of images, (B, F, C, H, W) of clips."""
     return torch.rand(count, *model.takes.shape, generator=torch.Generator().manual_seed(0))
 
 

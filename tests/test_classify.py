@@ -69,7 +69,7 @@ def test_more_classes_than_outputs_are_refused_before_the_first_step():
     with pytest.raises(ValueError, match=r"the data has 10 classes, the model 5; set model.num_classes to 10"):
         trainer(max_epochs=1).fit(lit, ImageData("samples/mnist", channels=1))
     with pytest.raises(ValueError, match="labels go up to 9, this model has 5 classes"):
-        report.family(lit.model).evaluate(lit.model, report.batches(lit.model, "samples/mnist", 500))
+        report.part(lit.model, "evaluate")(lit.model, report.batches(lit.model, "samples/mnist", 500))
 
 
 def test_knn_equals_counting_by_hand():

@@ -507,3 +507,18 @@ except ImportError as error:
     out = python(script)
     assert f"another package named zoo is already imported, from {tmp_path / 'zoo'}" in out
     assert "fresh Python process" in out
+
+
+@pytest.mark.parametrize("stated", [{"shape": [1, 28, 28], "layout": "B C H W", "range": [0, 1]}, None])
+def test_a_folder_from_before_inputs_had_a_kind_reads_on(tmp_path, stated):
+    for file in EMBEDDED.iterdir():
+        shutil.copy(file, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["input"]
+    config |= {} if stated is None else {"input": stated | {"normalised_inside": True}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = zoo.load(str(tmp_path))
+    assert model.takes == zoo.load("bilinear_d256.mnist").takes
+    assert model.takes.kind == "image"
+    again = zoo.save(model, tmp_path / "again")
+    assert json.loads((again / "config.json").read_text())["input"]["kind"] == "image"

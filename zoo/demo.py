@@ -91,7 +91,7 @@ def _noisy(name: str) -> dict[str, float]:
         for x, y in report.batches(model, report.sample(model), 1000):
             yield (x + NOISE * torch.randn(x.shape, generator=generator)).clamp(0, 1), y
 
-    return report.family(model).evaluate(model, noisy())
+    return report.part(model, "evaluate")(model, noisy())
 
 
 def _row(table: list[tuple[str, str]], what: str, figures: dict) -> None:

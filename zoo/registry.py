@@ -19,6 +19,12 @@ from typing import Any
 GROUP = "latentzoo.families"  # of entry points
 HOUSE = Path(__file__).parent
 
+CAPABILITIES = (
+    *("HasFeatures", "HasTokens", "Reconstructs", "HasLatents", "HasCodes", "FillsIn", "Classifies", "Samples"),
+    *("StartsFrom", "AdaptsState", "FixesArguments", "KeepsBatchState", "SparesDecay", "DecaysAlso", "HasLayers"),
+    *("Recomputes", "PrefersData"),
+)
+
 # Public name of `zoo` -> the module that holds it. The classes of families come on top, from their facts.py.
 PUBLIC = {
     **dict.fromkeys(("Metric", "Weights", "list_models", "list_weights", "weights_info"), "zoo.registry"),
@@ -32,6 +38,7 @@ PUBLIC = {
     "FactorData": "zoo.data.factors",
     **dict.fromkeys(("LatentData", "ImageLatentData"), "zoo.data.latents"),
     "RandomImages": "zoo.data.synthetic",
+    **dict.fromkeys(("Input", "Model", *CAPABILITIES), "zoo.nn.protocols"),
 }
 
 PERMISSIVE = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0")

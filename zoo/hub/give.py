@@ -216,7 +216,7 @@ def _export_onnx(model: nn.Module, folder: Path) -> Path:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError("ONNX needs the packages onnx and onnxscript; pip install 'latentzoo[onnx]'") from error
-    exported = _map(model)
+    exported = _map(model).eval()
     folder.mkdir(parents=True, exist_ok=True)
     with write_aside(folder) as aside:
         torch.onnx.export(

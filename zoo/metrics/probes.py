@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.nn.protocols import HasTokens
+
 
 @torch.no_grad()
 def knn_accuracy(
@@ -63,6 +65,32 @@ def linear_accuracy(
         optimizer.step(closure)
     found = F.linear(queries, weight[:, :-1].detach(), weight[:, -1].detach()).argmax(-1)
     return (found == labels).float().mean().item()
+
+
+def pooled_features(model: nn.Module, x: Tensor) -> Tensor:
+    """Features of samples as one vector each, (B, D): the mean of the tokens that belong to a place, or of a map."""
+    features = model.forward_features(x)
+    if features.ndim == 3:
+        return features[:, model.num_cls_tokens if isinstance(model, HasTokens) else 0 :].mean(1)  # (B, D)
+    return features if features.ndim == 2 else features.mean((2, 3))  # (B, D)
+
+
+@torch.no_grad()
+def features_of(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Pooled features (N, D) and labels (N,) of all batches."""
+    features, labels = zip(*((pooled_features(model, x), y) for x, y in batches))
+    return torch.cat(features), torch.cat(labels)
+
+
+def separation(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor) -> dict[str, float]:
+    """How well features separate classes: the accuracies `knn`, of 20 neighbours, and `linear`, in [0, 1].
+
+    Args:
+        bank, queries: features, (N, D) and (M, D).
+        bank_labels, labels: their classes, (N,) and (M,) int64.
+    """
+    knn = knn_accuracy(bank, bank_labels, queries, labels, min(20, len(bank)))
+    return {"knn": knn, "linear": linear_accuracy(bank, bank_labels, queries, labels)}
 
 
 @torch.no_grad()

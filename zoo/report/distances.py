@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import hub
+from zoo.metrics.probes import pooled_features
 
 INCEPTION = "inception"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's, where it looks for it
@@ -29,11 +30,10 @@ class Features(nn.Module):
         self.num_features = self(blank).shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        size = self.model.takes.shape[1:]
+        size = self.model.takes.size
         if x.shape[2:] != size:
             x = nn.functional.interpolate(x, size=size, mode="bicubic", antialias=True).clamp(0, 1)
-        tokens = self.model.forward_features(x)  # (B, T + N, D)
-        return tokens[:, getattr(self.model, "num_cls_tokens", 0) :].mean(1)  # (B, D)
+        return pooled_features(self.model, x)  # (B, D)
 
 
 def inception_is_cached() -> bool:

@@ -1,16 +1,18 @@
-"""`zoo eval` and `zoo show` for any model: find it, find its data, let the family speak."""
+"""`zoo eval`, `zoo show` and `zoo sample` for any model: find it and its data, let its family speak."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from zoo import hub, registry
-from zoo.report import plots
-from zoo.report.inputs import _batch_size, batches, read_clip, read_image, sample
+from zoo.hub.make import model_class
+from zoo.nn.protocols import Classifies, Samples
+from zoo.report import defaults, plots
+from zoo.report.inputs import KINDS, batches, sample, subject
 
 SAMPLING = ("steps", "solver", "guidance", "interval", "guide", "temperature", "top_k")  # what `zoo sample` sets
 
@@ -20,42 +22,47 @@ def evaluate(name: str, source: str | None = None, batch_size: int | None = None
 
     Args:
         name: arch.tag, checkpoint folder, hf://org/name, a Lightning checkpoint or a run's directory.
-        source: as ImageData's, or ClipData's for a model of clips, or FactorData's ("rendered", a .npz, a .h5); None
-            takes the sample that ships with the package, where it fits the model.
-        batch_size: None is 1000 images, or 64 clips.
+        source: as ImageData's, or FactorData's ("rendered", a .npz, a .h5); of a model of clips as ClipData's, of
+            latents the folder that `zoo latents` wrote; or "class:PACKAGE.MODULE.DATAMODULE". None takes the sample
+            that ships with the package, where it fits the model.
+        batch_size: None is 1000 samples, or 64 clips.
     """
     model = hub.load(name)
-    source, batch_size = source or sample(model), batch_size or _batch_size(model)
+    source, batch_size = source or sample(model), batch_size or KINDS[subject(model).kind].batch_size
     train, test = (batches(model, source, batch_size, split) for split in ("train", "test"))
-    figures = family(model).evaluate(model, test, train)
+    figures = part(model, "evaluate")(model, test, train)
     return {"name": name, "data": source, "split": "test"} | figures
 
 
-def show(name: str, images: list[Path], output: Path) -> Path:
-    """Draw a model's own figure, or how it sees the given image or video files; a model of clips also as a GIF."""
+def show(name: str, files: list[Path], output: Path) -> Path:
+    """Draw a model's own figure, or what it makes of the given files; a model of clips also as a GIF.
+
+    Args:
+        files: images or videos; of a model of latents or activations, NumPy files of one each.
+    """
     model = hub.load(name)
-    report = family(model)
-    outputs = model.head.out_features if hasattr(model, "head") else 0
-    classes = model.zoo_config.get("classes") or [str(c) for c in range(outputs)]
-    clips = len(model.takes.shape) == 4
-    if output.suffix == ".gif" and not hasattr(report, "film"):
+    about = subject(model)
+    moving = output.suffix == ".gif"
+    if moving and about.kind != "clip":
         raise ValueError(f"{name} draws no moving picture; give -o FILE.png")
-    if images:
-        pixels = torch.stack([(read_clip if clips else read_image)(path, model) for path in images])
-        if output.suffix == ".gif":
-            return plots.write_gif(report.film(model, pixels), output)
-        return plots.write(report.explain(model, pixels, [p.name for p in images], classes), output)
+    outputs = model.head.out_features if isinstance(model, Classifies) else 0
+    classes = model.zoo_config.get("classes") or [str(c) for c in range(outputs)]
+    if files:
+        samples = torch.stack([KINDS[about.kind].file(path, about) for path in files])
+        if moving:
+            return plots.write_gif(part(model, "film")(model, samples), output)
+        return plots.write(part(model, "explain")(model, samples, [p.name for p in files], classes), output)
     try:
-        data = batches(model, sample(model), _batch_size(model))
+        data = batches(model, sample(model), KINDS[about.kind].batch_size)
     except ValueError:
         data = None  # nothing that ships fits this model: the figure leaves its curve out and says so by its absence
-    if output.suffix == ".gif":
-        return plots.write_gif(report.film(model, report.chosen(data)), output)
-    return plots.write(report.figure(model, classes, data), output)
+    if moving:
+        return plots.write_gif(part(model, "film")(model, defaults.chosen(data, about, 4)), output)
+    return plots.write(part(model, "figure")(model, classes, data), output)
 
 
 def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int = 0, **how: Any) -> Path:
-    """Images that a model draws, a row for each class, and how they come about.
+    """Samples that a model draws, a row for each class, and how they come about.
 
     Args:
         classes: numbers, names, or "any"; none: the first eight.
@@ -66,8 +73,9 @@ def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int =
         ValueError: a model that draws nothing, a class or keyword that it does not have.
     """
     model = hub.load(name)
-    if not hasattr(model, "sample"):
-        raise ValueError(f"{name} draws no images; `zoo ls 'ditdh*'` and `zoo ls 'vqprior*'` list those that do")
+    if not isinstance(model, Samples):
+        drawing = [arch for arch in registry.list_models() if issubclass(model_class(arch), Samples)]
+        raise ValueError(f"{name} draws nothing; these archs do: {', '.join(drawing)}")
     if each < 1:
         raise ValueError(f"{each} images of a class: at least 1")
     allowed = inspect.signature(getattr(model, "sample_latents", None) or model.sample_codes).parameters
@@ -76,13 +84,13 @@ def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int =
             raise ValueError(f"{name} takes no {key}; it takes {', '.join(k for k in SAMPLING if k in allowed)}")
     if "guide" in how:
         how["guide"] = hub.load(how["guide"])
-        if how["guide"].takes.shape != model.takes.shape:
+        if how["guide"].takes != model.takes:
             raise ValueError(f"the guide paints {how['guide'].takes.shape}, {name} {model.takes.shape}")
     names = model.zoo_config.get("classes") or []
     count = model.num_classes
     given = classes or [str(c) for c in range(min(8, count))] or ["any"]
     labels = torch.tensor([_label(c, names, count) for c in given])
-    return plots.write(family(model).samples(model, labels, each, names, seed, **how), output)
+    return plots.write(part(model, "samples")(model, labels, each, names, seed, **how), output)
 
 
 def _label(given: str, names: list[str], count: int) -> int:
@@ -96,6 +104,7 @@ def _label(given: str, names: list[str], count: int) -> int:
     return label
 
 
-def family(model: nn.Module) -> ModuleType:
-    """The report module of a model's family."""
-    return registry.home(model.zoo_config["arch"]).part("report")
+def part(model: nn.Module, what: str) -> Callable[..., Any]:
+    """What is said of a model, "evaluate": by its family's report.py, or by default."""
+    own = registry.home(model.zoo_config["arch"]).part("report")
+    return getattr(own, what, None) or getattr(defaults, what)

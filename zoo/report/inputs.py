@@ -1,75 +1,135 @@
-"""What a model is shown: the data that fit it, and files of one's own."""
+"""What a model is shown: the data that fit it, and files of one's own. `KINDS` says how for each kind of input."""
 
-from collections.abc import Iterator
+import pkgutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo import registry
-from zoo.data.readers import SAMPLES
+from zoo.data.readers import SAMPLES as FOLDER
+from zoo.nn.protocols import Classifies, Input, Kind, PrefersData, Samples
+
+# (kind, shape of a sample) -> what ships with the package and fits.
+SAMPLES: dict[tuple[Kind, tuple[int, ...]], str] = {
+    ("image", (1, 28, 28)): "samples/mnist",
+    ("image", (3, 32, 32)): "samples/sprites",
+    ("image", (3, 64, 64)): "samples/sprites",
+    ("clip", (8, 3, 64, 64)): "sprites",
+}
+CLASS = "class:"  # begins a source that names a LightningDataModule by its import path
+
+
+class Reading(NamedTuple):
+    """How samples of a kind are read."""
+
+    data: Callable[[str, Input], Any]  # a source → its LightningDataModule, sized for an input
+    file: Callable[[Path, Input], Tensor]  # a file → one sample
+    batch_size: int  # of an evaluation
+    sources: str  # what `--data` takes, for messages
+
+
+def subject(model: nn.Module) -> Input:
+    """What a person sees of a model: what it draws, else what it takes."""
+    return model.draws() if isinstance(model, Samples) else model.takes
 
 
 def sample(model: nn.Module) -> str:
-    """What a model asks for by `default_data`, or the shipped images or clips of its size and a classifier's classes.
+    """The data that a model prefers, or the shipped samples of its input's kind and shape and a classifier's classes.
 
     Raises:
         ValueError: none do.
     """
-    if getattr(model, "default_data", None):
+    if isinstance(model, PrefersData) and model.default_data:
         return model.default_data
-    samples = registry.home(model.zoo_config["arch"]).part("facts").SAMPLES
-    shape = _shape(model)
-    if shape not in samples:
-        raise ValueError(f"nothing that ships with the package fits {shape}; give --data FOLDER or a Hub id")
-    source = samples[shape]
-    classes, named = _data(model, source, "test").classes, model.zoo_config.get("classes")
-    if hasattr(model, "head") and (named != classes if named else model.head.out_features != len(classes)):
-        raise ValueError(f"{source} has other classes than this classifier; give --data FOLDER or a Hub id")
+    about = subject(model)
+    source = SAMPLES.get((about.kind, about.shape))
+    if source is None:
+        give = KINDS[about.kind].sources
+        raise ValueError(f"nothing that ships with the package fits {about.kind}s of {about.shape}; give {give}")
+    if isinstance(model, Classifies):
+        classes, own = _data(about, source, "test").classes, model.zoo_config.get("classes")
+        if own != classes if own else model.head.out_features != len(classes):
+            raise ValueError(f"{source} has other classes than this classifier; give {KINDS[about.kind].sources}")
     return source
 
 
 def batches(model: nn.Module, source: str, batch_size: int, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
-    """The test or training set of a source in order, sized for a model, nothing augmented. Read when first asked."""
-    data = _data(model, source, split)
-    for batch in data.in_order(split, batch_size):
-        yield data.on_after_batch_transfer(batch, 0)
+    """The test or training set of a source in order, sized for a model, nothing augmented. Read when first asked.
 
-
-def _shape(model: nn.Module) -> tuple[int, ...]:
-    """Of the images a model is about: what a model of latents draws."""
-    return model.autoencoder.takes.shape if hasattr(model, "autoencoder") else model.takes.shape
-
-
-def _batch_size(model: nn.Module) -> int:
-    return 64 if len(model.takes.shape) == 4 else 1000
-
-
-def _data(model: nn.Module, source: str, split: str) -> Any:
-    from zoo.data.clips import ClipData
-    from zoo.data.factors import FactorData
-    from zoo.data.images import ImageData
-
-    *frames, channels, height, _ = _shape(model)
-    if source == "rendered" or source.endswith((".npz", ".h5")):
-        data = FactorData(source, height)
+    Each batch is (samples, labels); labels are -1 where the data has none. A DataModule named as `class:` gives the
+    batches of its own loaders.
+    """
+    data = _data(subject(model), source, split)
+    if source.startswith(CLASS):
+        loader = data.train_dataloader() if split == "train" else data.test_dataloader()
     else:
-        kind = ClipData if frames else ImageData
-        data = kind(source, image_size=height, channels=channels, **({"frames": frames[0]} if frames else {}))
+        loader = data.in_order(split, batch_size)
+    for batch in loader:
+        batch = data.on_after_batch_transfer(batch, 0)
+        x, y = batch if isinstance(batch, tuple | list) else (batch, torch.full((len(batch),), -1))
+        yield x, y
+
+
+def _data(about: Input, source: str, split: str) -> Any:
+    if source.startswith(CLASS):
+        data = _named(source.removeprefix(CLASS))
+    else:
+        data = KINDS[about.kind].data(source, about)
     data.prepare_data()
     data.setup("fit" if split == "train" else "test")
     return data
 
 
+def _named(path: str) -> Any:
+    try:
+        return pkgutil.resolve_name(path)()
+    except (AttributeError, ImportError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{CLASS}{path} is no DataModule that is made without arguments ({error}); give package.module.Class"
+        ) from error
+
+
+def _images(source: str, about: Input) -> Any:
+    from zoo.data.factors import FactorData
+    from zoo.data.images import ImageData
+
+    if source == "rendered" or source.endswith((".npz", ".h5")):
+        return FactorData(source, about.size[0])
+    return ImageData(source, image_size=about.size[0], channels=about.channels)
+
+
+def _clips(source: str, about: Input) -> Any:
+    from zoo.data.clips import ClipData
+
+    return ClipData(source, image_size=about.size[0], channels=about.channels, frames=about.shape[0])
+
+
+def _latents(source: str, about: Input) -> Any:
+    from zoo.data.latents import LatentData
+
+    data = LatentData(source)
+    if data.input_shape != about.shape:
+        raise ValueError(f"{source} holds latents {data.input_shape}, this model takes {about.shape}")
+    return data
+
+
+def _activations(source: str, about: Input) -> Any:
+    raise ValueError(
+        f"no reader of activations {about.shape} from {source} is known; give {KINDS['activation'].sources}"
+    )
+
+
 def photographs(model: nn.Module, most: int | None = None) -> tuple[list[str], Tensor]:
     """Names and pixels, (B, C, H, W) in [0, 1], of the photographs that ship with the package, sized for a model."""
-    paths = sorted((SAMPLES / "photos").glob("*.jpg"))[:most]
-    return [p.stem for p in paths], torch.stack([read_image(p, model) for p in paths])
+    paths = sorted((FOLDER / "photos").glob("*.jpg"))[:most]
+    return [p.stem for p in paths], torch.stack([read_image(p, subject(model)) for p in paths])
 
 
-def read_image(path: Path, model: nn.Module) -> Tensor:
-    """An image file as the model takes it, (C, H, W) in [0, 1], resized where it must be.
+def read_image(path: Path, about: Input) -> Tensor:
+    """An image file as a model takes it, (C, H, W) in [0, 1], resized where it must be.
 
     Raises:
         FileNotFoundError: no such file.
@@ -80,17 +140,16 @@ def read_image(path: Path, model: nn.Module) -> Tensor:
 
     from zoo.data.readers import naming
 
-    channels, height, width = _shape(model)
     with naming(str(path)):
-        image = Image.open(path).convert("L" if channels == 1 else "RGB")
+        image = Image.open(path).convert("L" if about.channels == 1 else "RGB")
     pixels = T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True)  # (C, H', W')
-    if pixels.shape[1:] == (height, width):
+    if pixels.shape[1:] == about.size:
         return pixels
-    return T.center_crop(T.resize(pixels, min(height, width), antialias=True), [height, width]).clamp(0, 1)
+    return T.center_crop(T.resize(pixels, min(about.size), antialias=True), list(about.size)).clamp(0, 1)  # (C, H, W)
 
 
-def read_clip(path: Path, model: nn.Module) -> Tensor:
-    """A video file as the model takes it, (F, C, H, W) in [0, 1]: its middle, up to four frames apart.
+def read_clip(path: Path, about: Input) -> Tensor:
+    """A video file as a model takes it, (F, C, H, W) in [0, 1]: its middle, up to four frames apart.
 
     Raises:
         FileNotFoundError: no such file.
@@ -98,10 +157,37 @@ def read_clip(path: Path, model: nn.Module) -> Tensor:
     """
     from zoo.data.clips import Cut
 
-    frames, channels, height, width = model.takes.shape
+    (height, width), frames = about.size, about.shape[0]
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     if height != width:
         raise ValueError(f"{path} would be cut square, this model takes {height}×{width} px")
     clip = Cut(frames, height)(path, 0).to(torch.float32) / 255  # (F, 3, H, W)
-    return clip.mean(1, keepdim=True) if channels == 1 else clip
+    return clip.mean(1, keepdim=True) if about.channels == 1 else clip
+
+
+def read_numbers(path: Path, about: Input) -> Tensor:
+    """A latent or an activation out of a NumPy file, float32 of the model's shape.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a NumPy file of numbers, or another shape.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        array = np.load(path, allow_pickle=False)
+        numbers = torch.from_numpy(np.asarray(array, dtype=np.float32))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no array of numbers ({error}); write one with numpy.save") from error
+    if numbers.shape != about.shape:
+        raise ValueError(f"{path} holds {tuple(numbers.shape)}, this model takes {about.kind}s of {about.shape}")
+    return numbers
+
+
+KINDS: dict[Kind, Reading] = {
+    "image": Reading(_images, read_image, 1000, "--data FOLDER or a Hub id"),
+    "clip": Reading(_clips, read_clip, 64, "--data FOLDER or a Hub id"),
+    "latent": Reading(_latents, read_numbers, 1000, "--data FOLDER, which `zoo latents` writes"),
+    "activation": Reading(_activations, read_numbers, 1000, "--data class:PACKAGE.MODULE.DATAMODULE"),
+}

@@ -37,8 +37,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from zoo import recipe
+from zoo.data.latents import ImageLatentData
 from zoo.nn.checks import check_least
 from zoo.nn.frozen import Frozen, random_weights
+from zoo.nn.protocols import Input, Recomputes
 from zoo.registry import suggest
 from zoo.train import parse
 from zoo.train.adversarial import Perceptual
@@ -111,7 +113,7 @@ def estimate(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     with shapes() as count, _quiet():
         module = plan.module()
         _check(module, plan)
-        again = plan.given.get("grad_checkpointing") if hasattr(module.model, "grad_checkpointing") else None
+        again = plan.given.get("grad_checkpointing") if isinstance(module.model, Recomputes) else None
         whole = _step(module, plan, count, again=False)
         found, other = whole, None
         if again is not None:
@@ -179,8 +181,8 @@ def resolve(name: str, overrides: Iterable[str] = ()) -> Plan:
 
 
 def _check(module: L.LightningModule, plan: Plan) -> None:
-    if not hasattr(getattr(module, "model", None), "takes"):
-        raise ValueError(f"{plan.kind.__name__} has no model that states what it takes, and an estimate needs one")
+    if not isinstance(getattr(getattr(module, "model", None), "takes", None), Input):
+        raise ValueError(f"{plan.kind.__name__} has no model that says what it `takes`, and an estimate needs one")
     if not module.automatic_optimization and plan.train["accumulate_grad_batches"] > 1:
         raise ValueError("this training accumulates by itself: give model.accumulate, not accumulate_grad_batches")
 
@@ -467,7 +469,7 @@ def trainer(*callbacks: Callback, accelerator: str = "cpu", precision: str | Non
 
 
 def _step(module: L.LightningModule, plan: Plan, count: Count, again: bool) -> Watch:
-    if hasattr(module.model, "grad_checkpointing"):
+    if isinstance(module.model, Recomputes):
         module.model.grad_checkpointing = again
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(plan.precision)
     casts, count.flops = Casts(half, count), Counter()
@@ -488,13 +490,13 @@ def _class(part: Any) -> tuple[type, dict[str, Any]]:
 
 
 def _batch(module: L.LightningModule, plan: Plan) -> Any:
-    """What a DataModule gives: images or clips of the recipe's size, or latents, and labels."""
-    *lead, height, width = module.model.takes.shape
-    b, size = plan.data["batch_size"], plan.data.get("image_size")
-    if isinstance(size, int):
-        height = width = size
-    x, y = torch.empty(b, *lead, height, width), torch.empty(b, dtype=torch.int64)
-    both = plan.source.__name__ == "ImageLatentData"
+    """What a DataModule gives: samples that the model takes, images or clips at the recipe's size, and labels."""
+    takes, b, size = module.model.takes, plan.data["batch_size"], plan.data.get("image_size")
+    shape = takes.shape
+    if isinstance(size, int) and takes.kind in ("image", "clip"):
+        shape = (*shape[:-2], size, size)
+    x, y = torch.empty(b, *shape), torch.empty(b, dtype=torch.int64)
+    both = issubclass(plan.source, ImageLatentData)
     return ([x, torch.empty(b, *module.model.latent_shape)] if both else x), y
 
 

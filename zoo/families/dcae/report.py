@@ -1,6 +1,3 @@
-"""What `zoo eval` prints and `zoo show` draws of a deep compression autoencoder."""
-
-from zoo.report.reconstruction import evaluate, explain, figure
+"""What the gallery shows of a deep compression autoencoder."""
 
 GALLERY = ("dcae_tiny_f8c4.tiny_imagenet", "photographs, through 256 numbers")
-__all__ = ["evaluate", "explain", "figure"]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from zoo.families.mae.masks import num_kept
 from zoo.families.mae.model import MAE, MAEClassifier
-from zoo.metrics.probes import classification, knn_accuracy, linear_accuracy
+from zoo.metrics.images import psnr
+from zoo.metrics.probes import classification, features_of, pooled_features, separation
 from zoo.report import plots
 from zoo.report.inputs import photographs
 
@@ -39,17 +40,15 @@ def evaluate(model: MAE | MAEClassifier, batches: Batches, train: Batches) -> di
                 pasted = model.reconstruct(x, order, statistics).pasted
                 sums[j] += (pasted - x).double().square().mean((1, 2, 3)).sum()
         count += len(x)
-        features.append(_pooled(model, x))
+        features.append(pooled_features(model, x))
         labels.append(y)
     if model.decoder is not None:
         hidden = 1 - model.num_keep / model.num_patches
         figures["loss"] = (sums[0] / count).item()
-        figures["psnr"] = (-10 * (sums[1] / count / hidden).log10()).item()
-        figures["psnr_visible_statistics"] = (-10 * (sums[2] / count / hidden).log10()).item()
-    queries, labels = torch.cat(features), torch.cat(labels)
-    bank, bank_labels = (torch.cat(parts) for parts in zip(*((_pooled(model, x), y) for x, y in train)))
-    figures["knn"] = knn_accuracy(bank, bank_labels, queries, labels, min(20, len(bank)))
-    figures["linear"] = linear_accuracy(bank, bank_labels, queries, labels)
+        figures["psnr"] = psnr(sums[1] / count / hidden).item()
+        figures["psnr_visible_statistics"] = psnr(sums[2] / count / hidden).item()
+    bank, bank_labels = features_of(model, train)
+    figures |= separation(bank, bank_labels, torch.cat(features), torch.cat(labels))
     return figures | {"images": count, "bank": len(bank)}
 
 
@@ -112,7 +111,3 @@ def _order(model: MAE, count: int, seed: int) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return model.draw(count)
-
-
-def _pooled(model: MAE, x: Tensor) -> Tensor:
-    return model.forward_features(x)[:, model.num_cls_tokens :].mean(1)  # (B, D)

@@ -10,7 +10,7 @@ from torchvision.utils import make_grid
 
 from zoo.families.rae.dit import DiTDH
 from zoo.families.rae.model import RAE
-from zoo.report import distances, plots, reconstruction
+from zoo.report import defaults, distances, plots
 
 GALLERY = ("rae_mae_vit_tiny.tiny_imagenet", "photographs, through a frozen encoder's tokens")
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -25,7 +25,7 @@ def evaluate(model: RAE | DiTDH, batches: Batches, train: Batches) -> dict[str, 
     steps without guidance, seed 0; Inception's where it is cached, else those of a zoo encoder, named so.
     """
     if isinstance(model, RAE):
-        return reconstruction.evaluate(model, batches, train)
+        return defaults.evaluate(model, batches)
     real, labels = [], []
     for x, y in batches:
         real.append(x)
@@ -47,7 +47,7 @@ def evaluate(model: RAE | DiTDH, batches: Batches, train: Batches) -> dict[str, 
 def figure(model: RAE | DiTDH, classes: list[str], batches: Batches | None) -> Figure:
     """Photographs that ship with the package; of a transformer, what it draws."""
     if isinstance(model, RAE):
-        return reconstruction.figure(model, classes, batches)
+        return defaults.figure(model, classes, batches)
     shown = torch.arange(0, max(1, model.num_classes), max(1, model.num_classes // 6))[:6]
     return samples(model, shown if model.num_classes else shown - 1, 5, classes, beside=3.0)
 
@@ -61,7 +61,7 @@ def explain(model: RAE | DiTDH, images: Tensor, names: list[str], classes: list[
     """
     if isinstance(model, DiTDH):
         raise ValueError("this model draws images, it takes none; leave them out, or use `zoo sample`")
-    return reconstruction.explain(model, images, names, classes)
+    return defaults.explain(model, images, names, classes)
 
 
 @torch.no_grad()

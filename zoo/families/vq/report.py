@@ -13,8 +13,10 @@ from zoo.families.vq.model import VQVAE
 from zoo.families.vq.prior import CodePrior
 from zoo.families.vq.qlae import LatentAutoencoder
 from zoo.families.vq.usage import CodebookUsage
+from zoo.metrics.images import psnr
 from zoo.metrics.infomec import infomec
 from zoo.report import plots
+from zoo.report.defaults import samples
 from zoo.report.inputs import photographs
 
 Model = VQVAE | LatentAutoencoder | CodePrior
@@ -51,7 +53,7 @@ def evaluate(model: Model, batches: Batches, train: Batches) -> dict[str, float]
         if usage is not None:
             usage.update(out.indices)
     mse, variance = error / values, second / values - (first / values) ** 2
-    figures = {"mse": mse, "error": mse / variance, "psnr": -10 * torch.tensor(mse).log10().item()}
+    figures = {"mse": mse, "error": mse / variance, "psnr": psnr(torch.tensor(mse)).item()}
     if usage is not None:
         figures |= {k: v.item() for k, v in usage.compute().items()}
     if factors:
@@ -83,7 +85,7 @@ def _meanings(model: LatentAutoencoder) -> list[str]:
     draw = torch.Generator().manual_seed(0)
     factors = torch.stack([torch.randint(n, (2000,), generator=draw) for n in RENDERED.values()], 1)  # (N, S)
     x = render(factors, model.takes.shape[-1])  # (N, 3, H, W)
-    z = model.encode(x) if model.quantizer is not None else model.forward_features(x)  # (N, L)
+    z = model.encode(x)  # (N, L)
     scores = infomec(z, factors, discrete=not z.is_floating_point())
     share, best = scores.nmi.nan_to_num().max(0)  # (L,) twice
     names = list(RENDERED)
@@ -171,23 +173,6 @@ def _likelihood(model: CodePrior, batches: Batches) -> dict[str, float]:
         "bits_per_image": nats * model.length / math.log(2),
         "images": count,
     }
-
-
-@torch.no_grad()
-def samples(model: CodePrior, labels: Tensor, each: int, names: list[str], seed: int = 0, **how) -> Figure:
-    """A row of drawn images for each label (R,), -1 is any class; `how` as `CodePrior.sample_codes`."""
-    images = model.sample(labels.repeat_interleave(each), generator=torch.Generator().manual_seed(seed), **how)
-    rows = len(labels)
-    fig, axes = plt.subplots(rows, each, figsize=(0.72 * each + 0.3, 0.72 * rows + 0.2), squeeze=False)
-    for ax, pixels in zip(axes.flat, images):  # (R · each) of (C, H, W)
-        plots.picture(ax, pixels)
-    for label, line in zip(labels.tolist(), axes[:, 0]):
-        if label >= 0:
-            name = names[label] if label < len(names) else str(label)
-            line.set_ylabel(
-                name, fontsize=8, rotation=0, labelpad=8, va="center", ha="right" if len(name) > 2 else "center"
-            )
-    return fig
 
 
 def _surprise(model: CodePrior, images: Tensor, names: list[str]) -> Figure:

@@ -1,0 +1,349 @@
+"""What `zoo eval` prints and `zoo show` draws of a model by what it can do.
+
+A family's report.py says something else where it has more to say: `evaluate`, `figure`, `explain`, `film`, `samples`
+are taken from there, each of them alone, or from here.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from zoo.metrics.images import psnr
+from zoo.metrics.probes import classification, features_of, pooled_features, separation
+from zoo.nn.protocols import Classifies, FillsIn, HasCodes, HasFeatures, Input, Reconstructs, Samples
+from zoo.report import plots
+from zoo.report.inputs import photographs
+from zoo.train import adversarial
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+PIXELS = ("image", "clip")  # kinds whose reconstructions are judged as pictures
+VGG = "vgg16-397923af.pth"
+RANKED = 4096  # channels of a latent whose rank is computed, at most
+SHOWN, DRAWN = 8, 10  # samples and classes of a figure, at most
+
+
+# zoo eval
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches, train: Batches = ()) -> dict[str, float | str]:
+    """Figures of a test set: of a classifier its accuracy, of an autoencoder its reconstructions, else its features.
+
+    Args:
+        batches: pairs of samples and labels (B,), -1 where there are none.
+        train: the bank of neighbours and probes, as `batches`.
+
+    Raises:
+        ValueError: the model takes other samples than it draws, or there is nothing that can be measured.
+    """
+    model = model.eval()
+    if isinstance(model, Classifies):
+        return classification(model, batches)
+    if isinstance(model, Reconstructs):
+        return reconstruction(model, batches)
+    if isinstance(model, Samples) and model.draws().kind != model.takes.kind:
+        raise ValueError(
+            f"{type(model).__name__} takes {model.takes.kind}s and draws {model.draws().kind}s: nothing is known to "
+            "measure it by; draw with `zoo sample`"
+        )
+    return features(model, batches, train)
+
+
+@torch.no_grad()
+def features(model: nn.Module, batches: Batches, train: Batches) -> dict[str, float]:
+    """The mean `loss`, where what is drawn at random is seeded by the batch; where labels exist, `knn` and `linear`."""
+    total, count, whole = 0.0, 0, list(batches)
+    for i, (x, _) in enumerate(whole):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(i)
+            total += model(x)[0].double().item() * len(x)
+        count += len(x)
+    figures = {"loss": total / count}
+    labelled = all(y.ndim == 1 and not y.is_floating_point() and (y >= 0).all() for _, y in whole)
+    if isinstance(model, HasFeatures) and labelled:
+        bank = features_of(model, train)
+        figures |= separation(*bank, *features_of(model, whole)) | {"bank": len(bank[0])}
+    return figures | {f"{model.takes.kind}s": count}
+
+
+@torch.no_grad()
+def reconstruction(model: nn.Module, batches: Batches) -> dict[str, float | str]:
+    """How much of a sample survives, and how many numbers it survives in.
+
+    Of images and clips, `psnr` (dB), `ssim` (Wang et al. 2004, torchmetrics) and `l1` are means over samples of pixels
+    in [0, 1]; `lpips`, of colour images, is measured where torchvision's VGG-16 lies in the cache. Of other samples,
+    `mse` is the mean squared error and `explained` 1 minus its share of the variance of each number.
+
+    Latents: `floats` of a sample; `rank` is their effective rank, exp of the entropy of the covariance's spectrum over
+    its sum (Roy and Vetterli 2007), of c `channels`. Codes: `codes` of a sample, and `used`, the share of the codebook
+    that occurs.
+    """
+    takes, quality, spent, count = model.takes, Quality(model.takes), Bottleneck(model), 0
+    for batch, _ in batches:
+        for x in batch.split(100):
+            z = model.encode(x)  # (B, c, h, w) or (B, D)
+            quality.update(model.decode(z), x)
+            spent.update(z)
+            count += len(x)
+    return quality.compute() | spent.compute() | {f"{takes.kind}s": count}
+
+
+class Quality:
+    """Of reconstructions, batch by batch."""
+
+    def __init__(self, takes: Input):
+        self.takes, self.count = takes, 0
+        self.sums: dict[str, float] = {}
+        self.first, self.second = 0.0, 0.0  # sums of the samples' numbers and of their squares
+        self.coloured = takes.kind == "image" and takes.channels == 3
+        cached = (Path(torch.hub.get_dir()) / "checkpoints" / VGG).is_file()
+        self.perceptual = adversarial.Perceptual() if self.coloured and cached else None
+
+    def update(self, recon: Tensor, x: Tensor) -> None:
+        """Reconstructions and samples, (B, …) both."""
+        axes = tuple(range(1, x.ndim))
+        error = (recon - x).double().square().mean(axes)  # (B,)
+        self.count += len(x)
+        if self.takes.kind not in PIXELS:
+            self._add("mse", error)
+            self.first = self.first + x.double().sum(0)  # (D,) or (c, h, w)
+            self.second = self.second + x.double().square().sum(0)
+            return
+        self._add("psnr", psnr(error))
+        if min(self.takes.size) >= 11:  # the side of its window
+            from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+            pictures, truth = (t.flatten(0, -4) for t in (recon, x))  # (B F, C, H, W) each
+            self._add("ssim", ssim(pictures, truth, data_range=1.0, reduction="sum") / (len(pictures) / len(x)))
+        self._add("l1", (recon - x).abs().double().mean(axes))
+        if self.perceptual is not None:
+            self._add("lpips", self.perceptual(2 * recon - 1, 2 * x - 1) * len(x))
+
+    def compute(self) -> dict[str, float | str]:
+        figures: dict[str, float | str] = {k: v / self.count for k, v in self.sums.items()}
+        if self.takes.kind not in PIXELS:
+            variance = (self.second / self.count - (self.first / self.count).square()).mean().item()
+            return figures | {"explained": 1 - self.sums["mse"] / self.count / max(variance, 1e-12)}
+        if self.coloured and self.perceptual is None:
+            figures["lpips"] = f"needs torchvision's VGG-16, {VGG}, in $TORCH_HOME/hub/checkpoints"
+        return figures
+
+    def _add(self, name: str, values: Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + values.sum().item()
+
+
+class Bottleneck:
+    """Of latents or codes, batch by batch."""
+
+    def __init__(self, model: nn.Module):
+        codes = model.count_codes() if isinstance(model, HasCodes) else 0
+        self.counts = torch.zeros(codes, dtype=torch.int64)
+        self.numbers, self.places = 0, 0
+        self.first, self.second = 0.0, 0.0
+
+    def update(self, z: Tensor) -> None:
+        """Latents (B, c, …), or codes, int64."""
+        self.numbers = z[0].numel()
+        if not z.is_floating_point():
+            self.counts += z.flatten().bincount(minlength=len(self.counts))
+            return
+        flat = z.movedim(1, 0).flatten(1).double()  # (c, B·h·w)
+        self.places += flat.shape[1]
+        if len(flat) <= RANKED:
+            self.first, self.second = self.first + flat.sum(1), self.second + flat @ flat.T
+
+    def compute(self) -> dict[str, float]:
+        if not self.places:
+            return {"codes": self.numbers, "used": (self.counts > 0).double().mean().item()}
+        if isinstance(self.first, float):
+            return {"floats": self.numbers}
+        mean = self.first / self.places  # (c,)
+        covariance = self.second / self.places - mean[:, None] * mean  # (c, c)
+        spectrum = torch.linalg.eigvalsh(covariance).clamp(min=1e-12)  # (c,)
+        share = spectrum / spectrum.sum()
+        rank = (-(share * share.log()).sum()).exp().item()
+        return {"floats": self.numbers, "channels": len(mean), "rank": rank}
+
+
+# zoo show
+
+
+def chosen(batches: Batches | None, takes: Input, most: int = SHOWN) -> Tensor:
+    """Samples of a test set's first batch that its order alone decides, (most, …).
+
+    Raises:
+        ValueError: nothing that ships with the package fits the model.
+    """
+    if batches is None:
+        raise ValueError(
+            f"no {takes.kind}s that ship with the package fit this model; give files: zoo show NAME FILE …"
+        )
+    x, _ = next(iter(batches))
+    return x[:: len(x) // most | 1][:most]
+
+
+@torch.no_grad()
+def figure(model: nn.Module, classes: list[str], batches: Batches | None) -> Figure:
+    """What a model draws; else shipped photographs through it, or samples of the test set."""
+    if isinstance(model, Samples):
+        labels = torch.arange(model.num_classes)[:DRAWN] if model.num_classes else torch.tensor([-1])
+        return samples(model, labels, DRAWN, classes)
+    if model.takes.kind == "image" and (model.takes.channels == 3 or batches is None):
+        names, x = photographs(model)
+    else:
+        x = chosen(batches, model.takes, 4 if model.takes.kind == "clip" else SHOWN)
+        names = [str(i + 1) for i in range(len(x))]
+    return explain(model, x, names, classes)
+
+
+class Row(NamedTuple):
+    """What stands in a row of a figure, a sample a column."""
+
+    title: str
+    samples: Tensor  # (B, …)
+    draw: Callable[[Axes, Tensor], None]
+    notes: Sequence[str] = ()  # below each
+
+
+@torch.no_grad()
+def explain(model: nn.Module, x: Tensor, names: list[str], classes: list[str]) -> Figure:
+    """Samples and what a model makes of them, a column each.
+
+    Of a classifier the likeliest classes; of a model that fills in, what it saw, predicted and pasted; of an
+    autoencoder the reconstruction, the difference and the latents or codes; of others the features.
+
+    Args:
+        x: (B, …) as the model takes them.
+        names: a title for each.
+
+    Raises:
+        ValueError: the model takes other samples than it draws.
+    """
+    model, takes = model.eval(), model.takes
+    if isinstance(model, Samples) and model.draws().kind != takes.kind:
+        raise ValueError(f"this model draws {model.draws().kind}s, it takes none; leave them out, or use `zoo sample`")
+    if isinstance(model, Classifies):
+        pictures = [plots.as_picture(each, takes.kind) for each in x]
+        return plots.scores(pictures, names, model(x).softmax(-1), classes)
+    if isinstance(model, FillsIn):
+        return _grid(_filled(model, x), names)
+    if isinstance(model, Reconstructs):
+        return _grid(_reconstructed(model, x), names)
+    if isinstance(model, HasFeatures):
+        seen = Row(takes.kind, x, partial(plots.sample, kind=takes.kind))
+        return _grid([seen, _bottleneck(model, pooled_features(model, x))], names)
+    raise ValueError(f"{type(model).__name__} has no features, reconstructions or classes; there is nothing to draw")
+
+
+@torch.no_grad()
+def film(model: nn.Module, clips: Tensor) -> Tensor:
+    """Clips (B, F, C, H, W) in motion side by side over what the model makes of them: (F, 3, H', W') in [0, 1].
+
+    Raises:
+        ValueError: the model makes no clips.
+    """
+    model = model.eval()
+    if isinstance(model, FillsIn):
+        rows = [row.samples for row in _filled(model, clips)]
+    elif isinstance(model, Reconstructs):
+        rows = [clips, model.reconstruct(clips)]
+    else:
+        raise ValueError(f"{type(model).__name__} makes no clips, so it draws no moving picture; give -o FILE.png")
+    return plots.in_motion(rows)
+
+
+@torch.no_grad()
+def samples(model: nn.Module, labels: Tensor, each: int, names: list[str], seed: int = 0, **how: object) -> Figure:
+    """A row of drawn samples for each label (R,), -1 is any class; `how` as keywords of the model's `sample`."""
+    drawn = model.sample(labels.repeat_interleave(each), generator=torch.Generator().manual_seed(seed), **how)
+    rows = len(labels)
+    fig, axes = plt.subplots(rows, each, figsize=(0.72 * each + 0.3, 0.72 * rows + 0.2), squeeze=False)
+    for ax, one in zip(axes.flat, drawn):  # (R · each) of (C, H, W)
+        plots.sample(ax, one, model.draws().kind)
+    for label, line in zip(labels.tolist(), axes[:, 0]):
+        if label >= 0:
+            name = names[label] if label < len(names) else str(label)
+            side = "right" if len(name) > 2 else "center"
+            line.set_ylabel(name, fontsize=8, rotation=0, labelpad=8, va="center", ha=side)
+    return fig
+
+
+def _grid(rows: list[Row], names: list[str]) -> Figure:
+    count = len(names)
+    wide = max(1.0, *(_aspect(row) for row in rows))
+    size = (1.5 * wide * count + 0.6, 1.575 * len(rows))
+    fig, axes = plt.subplots(len(rows), count, figsize=size, squeeze=False)
+    for row, line in zip(rows, axes):
+        for i, ax in enumerate(line):
+            row.draw(ax, row.samples[i])
+            if row.notes:
+                ax.set_xlabel(row.notes[i], fontsize=7)
+        line[0].set_ylabel(row.title, fontsize=8)
+    for ax, name in zip(axes[0], names):
+        ax.set_title(name, fontsize=8)
+    return fig
+
+
+def _aspect(row: Row) -> float:
+    """Width over height: a clip's frames stand in a row."""
+    return float(row.samples.shape[1]) if row.samples.ndim == 5 else 1.0
+
+
+def _filled(model: nn.Module, x: Tensor) -> list[Row]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        order = model.draw(len(x))
+    seen, predicted, pasted = model.reconstruct(x, order)
+    pairs = ((model.takes.kind, frames_of(x, pasted)), ("seen", seen), ("predicted", predicted), ("pasted", pasted))
+    draw = partial(plots.sample, kind=model.takes.kind)
+    return [Row(title, each, draw) for title, each in pairs]
+
+
+def frames_of(x: Tensor, like: Tensor) -> Tensor:
+    """Of clips (B, F, C, H, W), the frames that a model predicts, of which `like` holds as many; images as they are."""
+    if x.ndim < 5:
+        return x
+    return x[:, torch.linspace(0, x.shape[1] - 1, like.shape[1]).long()]  # (B, F', C, H, W)
+
+
+def _reconstructed(model: nn.Module, x: Tensor) -> list[Row]:
+    kind, z = model.takes.kind, model.encode(x)  # (B, c, h, w) or (B, D)
+    recon = model.decode(z)  # as x
+    error = (recon - x).square().flatten(1).mean(1)  # (B,)
+    difference = (recon - x).abs()  # as x
+    notes = [f"mse {value:.3g}" for value in error.tolist()]
+    if kind in PIXELS:
+        difference = difference.mean(-3, keepdim=True)  # (B, …, 1, H, W)
+        difference = difference / difference.max().clamp(min=1e-6)
+        notes, draw = [f"{value:.1f} dB" for value in psnr(error).tolist()], partial(plots.sample, kind=kind)
+    elif x.ndim == 2:
+        draw = partial(plots.vector, limit=x.abs().max().item())
+    else:  # maps, each channel over its range in what came in
+        recon, difference, draw = plots.stretched(recon, x), plots.stretched(difference), plots.channels
+        x = plots.stretched(x)
+    return [
+        Row(kind, x, draw),
+        Row("reconstruction", recon, draw, notes),
+        Row("|difference|", difference, draw),
+        _bottleneck(model, z),
+    ]
+
+
+def _bottleneck(model: nn.Module, z: Tensor) -> Row:
+    """Latents, features or codes of samples."""
+    if not z.is_floating_point():
+        count = model.count_codes()
+        title = f"codes, {count} colours" if z.ndim > 2 else f"{z.shape[1]} codes"
+        return Row(title, z, partial(plots.codes, count=count))
+    if z.ndim == 2:
+        return Row(f"{z.shape[1]} numbers", z, partial(plots.vector, limit=z.abs().max().item()))
+    amount = "all" if z.shape[1] <= plots.MOSAIC else f"{plots.MOSAIC} of"
+    title = f"{amount} {z.shape[1]} channels, {z.shape[2]}×{z.shape[3]}"
+    return Row(title, plots.stretched(z), plots.channels)
