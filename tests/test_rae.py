@@ -263,6 +263,27 @@ def test_training_on_cached_tokens_is_training_on_images(cached):
     assert lit.steps == 3
 
 
+def test_validate_prints_what_a_batch_of_images_and_latents_holds(cached, tmp_path, capsys):
+    checkpoint, folder = cached
+    (tmp_path / "mine.yaml").write_text(
+        f"""
+model:
+  class_path: zoo.LitRAE
+  init_args: {{arch: rae_mae_vit_tiny, weights: {checkpoint}, lr: 1.0e-3, perceptual_weight: 0, disc_weight: 0}}
+data:
+  class_path: zoo.ImageLatentData
+  init_args: {{folder: {folder}, batch_size: 8}}
+trainer: {{max_epochs: 1}}
+"""
+    )
+    assert cli.main(["validate", str(tmp_path / "mine.yaml"), "--trainer.enable_model_summary", "false"]) == 0
+    out = capsys.readouterr().out
+    assert "images      (8, 3, 64, 64) torch.float32 in [0" in out
+    assert "others      (8, 192, 8, 8) torch.float32 in [" in out
+    assert "labels      (8,) torch.int64 in [" in out
+    assert "8 images an optimiser step" in out
+
+
 def test_latents_of_another_encoder_are_refused(cached, tmp_path):
     checkpoint, folder = cached
     other = zoo.load(checkpoint)

@@ -137,12 +137,13 @@ def _cp(argv: list[str]) -> None:
 
 
 def _fit(argv: list[str]) -> int:
-    if not argv or "-h" in argv or "--help" in argv:
+    asks = {"-h", "--help"} & set(argv)
+    if not argv or (asks and argv[0].startswith("-")):
         print(recipe.FIT_HELP)
         return 0
     from zoo.train import fit
 
-    return fit.fit(argv)
+    return fit.describe([a for a in argv if a not in asks]) if asks else fit.fit(argv)
 
 
 def _validate(argv: list[str]) -> int:

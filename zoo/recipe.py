@@ -11,9 +11,11 @@ zoo fit RECIPE|FILE [--runs FOLDER] [--model.KEY VALUE] [--data.KEY VALUE] [--tr
         [--save_steps N] [--skip_nonfinite N]
 zoo fit --resume RUN [--model.KEY VALUE …]
 zoo fit RECIPE|FILE --run RUN …
+zoo fit RECIPE|FILE --help | --print_config
 
 RECIPE is a name that `zoo ls --recipes` shows, FILE a recipe of one's own (`zoo cp RECIPE FILE`).
-KEY is an argument of the recipe's LightningModule, its DataModule, or Lightning's Trainer.
+KEY is an argument of the recipe's LightningModule, its DataModule, or Lightning's Trainer: `zoo fit RECIPE --help`
+lists them with type, value and meaning, `zoo fit RECIPE --print_config` prints the recipe with all defaults filled in.
 
 Each run gets a directory of its own under runs/RECIPE/: the resolved recipe, the environment, checkpoints/, logs/
 (CSV and TensorBoard) and metrics.json. Ctrl-C and SIGTERM leave a checkpoint after the step in progress; --resume goes

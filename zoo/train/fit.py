@@ -24,10 +24,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo import __version__, recipe
 from zoo.hub.files import FULL, write_aside
+from zoo.nn.protocols import Input
 from zoo.redact import HIDDEN, redact, redacted
-from zoo.train import parallel
+from zoo.train import keys, parallel
 from zoo.train.callbacks import LAST, CSVLog, RunState, SaveSteps, Stop, Stopped, WriteAside
-from zoo.train.parse import parse
+from zoo.train.parse import parse, resolve
 
 
 @contextlib.contextmanager
@@ -85,6 +86,14 @@ def fit(argv: list[str]) -> int:
     return status
 
 
+def describe(argv: list[str]) -> int:
+    """Print what can be set in a recipe, with what the rest of the command line sets already."""
+    argv, _ = _take(argv, "--runs", None)
+    argv, _ = _take(argv, "--run", None)
+    print(keys.describe(argv[0], resolve(recipe.recipe_path(argv[0]), argv[1:])))
+    return 0
+
+
 @_one_line()
 def validate(argv: list[str]) -> int:
     """Build a recipe, run one batch of each loop, print what goes in; no files are left."""
@@ -93,17 +102,34 @@ def validate(argv: list[str]) -> int:
     data, model = cli.datamodule, cli.model
     data.prepare_data()
     data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
-    images, labels = data.on_after_batch_transfer(batch, 0)
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     cli.trainer.fit(model, data)
-    print(f"images      {tuple(images.shape)} {images.dtype} in [{images.min():.3g}, {images.max():.3g}]")
-    print(f"labels      {tuple(labels.shape)} {labels.dtype}, {data.num_classes} classes")
+    tensors, takes = list(_tensors(batch)), model.model.takes
+    for x in tensors:
+        span = f" in [{x.min():.3g}, {x.max():.3g}]" if x.numel() else ""
+        print(f"{_name(x, takes):<11} {tuple(x.shape)} {x.dtype}{span}")
     print(f"parameters  {sum(p.numel() for p in model.model.parameters()):,}")
     steps = cli.config["trainer"]["accumulate_grad_batches"] * cli.trainer.world_size
     lr = max(group.get("initial_lr", group["lr"]) for group in cli.trainer.optimizers[0].param_groups)
-    print(f"batch       {len(images) * steps} images an optimiser step, learning rate {lr:g}")
+    print(f"batch       {len(tensors[0]) * steps} {takes.kind}s an optimiser step, learning rate {lr:g}")
     print(f"{argv[0]} is valid")
     return 0
+
+
+def _tensors(batch: Any) -> Iterator[torch.Tensor]:
+    """All that a batch holds, however it is nested: (images, labels), ((images, latents), labels)."""
+    if isinstance(batch, torch.Tensor):
+        yield batch
+    elif isinstance(batch, list | tuple):
+        for part in batch:
+            yield from _tensors(part)
+
+
+def _name(x: torch.Tensor, takes: Input) -> str:
+    """What a tensor of a batch is: what the model takes, labels, or something of its own."""
+    if x.shape[1:] == takes.shape:
+        return f"{takes.kind}s"
+    return "others" if x.is_floating_point() else "labels"
 
 
 def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridden: bool) -> int:

@@ -1,20 +1,15 @@
 """Recipes and the command line into a model, its data and a Trainer, or one line that says what is wrong."""
 
-import contextlib
-import inspect
 import logging
-import pkgutil
 import re
 import warnings
 from pathlib import Path
 
 import jsonargparse
-import lightning as L
-import yaml
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch.cli import LightningCLI
 
-from zoo.registry import suggest
+from zoo.train import keys
 from zoo.train.optim import Guarded
 
 # Lightning advertises packages at every start; whoever reads a run's output is looking for something else.
@@ -56,7 +51,7 @@ def _parse(kind: type[LightningCLI], file: Path, overrides: list[str]) -> Lightn
                 parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
             )
         except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-            raise ValueError(_short(str(error), file)) from error
+            raise ValueError(_short(str(error), file, overrides)) from error
     if "max_epochs" not in cli.config["trainer"]:  # the parser drops what is no mapping, and all defaults with it
         raise ValueError(f"{file}: trainer holds no keys; give some of Lightning's Trainer, as `zoo cp` shows")
     if cli.config.get("data") is None:
@@ -76,19 +71,18 @@ class _Resolved(_CLI):
         pass
 
 
-def _short(error: str, file: Path) -> str:
+def _short(error: str, file: Path, overrides: list[str]) -> str:
     """A parser's complaint in one line, with the nearest of the keys there are."""
-    unknown = re.search(r"(?:[Oo]ption|[Kk]ey|unrecognized arguments:) '?(?:--)?([\w.]+)'?(?: is not| \d|$)", error)
+    sections = re.findall(r'Parser key "([\w.]+)"', error)
+    unknown = re.search(r"(?:[Oo]ption|[Kk]ey|unrecognized arguments:) '?(?:--)?([\w.]+)'?(?: is not|[ =]|$)", error)
     if unknown is not None:
-        key = unknown[1]
-        known = dict.fromkeys(_keys(file))
-        wrong = next((k for k in key.split(".") if k not in known), key)
-        near = suggest(wrong, [k for k in known if k != wrong])
-        return f"{file}: no key {key!r}{near}; `zoo fit --help` says where keys come from"
-    keys, given = re.findall(r'Parser key "([\w.]+)"', error), re.search(r"G(?:iven|ot) value: (.*)", error)
+        section, _, key = ".".join([*sections[:1], unknown[1]]).replace(".init_args", "").rpartition(".")
+        meant = keys.suggest(section, key, file, overrides)
+        return f"{file}: no key {'.'.join(filter(None, (section, key)))!r}{meant}; `zoo fit RECIPE --help` lists them"
+    given = re.search(r"G(?:iven|ot) value: (.*)", error)
     types = [t for t in re.findall(r"Expected an? <class '(\w+)'>", error) if t != "NoneType"]
-    if keys and given and types:
-        return f"{file}: {keys[-1]} is {given[1]!r}, expected {' or '.join(types)}"
+    if sections and given and types:
+        return f"{file}: {sections[-1]} is {given[1]!r}, expected {' or '.join(types)}"
     reason = re.sub(
         r"^.*?Errors:\s*-|- Expected a <class 'NoneType'>.*|Problem with given class_path [^:]*:",
         "",
@@ -96,13 +90,3 @@ def _short(error: str, file: Path) -> str:
         flags=re.DOTALL,
     )
     return f"{file}: {' '.join(reason.split())[:400]}"
-
-
-def _keys(file: Path) -> list[str]:
-    """Every key that a recipe can hold: of the classes that it names, of the Trainer, and its own."""
-    found: list[str] = ["model", "data", "trainer", "seed_everything", "expect", "save_steps", "skip_nonfinite"]
-    with contextlib.suppress(OSError, yaml.YAMLError, AttributeError, ImportError, LookupError, TypeError, ValueError):
-        said = yaml.safe_load(file.read_text(encoding="utf-8"))
-        for part in ("model", "data"):
-            found += inspect.signature(pkgutil.resolve_name(said[part]["class_path"])).parameters
-    return found + list(inspect.signature(L.Trainer).parameters)
