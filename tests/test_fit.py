@@ -92,7 +92,6 @@ def test_the_same_command_begins_a_run_and_goes_on_with_it(tmp_path, undisturbed
     script = f"""
 import os
 from zoo import cli
-from zoo.train import fit
 from zoo.train.callbacks import RunState
 late = RunState.on_train_batch_start
 def dies(self, trainer, module, batch, index):
