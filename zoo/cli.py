@@ -190,26 +190,27 @@ def _show(argv: list[str]) -> None:
 
 def _sample(argv: list[str]) -> None:
     parser = _parser("sample", "Draw what a generative model draws, a row for each class.")
-    parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory")
+    parser.allow_abbrev = False
+    parser.epilog = "A model has flags of its own besides: `zoo sample NAME --help` lists them."
+    parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory; comes first")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png")
     parser.add_argument("--classes", default="", help="numbers, names or any, with commas between; default: the first")
     parser.add_argument("--each", type=int, default=8, help="images of a class")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="of the solver, default 50")
-    parser.add_argument("--solver", help="euler (default) or heun")
-    parser.add_argument("--guidance", type=float, help="default 1, none")
-    parser.add_argument(
-        "--interval", type=float, nargs=2, metavar=("FROM", "TO"), help="times with guidance, in [0, 1]"
-    )
-    parser.add_argument("--guide", metavar="NAME", help="a weaker model that guides instead of no class")
-    parser.add_argument("--temperature", type=float, help="of a prior of codes")
-    parser.add_argument("--top-k", type=int, help="of a prior of codes")
-    given = vars(parser.parse_args(argv))
+    if not argv or argv[0].startswith("-"):
+        parser.parse_known_args(argv)
+        raise ValueError(f"NAME comes first: zoo sample NAME {' '.join(argv)}")
     from zoo.report import figures as report
+    from zoo.report import sampling
 
-    how = {k: v for k in report.SAMPLING if (v := given[k]) is not None}
-    classes = [c.strip() for c in given["classes"].split(",") if c.strip()]
-    print(report.draw(given["name"], given["output"], classes, given["each"], given["seed"], **how))
+    sampling.add_flags(parser, argv[0])
+    parser.epilog = None
+    known, unknown = parser.parse_known_args(argv)
+    how = vars(known)
+    name, output, classes, each, seed = (how.pop(k) for k in ("name", "output", "classes", "each", "seed"))
+    how |= {flag.removeprefix("--").partition("=")[0]: None for flag in unknown if flag.startswith("--")}
+    labels = [c.strip() for c in classes.split(",") if c.strip()]
+    print(report.draw(name, output, labels, each, seed, **how))
 
 
 def _export(argv: list[str]) -> None:

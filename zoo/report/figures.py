@@ -1,6 +1,5 @@
 """`zoo eval`, `zoo show` and `zoo sample` for any model: find it and its data, let its family speak."""
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,8 @@ from torch import nn
 from zoo import hub, registry
 from zoo.hub.make import model_class
 from zoo.nn.protocols import Classifies, Samples
-from zoo.report import defaults, plots
+from zoo.report import defaults, plots, sampling
 from zoo.report.inputs import KINDS, batches, sample, subject
-
-SAMPLING = ("steps", "solver", "guidance", "interval", "guide", "temperature", "top_k")  # what `zoo sample` sets
 
 
 def evaluate(name: str, source: str | None = None, batch_size: int | None = None) -> dict[str, Any]:
@@ -67,7 +64,7 @@ def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int =
     Args:
         classes: numbers, names, or "any"; none: the first eight.
         each: images of a class.
-        how: keywords of the model's `sample`; `guide` by name.
+        how: keywords of the model's `sample`; another model by name.
 
     Raises:
         ValueError: a model that draws nothing, a class or keyword that it does not have.
@@ -78,14 +75,7 @@ def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int =
         raise ValueError(f"{name} draws nothing; these archs do: {', '.join(drawing)}")
     if each < 1:
         raise ValueError(f"{each} images of a class: at least 1")
-    allowed = inspect.signature(getattr(model, "sample_latents", None) or model.sample_codes).parameters
-    for key in how:
-        if key not in allowed:
-            raise ValueError(f"{name} takes no {key}; it takes {', '.join(k for k in SAMPLING if k in allowed)}")
-    if "guide" in how:
-        how["guide"] = hub.load(how["guide"])
-        if how["guide"].takes != model.takes:
-            raise ValueError(f"the guide paints {how['guide'].takes.shape}, {name} {model.takes.shape}")
+    how = sampling.settle(name, model, how)
     names = model.zoo_config.get("classes") or []
     count = model.num_classes
     given = classes or [str(c) for c in range(min(8, count))] or ["any"]

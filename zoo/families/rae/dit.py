@@ -6,7 +6,7 @@ B latents of a batch · C channels of a token · h w the grid of tokens · N = h
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -185,9 +185,34 @@ class DiTDH(nn.Module):
         return self.autoencoder.takes
 
     @torch.no_grad()
-    def sample(self, labels: Tensor, **how: Any) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] for labels (B,) int64, -1 is any class. Keywords as `sample_latents`."""
-        return self.decode(self.sample_latents(labels, **how))
+    def sample(
+        self,
+        labels: Tensor,
+        *,
+        steps: int = 50,
+        solver: str = "euler",
+        guidance: float = 1.0,
+        interval: tuple[float, float] = (0.0, 1.0),
+        guide: "DiTDH | None" = None,
+        end: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] for labels (B,) int64, -1 is any class.
+
+        Args:
+            steps: of the solver.
+            solver: "euler", or "heun", which looks twice a step.
+            guidance: how much further than the weak model's the step goes towards the class; 1 is none.
+            interval: times in [0, 1], 1 is noise, between which there is guidance.
+            guide: the weak model; left out, this one without the class.
+            end: time at which the flow stops.
+            generator: of the noise.
+
+        Raises:
+            ValueError: as `sample_latents`.
+        """
+        z = self.sample_latents(labels, steps, solver, guidance, interval, guide, generator, end)  # (B, C, h, w)
+        return self.decode(z)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ After van den Oord et al. 2017, §3.3, who took a PixelCNN, and LlamaGen (Sun et
 B images · h w the grid of codes · N = h·w · K codes of the codebook · D width · T tokens so far
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -136,9 +136,27 @@ class CodePrior(nn.Module):
         return self.takes
 
     @torch.no_grad()
-    def sample(self, labels: Tensor, **how: Any) -> Tensor:
-        """Images drawn for labels (B,) int64, -1 is any class: (B, C, H, W) in [0, 1]. Keywords as `sample_codes`."""
-        return self.tokenizer.decode(self.sample_codes(labels, **how))
+    def sample(
+        self,
+        labels: Tensor,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        guidance: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] drawn for labels (B,) int64, -1 is any class.
+
+        Args:
+            temperature: of each code's draw; towards 0 the likeliest code wins.
+            top_k: draw among so many likeliest codes.
+            guidance: how much further than any class's the logits go towards the class; 1 is none.
+            generator: of the draws.
+
+        Raises:
+            ValueError: as `sample_codes`.
+        """
+        return self.tokenizer.decode(self.sample_codes(labels, temperature, top_k, guidance, generator))
 
     @torch.no_grad()
     def sample_codes(
