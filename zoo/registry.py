@@ -2,14 +2,14 @@
 
 The house's families are the folders of `zoo/families`. An installed distribution brings one of its own by an entry
 point of the group `latentzoo.families`: its name is the family's, its value the package that holds `model.py`,
-`facts.py`, `card.md` and `recipes/`.
+`facts.py`, `card.md` and `recipes/`. Of such a package facts.py alone is run to list it, the package is not imported.
 """
 
 import difflib
 import fnmatch
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -120,28 +120,34 @@ class Family:
 
     name: str
     package: str  # "zoo.families.mae"
+    folder: Path  # of model.py, facts.py and card.md
     checkpoints: Path  # folder of the weights that ship with it
     recipes: Path  # folder of its recipes, NAME.yaml
+    distribution: str = "latentzoo"
 
-    def part(self, name: str) -> ModuleType | None:
-        """A module of the family by its last name, "convert"; None where there is none."""
-        full = f"{self.package}.{name}"
-        try:
-            return importlib.import_module(full)
-        except ModuleNotFoundError as error:
-            if error.name != full:
-                raise
-            return None
+    def __str__(self) -> str:
+        return f"{self.package} (distribution {self.distribution})"
 
     @property
     def ours(self) -> bool:
         """Whether it ships with this package."""
         return self.package.startswith("zoo.families.")
 
-    @property
-    def folder(self) -> Path:
-        """Where model.py, facts.py and card.md lie."""
-        return Path(importlib.import_module(self.package).__path__[0])
+    def part(self, name: str) -> ModuleType | None:
+        """A module of the family by its last name, "convert"; None where there is none.
+
+        Raises:
+            ValueError: a module that another distribution brings cannot be imported.
+        """
+        full = f"{self.package}.{name}"
+        try:
+            return importlib.import_module(full)
+        except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == full:
+                return None
+            if self.ours:
+                raise
+            raise ValueError(f"family {self.name} of {self}: {full} cannot be imported, {_said(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -156,101 +162,135 @@ class Facts:
     public: dict[str, str] = field(default_factory=dict)  # public name -> the module of the family that holds it
     picture: tuple[str, str] | None = None  # file and caption, for MODEL_CARD.md
 
+    @property
+    def classes(self) -> list[str]:
+        """The public names that are names of `zoo` as well."""
+        return [name for name in self.public if name[:1].isupper()]
+
 
 @cache
 def families() -> MappingProxyType[str, Family]:
-    """The house's families, then those that other distributions bring, by name; none is imported."""
+    """The house's families, then those that other distributions bring, by name; no package of theirs is imported."""
+    return MappingProxyType({name: family for name, (family, _) in _known().items()})
+
+
+@cache
+def _known() -> MappingProxyType[str, tuple[Family, Facts]]:
+    """Family -> where it is, and its facts. One of another distribution that fails or clashes is left out."""
+    known: dict[str, tuple[Family, Facts]] = {}
+    owners: dict[str, object] = dict.fromkeys(PUBLIC, "zoo")  # arch or public name -> whose it is
+    for family in (*_house(), *_brought()):
+        try:
+            facts = _read(family)
+            if not family.ours:
+                _refuse_clashes(family, facts, known, owners)
+        except (Exception, SystemExit) as error:
+            if family.ours:
+                raise
+            _leave_out(family.name, family, _said(error))
+            continue
+        known[family.name] = family, facts
+        owners |= dict.fromkeys([*facts.archs, *facts.classes], family)
+    return MappingProxyType(known)
+
+
+def _house() -> list[Family]:
+    recipes = HOUSE / "recipes" if (HOUSE / "recipes").is_dir() else HOUSE.parent / "recipes"  # wheel, or checkout
+    folders = sorted(path.parent for path in (HOUSE / "families").glob("*/facts.py"))
+    return [Family(f.name, f"zoo.families.{f.name}", f, HOUSE / "checkpoints", recipes / f.name) for f in folders]
+
+
+def _brought() -> Iterator[Family]:
+    """What installed distributions bring, by name and distribution; what is not there is left out."""
     import importlib.metadata  # here and not above: `import zoo` does not pay for it
     import importlib.util
 
-    recipes = HOUSE / "recipes" if (HOUSE / "recipes").is_dir() else HOUSE.parent / "recipes"  # wheel, or checkout
-    found = {
-        path.parent.name: Family(
-            path.parent.name, f"zoo.families.{path.parent.name}", HOUSE / "checkpoints", recipes / path.parent.name
-        )
-        for path in sorted((HOUSE / "families").glob("*/facts.py"))
-    }
-    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
-        if entry.name in found:
-            _leave_out(entry.name, entry.value, f"a family of that name is {found[entry.name].package}")
-            continue
-        root, *inner = entry.value.split(".")
+    entries = [(e.name, e.dist.name if e.dist else "?", e.value) for e in importlib.metadata.entry_points(group=GROUP)]
+    for name, distribution, value in sorted(entries):
+        package = value.partition(":")[0].strip()
+        root, *inner = package.split(".")
         try:
             spec = importlib.util.find_spec(root)  # of a top-level package: nothing is run
         except (ImportError, ValueError):
             spec = None
-        places = spec.submodule_search_locations if spec else None
-        if not places:
-            _leave_out(entry.name, entry.value, f"no package {root!r} is installed")
-            continue
-        folder = Path(next(iter(places)), *inner)
-        found[entry.name] = Family(entry.name, entry.value, folder / "checkpoints", folder / "recipes")
-    return MappingProxyType(found)
+        folders = [Path(place, *inner) for place in (spec and spec.submodule_search_locations) or ()]
+        folder = next((f for f in folders if (f / "facts.py").is_file()), None)
+        if folder is None:
+            _leave_out(name, f"{package} (distribution {distribution})", "no such package with a facts.py is installed")
+        else:
+            yield Family(name, package, folder, folder / "checkpoints", folder / "recipes", distribution)
 
 
-@cache
-def _all_facts() -> MappingProxyType[str, Facts]:
-    """Family -> its facts. A distribution's family that fails or clashes is left out, and said so in one line."""
-    found: dict[str, Facts] = {}
-    owner = dict.fromkeys(PUBLIC, "zoo")  # arch or public name -> the package that has it
-    for family in families().values():
-        try:
-            module = importlib.import_module(f"{family.package}.facts")
-            facts = Facts(
-                module.ARCHS,
-                module.TITLE,
-                module.PAPER,
-                tuple(getattr(module, "WEIGHTS", ())),
-                getattr(module, "STARTS", {}),
-                getattr(module, "PUBLIC", {}),
-                getattr(module, "PICTURE", None),
-            )
-        except (Exception, SystemExit) as error:
-            if family.ours:
-                raise
-            _leave_out(family.name, family.package, " ".join(f"{type(error).__name__}: {error}".split()))
-            continue
-        names = [*facts.archs, *facts.public]
-        clash = next((n for n in names if n in owner), None)
-        if clash is not None and not family.ours:
-            _leave_out(family.name, family.package, f"{clash!r} is a name of {owner[clash]} already")
-            continue
-        found[family.name] = facts
-        owner |= dict.fromkeys(names, family.package)
-    return MappingProxyType(found)
+def _read(family: Family) -> Facts:
+    """What a family's facts.py states."""
+    module = importlib.import_module(f"{family.package}.facts") if family.ours else _run_alone(family)
+    return Facts(
+        dict(module.ARCHS),
+        module.TITLE,
+        module.PAPER,
+        tuple(getattr(module, "WEIGHTS", ())),
+        getattr(module, "STARTS", {}),
+        dict(getattr(module, "PUBLIC", {})),
+        getattr(module, "PICTURE", None),
+    )
 
 
-def _leave_out(name: str, package: str, reason: str) -> None:
+def _run_alone(family: Family) -> ModuleType:
+    """The facts.py of another distribution without its package, which may import torch, or be broken."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(f"{family.package}.facts", family.folder / "facts.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _refuse_clashes(family: Family, facts: Facts, known: Mapping[str, tuple], owners: Mapping[str, object]) -> None:
+    """Raise where a family has a name that is taken, or weights of an arch that it does not have."""
+    if family.name in known:
+        raise ValueError(f"the family {family.name} belongs to {known[family.name][0]}")
+    for name in (*facts.archs, *facts.classes):
+        if name in owners:
+            raise ValueError(f"the name {name} belongs to {owners[name]}")
+    for weights in facts.weights:
+        if weights.arch not in facts.archs:
+            raise ValueError(f"its weights {weights.name} are of no arch that it has")
+
+
+def _said(error: BaseException) -> str:
+    """An error in one line."""
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())
+
+
+def _leave_out(name: str, place: object, reason: str) -> None:
     import logging
 
-    logging.getLogger("zoo").warning("zoo: family %s of %s is left out: %s", name, package, reason)
+    logging.getLogger("zoo").warning("zoo: family %s of %s is left out: %s", name, place, reason)
 
 
 def facts(family: str) -> Facts:
     """What is known of a family without its network: sizes, weights, papers."""
-    return _all_facts()[family]
+    return _known()[family][1]
 
 
 @cache
 def archs() -> MappingProxyType[str, str]:
     """arch -> family."""
-    return MappingProxyType({arch: family for family, facts in _all_facts().items() for arch in facts.archs})
+    return MappingProxyType({arch: family for family, (_, facts) in _known().items() for arch in facts.archs})
 
 
 @cache
 def records() -> MappingProxyType[str, Weights]:
     """arch.tag -> record."""
-    return MappingProxyType({w.name: w for facts in _all_facts().values() for w in facts.weights})
+    return MappingProxyType({w.name: w for _, facts in _known().values() for w in facts.weights})
 
 
 @cache
 def public() -> MappingProxyType[str, str]:
     """Public name of `zoo` -> the module that holds it: the house's table, and the classes that families list."""
     classes = {
-        name: f"{families()[family].package}.{module}"
-        for family, facts in _all_facts().items()
-        for name, module in facts.public.items()
-        if name[0].isupper()
+        name: f"{family.package}.{facts.public[name]}" for family, facts in _known().values() for name in facts.classes
     }
     return MappingProxyType(classes | PUBLIC)
 
