@@ -166,7 +166,9 @@ class RunState(Callback):
         checkpoint["random"] = parallel.gather(mine)  # one of each process
         checkpoint["figures"] = {k: float(v) for k, v in trainer.callback_metrics.items()}
         # Lightning keeps this too, but forgets to give it back once anything has asked for estimated_stepping_batches.
-        checkpoint["batches"] = trainer.train_dataloader.state_dict()
+        # A loader that cannot say how far it has come, torch's DataLoader, begins the epoch again: Lightning warns.
+        loader = trainer.train_dataloader
+        checkpoint["batches"] = loader.state_dict() if hasattr(loader, "state_dict") else None
 
     def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict) -> None:
         states, self.batches = checkpoint["random"], checkpoint["batches"]
