@@ -11,6 +11,7 @@ from torch import nn
 
 import zoo
 from zoo import cli, hub
+from zoo.data import sharding
 from zoo.data.images import ImageData
 from zoo.data.latents import ImageLatentData, LatentData, measure, write
 from zoo.data.readers import SAMPLES
@@ -282,6 +283,12 @@ trainer: {{max_epochs: 1}}
     assert "others      (8, 192, 8, 8) torch.float32 in [" in out
     assert "labels      (8,) torch.int64 in [" in out
     assert "8 images an optimiser step" in out
+
+
+def test_images_that_are_read_as_a_stream_are_refused(cached, sprites, tmp_path):
+    list(sharding.write(sprites, tmp_path))
+    with pytest.raises(ValueError, match="is a stream, whose images have no numbers"):
+        ImageLatentData(cached[1], f"shards:{tmp_path}").setup()
 
 
 def test_latents_of_another_encoder_are_refused(cached, tmp_path):

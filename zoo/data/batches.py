@@ -1,15 +1,45 @@
 """Batches in an order that seed and epoch decide, and that goes on where it stopped."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from zoo.data.augment import Change
-from zoo.data.pixels import Changed, Pixels
 from zoo.data.seeds import mix
+
+
+class Split(Protocol):
+    """What Batches reads: samples that lie in `array`, (N, …), or are made one by one in workers.
+
+    There, `whole` gives one of them to a change; without a change, `split[i]` is a uint8 tensor.
+    """
+
+    @property
+    def array(self) -> Tensor | None: ...
+
+    def whole(self, i: Any) -> Any: ...
+
+
+class InMemory:
+    """Samples (N, …) that lie in memory or in a memory map."""
+
+    def __init__(self, array: Tensor):
+        self.array = array
+
+    def whole(self, i: int) -> Tensor:
+        return self.array[i]
+
+
+class Changed:
+    """Samples of a split under a change, by (index, seed)."""
+
+    def __init__(self, split: Split, change: Callable[[Any, int], Tensor]):
+        self.split, self.change = split, change
+
+    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+        return self.change(self.split.whole(key[0]), key[1])
 
 
 class Batches:
@@ -20,13 +50,16 @@ class Batches:
     take equally many batches: training leaves out what does not fill one, evaluation leaves out nothing and evens out
     the batches.
 
+    Args:
+        change: makes a uint8 sample of what `whole` gives and a seed; None takes samples as they are.
+
     Raises:
         ValueError: fewer images than make a training batch, or than there are processes.
     """
 
     def __init__(
         self,
-        pixels: Pixels,
+        pixels: Split,
         labels: Tensor,
         batch_size: int,
         shuffle: bool,
@@ -34,7 +67,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         num_workers: int = 2,
-        change: Change | None = None,
+        change: Callable[[Any, int], Tensor] | None = None,
     ):
         self.change = change
         self.pixels, self.labels, self.batch_size, self.shuffle = pixels, labels, batch_size, shuffle
@@ -56,7 +89,7 @@ class Batches:
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
-    def indices(self, step: int) -> list[int]:
+    def indices(self, step: int) -> list[int] | list[str]:
         """Which samples of the split the step's batch holds."""
         return self._cut(self.epoch)[step].tolist()
 

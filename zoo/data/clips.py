@@ -18,11 +18,12 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor
 
 from zoo.data import readers, shards
 from zoo.data.augment import erase, policy
-from zoo.data.batches import Batches
+from zoo.data.batches import Batches, InMemory, Split
 from zoo.data.seeds import mix, seeded
 from zoo.nn.checks import check_least, check_types
 from zoo.registry import suggest
@@ -43,6 +44,8 @@ ACTIONS = {
     "slash, front": (*range(182, 188), 186, 182),
     "slash, right": (*range(195, 201), 199, 195),
 }
+
+Splits = dict[str, tuple[Split, Tensor]]
 
 
 class ClipData(L.LightningDataModule):
@@ -82,6 +85,8 @@ class ClipData(L.LightningDataModule):
         ValueError: an argument out of range, an empty class folder, a damaged file.
         FileNotFoundError: no such folder, or a list names a file that is not there.
     """
+
+    hparams: AttributeDict  # the arguments, by name
 
     def __init__(
         self,
@@ -134,7 +139,7 @@ class ClipData(L.LightningDataModule):
         if batch_size % repeats:
             raise ValueError(f"batch_size={batch_size} is no multiple of repeats={repeats}; a batch holds whole videos")
         self.save_hyperparameters()
-        self.splits: dict[str, tuple[Any, Tensor]] = {}
+        self.splits: Splits = {}
         self.classes: list[str] = []
 
     @property
@@ -143,7 +148,7 @@ class ClipData(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Find what the stage needs: "fit" train and validation, "validate", "test"."""
-        needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ("train", "val", "test"))
+        needed = readers.STAGES.get(stage, ("train", "val", "test"))
         if all(split in self.splits for split in needed):
             return
         kind, _, place = self.hparams.source.partition(":")
@@ -193,25 +198,27 @@ class ClipData(L.LightningDataModule):
 
     @property
     def _decodes(self) -> bool:
-        return isinstance(next(iter(self.splits.values()))[0], Videos)
+        return isinstance(next(iter(self.splits.values()))[0], Videos | Streams)
 
     def _batches(self, split: str, batch_size: int, shuffle: bool) -> Batches:
         clips, labels = self.splits[split]
-        h, change = self.hparams, None
+        h = self.hparams
+        change: Callable[[Any, int], Tensor] | None = None
         if self._decodes:
-            change = Cut(h.frames, h.image_size, h.sampling, h.stride, views=h.views if split == "test" else (1, 1))
+            views = h.views if split == "test" else (1, 1)
+            change = cut = Cut(h.frames, h.image_size, h.sampling, h.stride, views=views)
             if shuffle:
                 how = {"crop": h.crop, "crop_scale": h.crop_scale, "randaugment": h.randaugment, "repeats": h.repeats}
-                change = replace(change, **how, views=(1, 1))
+                change = replace(cut, **how, views=(1, 1))
         elif isinstance(clips, MovingDigits):
             change = clips
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        kind = Batches
+        kind: Callable[..., Batches] = Batches
         if isinstance(clips, Streams):
             kind = partial(shards.Streamed, lanes=h.lanes, buffer=h.shuffle_buffer, bad=h.bad)
         return kind(clips, labels, batch_size, shuffle, h.seed, rank, world, h.num_workers, change)
 
-    def _videos(self) -> dict[str, tuple["Videos", Tensor]]:
+    def _videos(self) -> Splits:
         h = self.hparams
         found, self.classes = find_videos(Path(h.source).expanduser())
         if h.bad == "skip":
@@ -226,17 +233,18 @@ class ClipData(L.LightningDataModule):
             found["train"] = _some(*found["train"], h.limit, h.seed)
         return {split: (Videos(paths), torch.tensor(labels)) for split, (paths, labels) in found.items()}
 
-    def _shards(self, place: str, needed: tuple[str, ...]) -> dict[str, tuple["Streams", Tensor]]:
+    def _shards(self, place: str, needed: tuple[str, ...]) -> Splits:
         found = shards.find(place, "clips")
         self.classes = next(iter(found.values())).classes
         return {split: (Streams(some), some.labels) for split, some in found.items()}
 
-    def _sprites(self, place: str, needed: tuple[str, ...]) -> dict[str, tuple["Memory", Tensor]]:
+    def _sprites(self, place: str, needed: tuple[str, ...]) -> Splits:
         h = self.hparams
         if (h.frames, h.image_size, h.channels) != (8, 64, 3):
             raise ValueError(f"Sprites are 8 frames of 64 px RGB, given {h.frames}, {h.image_size} px, {h.channels}")
         names = {"action": list(ACTIONS)} | {layer: [f"{layer} {i}" for i in range(6)] for layer in SHEET_LAYERS}
-        self.classes, found = names[h.label], {}
+        self.classes = names[h.label]
+        found: Splits = {}
         sheets = Path(place).expanduser() if place else readers.SAMPLES / "sprite_sheets"
         for split, characters in sprite_characters().items():
             if split == "train" and "train" not in needed:
@@ -248,10 +256,10 @@ class ClipData(L.LightningDataModule):
             if split == "train" and h.limit is not None:
                 keep = np.asarray(_some(keep.tolist(), labels.tolist(), h.limit, h.seed)[0])
             clips = compose_sprites(sheets, each[keep], actions[keep])
-            found[split] = Memory(torch.from_numpy(clips)), torch.from_numpy(labels[keep])
+            found[split] = InMemory(torch.from_numpy(clips)), torch.from_numpy(labels[keep])
         return found
 
-    def _moving(self, place: str, needed: tuple[str, ...]) -> dict[str, tuple["MovingDigits", Tensor]]:
+    def _moving(self, place: str, needed: tuple[str, ...]) -> Splits:
         h, items = self.hparams, readers.read(place or "samples/mnist")
         self.classes = items["train"].classes
         return {
@@ -275,8 +283,10 @@ class Videos:
         return self.paths[i]
 
 
-class Streams(Videos):
+class Streams:
     """Videos of shards; a sample that was read is what a Cut takes."""
+
+    array = None
 
     def __init__(self, items: shards.Shards):
         self.items = items
@@ -383,7 +393,7 @@ def read_frames(path: Path | shards.Sample, choose: Callable[[int], list[int]], 
     import av
 
     try:
-        with av.open(io.BytesIO(path.data) if isinstance(path, shards.Sample) else str(path)) as container:
+        with av.open(io.BytesIO(path.data) if isinstance(path, shards.Sample) else str(path), "r") as container:
             if not container.streams.video:
                 raise ValueError(f"{path} holds no video")
             stream = container.streams.video[0]
@@ -396,15 +406,18 @@ def read_frames(path: Path | shards.Sample, choose: Callable[[int], list[int]], 
                 count = found
             wanted = choose(count)
             container.seek(0)
-            rate, base = stream.average_rate, stream.time_base
-            first = 0
-            if wanted[0] > 64 and rate and base:  # far in: from the key frame before
-                container.seek(int(wanted[0] / rate / base) + (stream.start_time or 0), stream=stream)
+            rate, base, start = stream.average_rate, stream.time_base, stream.start_time or 0
+            frames_a_tick = rate * base if rate and base else None
+            first: int | None = 0
+            if wanted[0] > 64 and frames_a_tick:  # far in: from the key frame before
+                container.seek(int(wanted[0] / frames_a_tick) + start, stream=stream)
                 first = None
             out, need = [], set(wanted)
             for i, frame in enumerate(container.decode(stream)):
                 if first is None:
-                    first = round(float((frame.pts - (stream.start_time or 0)) * base * rate))
+                    if frame.pts is None or frames_a_tick is None:
+                        raise ValueError(f"{path} has a frame without a time; write it anew with ffmpeg")
+                    first = round(float((frame.pts - start) * frames_a_tick))
                 if first + i in need:
                     out.append(frame.to_ndarray(format="rgb24"))
                 if first + i >= wanted[-1]:
@@ -434,8 +447,8 @@ class Cut:
     repeats: int = 0  # of a training video; 0 is evaluation
     views: tuple[int, int] = (1, 1)
 
-    def __post_init__(self):
-        self.policy = self.randaugment and policy(self.randaugment, self.size)
+    def __post_init__(self) -> None:
+        self.policy: Any = policy(self.randaugment, self.size) if self.randaugment else None
 
     def __call__(self, path: Path | shards.Sample, seed: int) -> Tensor:
         draw = random.Random(seed)
@@ -454,7 +467,8 @@ class Cut:
         clips = []
         for clip in times:
             pixels = torch.from_numpy(decoded[[index[t] for t in clip]]).permute(0, 3, 1, 2)  # (F, C, H', W')
-            boxes = [self._box(*pixels.shape[2:], draw)] if self.repeats else self._views(*pixels.shape[2:])
+            height, width = pixels.shape[2:]
+            boxes = [self._box(height, width, draw)] if self.repeats else self._views(height, width)
             for box in boxes:
                 clips.append(_resize(pixels, box, self.size))  # (F, C, H, W)
                 if self.policy:
@@ -512,13 +526,6 @@ def _resize(pixels: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor
 
 
 # Made clips
-
-
-class Memory:
-    """Clips that fit, (N, F, C, H, W) uint8."""
-
-    def __init__(self, array: Tensor):
-        self.array = array
 
 
 def sprite_characters() -> dict[str, np.ndarray]:

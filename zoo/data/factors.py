@@ -5,14 +5,15 @@ N images · B of a batch · S factors · C H W channels and sides in px · P = H
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor
 
-from zoo.data.batches import Batches
+from zoo.data.batches import Batches, InMemory
 from zoo.nn.checks import check_least, check_types
 
 # The rendered set: one flat figure before a flat ground. Not dSprites: other figures, colours, and turns.
@@ -23,12 +24,6 @@ DSPRITES = {"shape": 3, "scale": 6, "orientation": 40, "x": 32, "y": 32}
 SHAPES3D = {"floor": 10, "wall": 10, "object": 10, "scale": 8, "shape": 4, "orientation": 15}
 MPI3D = ("colour", "shape", "size", "height", "background", "horizontal", "vertical")
 MPI3D_SIZES = ((6, 6, 2, 3, 3, 40, 40), (4, 4, 2, 3, 3, 40, 40))  # toy, realistic and real; real complex
-
-
-class Shown(NamedTuple):
-    """What Batches reads of a split."""
-
-    array: Tensor  # uint8 (N, C, H, W), or the factors (N, S) that a batch is rendered from
 
 
 class FactorData(L.LightningDataModule):
@@ -48,6 +43,8 @@ class FactorData(L.LightningDataModule):
         FileNotFoundError: no such file.
     """
 
+    hparams: AttributeDict  # the arguments, by name
+
     def __init__(
         self,
         source: str = "rendered",
@@ -64,7 +61,8 @@ class FactorData(L.LightningDataModule):
         check_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         check_least(0, seed=seed)
         self.save_hyperparameters()
-        self.splits: dict[str, tuple[Shown, Tensor]] = {}
+        self.splits: dict[str, tuple[InMemory, Tensor]] = {}  # uint8 images (N, C, H, W), or rendered factors (N, S)
+        self.peak: float | None = None  # the pixel value that is white; None where images are rendered
         self.factors: dict[str, int] = RENDERED if source == "rendered" else {}  # name -> how many classes
 
     def setup(self, stage: str | None = None) -> None:
@@ -76,20 +74,22 @@ class FactorData(L.LightningDataModule):
             generator = torch.Generator().manual_seed(h.seed)
             count = h.num_images + h.num_test
             y = torch.stack([torch.randint(n, (count,), generator=generator) for n in RENDERED.values()], 1)  # (N, S)
-            x, self.peak = y, None
+            x = y
         else:
             x, y, self.factors, self.peak = read(Path(h.source).expanduser(), h.num_images + h.num_test, h.seed)
             if x.shape[-1] != h.image_size:
                 raise ValueError(f"{h.source} has {x.shape[-1]} px images, given image_size={h.image_size}")
         held, train = slice(0, h.num_test), slice(h.num_test, None)
-        self.splits = {"train": (Shown(x[train]), y[train]), "val": (Shown(x[held]), y[held])}
+        self.splits = {"train": (InMemory(x[train]), y[train]), "val": (InMemory(x[held]), y[held])}
         self.splits["test"] = self.splits["val"]
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image, after setup."""
-        x = self.splits["test"][0].array
-        return (3, self.hparams.image_size, self.hparams.image_size) if x.ndim == 2 else tuple(x.shape[1:])
+        if self.peak is None:
+            return 3, self.hparams.image_size, self.hparams.image_size
+        _, channels, height, width = self.splits["test"][0].array.shape
+        return channels, height, width
 
     def train_dataloader(self) -> Batches:
         return self._batches("train", self.hparams.batch_size, shuffle=True)
@@ -183,8 +183,8 @@ def read(path: Path, count: int, seed: int) -> tuple[Tensor, Tensor, dict[str, i
             raise ValueError(f"{path} holds {', '.join(sorted(keys))}; expected dSprites' imgs or MPI3D's images")
         rows = _rows(len(x), count, seed, path)
         x, y = x[rows], y[rows]
-    x = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))  # (N, C, H, W)
-    return x, torch.from_numpy(np.ascontiguousarray(y, np.int64)), sizes, 1.0 if sizes is DSPRITES else 255.0
+    images = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))  # (N, C, H, W)
+    return images, torch.from_numpy(np.ascontiguousarray(y, np.int64)), sizes, 1.0 if sizes is DSPRITES else 255.0
 
 
 def _rows(there: int, count: int, seed: int, path: Path) -> np.ndarray:

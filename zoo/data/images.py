@@ -4,19 +4,20 @@ A set that fits is decoded once into uint8, and a batch is one indexing of that 
 is cropped, flipped and scaled there. N images of a split · B of a batch · C channels · H W sides in pixels
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor
 
 from zoo.data.augment import Change, augment, erase, resized_crop
 from zoo.data.batches import Batches
-from zoo.data.pixels import Pixels, mapped
-from zoo.data.readers import Items, decode, natural_channels, read
+from zoo.data.pixels import Pixels, fitted, mapped
+from zoo.data.readers import STAGES, Items, decode, natural_channels, read
 from zoo.data.shards import Sample, Shards, Streamed, find
 from zoo.nn.checks import check_least, check_types
 
@@ -58,6 +59,8 @@ class ImageData(L.LightningDataModule):
         shuffle_buffer: of shards, samples of a lane among which the next one is drawn.
         bad: of shards, a sample that is damaged is refused by name ("refuse"), or left out with a warning ("skip").
     """
+
+    hparams: AttributeDict  # the arguments, by name
 
     def __init__(
         self,
@@ -110,22 +113,19 @@ class ImageData(L.LightningDataModule):
             )
         if bad == "skip" and not self._streams:
             raise ValueError(f"bad='skip' is for shards; write some with `zoo shard {source} FOLDER`, or mend the file")
-        self.splits: dict[str, tuple[Pixels, Tensor]] = {}
+        self.splits: dict[str, tuple[Pixels | Encoded, Tensor]] = {}
         self.classes: list[str] = []
 
     def setup(self, stage: str | None = None) -> None:
         """Read and decode what the stage needs: "fit" train and validation, "validate", "test"."""
         h = self.hparams
-        needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ("train", "val", "test"))
+        needed = STAGES.get(stage, ("train", "val", "test"))
         if all(split in self.splits for split in needed):
             return
-        if self._streams:
-            items = find(h.source.removeprefix("shards:"), "images")
-        else:
-            items = read(h.source, h.image_column, h.label_column)
-        items = _hold_out(items, h.val_fraction, h.seed)
-        if h.limit is not None:
-            items["train"] = items["train"].take(_balanced(items["train"].labels, h.limit, h.seed))
+        items = dict(self._items())
+        for split, other in (("val", "test"), ("test", "val")):
+            if split not in items and other in items:
+                items[split] = items[other]
         for split in needed:
             if split not in items:
                 raise ValueError(
@@ -133,6 +133,20 @@ class ImageData(L.LightningDataModule):
                 )
             self.classes = items[split].classes
             self.splits[split] = self._pixels(items[split], split), torch.as_tensor(items[split].labels)
+
+    def _items(self) -> Mapping[str, Items | Shards]:
+        """The splits of the source, undecoded."""
+        h = self.hparams
+        if self._streams:
+            return find(h.source.removeprefix("shards:"), "images")
+        items = read(h.source, h.image_column, h.label_column)
+        if h.val_fraction:
+            order = np.random.default_rng(h.seed).permutation(len(items["train"]))
+            held = max(1, round(h.val_fraction * len(order)))
+            items |= {"train": items["train"].take(order[held:]), "val": items["train"].take(order[:held])}
+        if h.limit is not None:
+            items["train"] = items["train"].take(_balanced(items["train"].labels, h.limit, h.seed))
+        return items
 
     @property
     def num_classes(self) -> int:
@@ -143,16 +157,16 @@ class ImageData(L.LightningDataModule):
         """(C, H, W) of every image, after setup."""
         return next(iter(self.splits.values()))[0].shape
 
-    def train_dataloader(self) -> "Batches":
+    def train_dataloader(self) -> Batches:
         return self._batches("train", self.hparams.batch_size, shuffle=True)
 
-    def val_dataloader(self) -> "Batches":
+    def val_dataloader(self) -> Batches:
         return self._batches("val", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
 
-    def test_dataloader(self) -> "Batches":
+    def test_dataloader(self) -> Batches:
         return self._batches("test", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
 
-    def in_order(self, split: str, batch_size: int) -> "Batches":
+    def in_order(self, split: str, batch_size: int) -> Batches:
         """A split as it is, nothing shuffled, changed or left out."""
         pixels, labels = self.splits[split]
         return self._kind(pixels, labels, batch_size, shuffle=False, num_workers=self.hparams.num_workers)
@@ -174,7 +188,7 @@ class ImageData(L.LightningDataModule):
         uncached = self.splits["train"][0].array is None
         return self.hparams.randaugment is not None or (self.hparams.crop_scale is not None and uncached)
 
-    def _batches(self, split: str, batch_size: int, shuffle: bool) -> "Batches":
+    def _batches(self, split: str, batch_size: int, shuffle: bool) -> Batches:
         pixels, labels = self.splits[split]
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
@@ -187,16 +201,16 @@ class ImageData(L.LightningDataModule):
         return self.hparams.source.startswith("shards:")
 
     @property
-    def _kind(self) -> Callable[..., "Batches"]:
+    def _kind(self) -> Callable[..., Batches]:
         if not self._streams:
             return Batches
         h = self.hparams
         return partial(Streamed, lanes=h.lanes, buffer=h.shuffle_buffer, bad=h.bad)
 
-    def _pixels(self, items: "Items | Shards", split: str) -> "Pixels":
+    def _pixels(self, items: Items | Shards, split: str) -> "Pixels | Encoded":
         h = self.hparams
         share = 1.0 if split == "train" else h.crop_pct
-        if self._streams:
+        if isinstance(items, Shards):
             return Encoded(items, h.image_size, h.channels, share)
         pixels = Pixels(items, h.image_size, h.channels or natural_channels(items), share)
         size = len(items) * int(np.prod(pixels.shape))
@@ -210,30 +224,24 @@ class ImageData(L.LightningDataModule):
         return pixels
 
 
-class Encoded(Pixels):
-    """Images of shards: of a sample that was read, instead of by number."""
+class Encoded:
+    """Images of shards, each of a sample that was read instead of by number."""
 
-    def __init__(self, items: "Shards", image_size: int | None, channels: int | None, crop_pct: float = 1.0):
-        if image_size is None and items.size is None:
+    array = None
+
+    def __init__(self, items: Shards, image_size: int | None, channels: int | None, crop_pct: float = 1.0):
+        size = items.size if image_size is None else (image_size, image_size)
+        if size is None:
             raise ValueError(f"the images of {items.source} have several sizes; give image_size")
-        self.items, self.image_size, self.crop_pct, self.array = items, image_size, crop_pct, None
-        self.channels = channels or items.channels or 3
-        self.shape = (self.channels, *((image_size, image_size) if image_size else items.size))
+        self.items, self.image_size, self.crop_pct = items, image_size, crop_pct
+        self.shape = (channels or items.channels or 3, *size)
 
-    def whole(self, sample: "Sample") -> np.ndarray:
-        return decode(sample.data, self.channels, str(sample))
+    def __getitem__(self, sample: Sample) -> Tensor:
+        return fitted(self.whole(sample), self.image_size, self.crop_pct, self.shape, self.items.source)  # (C, H, W)
 
-
-def _hold_out(items: dict[str, Items], fraction: float, seed: int) -> dict[str, Items]:
-    if fraction:
-        order = np.random.default_rng(seed).permutation(len(items["train"]))
-        held = max(1, round(fraction * len(order)))
-        items = items | {"train": items["train"].take(order[held:]), "val": items["train"].take(order[:held])}
-    if "val" not in items and "test" in items:
-        items = items | {"val": items["test"]}
-    if "test" not in items and "val" in items:
-        items = items | {"test": items["val"]}
-    return items
+    def whole(self, sample: Sample) -> np.ndarray:
+        """An image before it is made to fit, (H, W, C) uint8."""
+        return decode(sample.data, self.shape[0], str(sample))
 
 
 def _balanced(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:

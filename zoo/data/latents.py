@@ -11,13 +11,13 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor, nn
 
 from zoo import hub
-from zoo.data.batches import Batches
-from zoo.data.factors import Shown
+from zoo.data.batches import Batches, InMemory
 from zoo.data.images import ImageData
-from zoo.data.pixels import new_map
+from zoo.data.pixels import Pixels, new_map
 from zoo.metrics.moments import Moments
 from zoo.nn.checks import check_least, check_types
 from zoo.nn.frozen import fingerprint
@@ -70,12 +70,13 @@ def write(
         for split in ("train", "test"):
             turns = (False, True) if flip and split == "train" else (False,)
             batches, count = data.in_order(split, batch_size), len(data.splits[split][1])
-            out, labels, at, moments = None, [], 0, Moments((len(model.latent_mean), 1, 1))
+            labels: list[Tensor] = []
+            at, moments = 0, Moments((len(model.latent_mean), 1, 1))
             for mirrored in turns:
                 for batch in batches:
                     x, y = data.on_after_batch_transfer(batch, 0)
                     z = model.encode((x.flip(-1) if mirrored else x).to(model.latent_std.device)).cpu()  # (B, c, h, w)
-                    if out is None:
+                    if at == 0:
                         shape = (count * len(turns), *z.shape[1:])
                         out = new_map(aside(f"{split}_latents.npy"), np.float16, shape)
                     half = z.half()
@@ -122,6 +123,8 @@ class LatentData(L.LightningDataModule):
         ValueError: latents of another encoder, or another format.
     """
 
+    hparams: AttributeDict  # the arguments, by name
+
     def __init__(
         self,
         folder: str,
@@ -152,7 +155,7 @@ class LatentData(L.LightningDataModule):
             )
         self.classes: list[str] = self.config["classes"]
         self._statistics: Tensor | None = None
-        self.splits: dict[str, tuple[Shown, Tensor]] = {}
+        self.splits: dict[str, tuple[InMemory, Tensor]] = {}
 
     @property
     def num_classes(self) -> int:
@@ -174,7 +177,7 @@ class LatentData(L.LightningDataModule):
                 raise ValueError(
                     f"{self.hparams.folder} is damaged: {split} is not what config.json says; write it again"
                 )
-            self.splits[split] = Shown(torch.from_numpy(latents)), torch.from_numpy(np.array(labels))
+            self.splits[split] = InMemory(torch.from_numpy(latents)), torch.from_numpy(np.array(labels))
         self.splits["val"] = self.splits["test"]
 
     def train_dataloader(self) -> Batches:
@@ -186,7 +189,7 @@ class LatentData(L.LightningDataModule):
     def test_dataloader(self) -> Batches:
         return self._batches("test", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor | tuple[Tensor, Tensor], Tensor]:
         """float16 (B, c, h, w) on the device → normalised, float32."""
         z, y, _ = batch
         if self._statistics is None:
@@ -227,32 +230,38 @@ class ImageLatentData(LatentData):
         check_types(ImageLatentData, locals())
         super().__init__(folder, batch_size, eval_batch_size, seed, encoder)
         self.save_hyperparameters()
-        self.images: ImageData | None = None
+        self.images: dict[str, tuple[Pixels, Tensor]] = {}  # of a split, with their labels
 
     def setup(self, stage: str | None = None) -> None:
         """Map the latents, read the images."""
         super().setup(stage)
         source = self.hparams.source or self.config["source"]
-        self.images = ImageData(source, self.config["image_size"], 3, cache=self.hparams.cache)
-        self.images.setup()
+        images = ImageData(source, self.config["image_size"], 3, cache=self.hparams.cache)
+        images.setup()
         for split in ("train", "test"):
             latents, labels = self.splits[split]
+            pixels, classes = images.splits[split]
+            if not isinstance(pixels, Pixels):
+                raise ValueError(f"{source} is a stream, whose images have no numbers; give what it was made of")
             turns = 2 if split == "train" and self.config.get("flip") else 1
-            if not torch.equal(labels, self.images.splits[split][1].repeat(turns)):
+            if not torch.equal(labels, classes.repeat(turns)):
                 raise ValueError(
                     f"{self.hparams.folder} was written of {self.config['source']}, whose {split} images are not those "
-                    f"of {self.images.hparams.source}"
+                    f"of {source}"
                 )
+            self.images[split] = pixels, classes
             self.splits[split] = latents, torch.arange(len(labels))  # the place of each travels where labels do
         self.splits["val"] = self.splits["test"]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """→ ((images (B, 3, H, W) in [0, 1], latents (B, c, h, w)), labels (B,))."""
         z, i, stamp = batch
-        pixels, labels = self.images.splits["train" if stamp is not None else "test"]
+        pixels, labels = self.images["train" if stamp is not None else "test"]
         place, count = i.cpu(), len(labels)
-        array = pixels.array if pixels.array is not None else pixels
-        x = array[place % count] if array is not pixels else torch.stack([pixels[int(k)] for k in place % count])
+        if pixels.array is not None:
+            x = pixels.array[place % count]  # (B, 3, H, W)
+        else:
+            x = torch.stack([pixels[int(k)] for k in place % count])  # (B, 3, H, W)
         mirrored = (i >= count)[:, None, None, None]
         x = x.to(z.device, non_blocking=True).float() / 255  # (B, 3, H, W)
         return (torch.where(mirrored, x.flip(-1), x), z.float()), labels[place % count].to(z.device)

@@ -10,7 +10,6 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from zoo.data.augment import Change
 from zoo.data.readers import Items, decode
 
 
@@ -20,18 +19,14 @@ class Pixels:
     def __init__(self, items: Items, image_size: int | None, channels: int, crop_pct: float = 1.0):
         self.items, self.image_size, self.channels, self.crop_pct = items, image_size, channels, crop_pct
         self.array: Tensor | None = None
-        self.shape: tuple[int, int, int] | None = None
-        self.shape = tuple(self[0].shape)
+        height, width, depth = _fit(self.whole(0), image_size, crop_pct).shape
+        self.shape: tuple[int, int, int] = (depth, height, width)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, i: int) -> Tensor:
-        pixels = _fit(self.whole(i), self.image_size, self.crop_pct)
-        if self.shape is not None and pixels.shape != (self.shape[1], self.shape[2], self.shape[0]):
-            (height, width), (h, w) = self.shape[1:], pixels.shape[:2]
-            raise ValueError(f"{self.items.source} mixes {height}×{width} and {h}×{w} px images; give image_size")
-        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())  # (C, H, W)
+        return fitted(self.whole(i), self.image_size, self.crop_pct, self.shape, self.items.source)  # (C, H, W)
 
     def whole(self, i: int) -> np.ndarray:
         """An image before it is made to fit, (H, W, C) uint8; the cached one where there is a cache."""
@@ -58,18 +53,24 @@ class Pixels:
             if isinstance(item, Path):
                 stat = item.stat()
                 item = f"{item.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()
-            digest.update(item if isinstance(item, bytes) else np.ascontiguousarray(item))
+            digest.update(item if isinstance(item, bytes) else np.ascontiguousarray(item).data)
         return digest.hexdigest()
 
 
-class Changed:
-    """Images under a Change, by (index, seed)."""
+def fitted(
+    pixels: np.ndarray, image_size: int | None, crop_pct: float, shape: tuple[int, int, int], source: str
+) -> Tensor:
+    """Pixels (H', W', C) uint8, resized and cropped to image_size, as (C, H, W).
 
-    def __init__(self, pixels: Pixels, change: Change):
-        self.pixels, self.change = pixels, change
-
-    def __getitem__(self, key: tuple[int, int]) -> Tensor:
-        return self.change(self.pixels.whole(key[0]), key[1])
+    Raises:
+        ValueError: another shape comes out, which only images of several sizes do where image_size is None.
+    """
+    pixels = _fit(pixels, image_size, crop_pct)  # (H, W, C)
+    channels, height, width = shape
+    if pixels.shape != (height, width, channels):
+        h, w = pixels.shape[:2]
+        raise ValueError(f"{source} mixes {height}×{width} and {h}×{w} px images; give image_size")
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())  # (C, H, W)
 
 
 def _fit(pixels: np.ndarray, size: int | None, crop_pct: float = 1.0) -> np.ndarray:

@@ -17,6 +17,7 @@ from zoo.registry import suggest
 
 SAMPLES = Path(__file__).parent / "samples"
 SPLITS = {"train": ("train",), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
+STAGES: dict[str | None, tuple[str, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
 
 
@@ -24,7 +25,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".
 class Items:
     """One split: arrays, encoded bytes or paths; labels (N,) int64; the class names; where it was read."""
 
-    images: Sequence[Any]
+    images: Sequence[Any] | np.ndarray
     labels: np.ndarray
     classes: list[str]
     source: str
@@ -132,9 +133,9 @@ def _torchvision(source: str) -> dict[str, Items]:
         images = np.asarray(data.data)
         if by_split:
             images = images.transpose(0, 2, 3, 1)  # these two come as (N, C, H, W)
-        labels = getattr(data, "targets", getattr(data, "labels", None))
-        classes = getattr(data, "classes", None) or [str(c) for c in range(int(np.max(labels)) + 1)]
-        out[role] = Items(images, np.asarray(labels, dtype=np.int64), list(classes), source)
+        labels = np.asarray(data.targets if hasattr(data, "targets") else data.labels, dtype=np.int64)
+        classes = getattr(data, "classes", None) or [str(c) for c in range(int(labels.max()) + 1)]
+        out[role] = Items(images, labels, list(classes), source)
     return out
 
 

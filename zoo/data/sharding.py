@@ -68,7 +68,8 @@ def write(
         raise ValueError(f"samples={samples}, image_size={image_size}: each must be at least 1")
     kind, splits, classes = _splits(source, image_column, label_column)
     folder.mkdir(parents=True, exist_ok=True)
-    seen, rows = Seen(), {}
+    seen = Seen()
+    rows: dict[str, list[dict[str, Any]]] = {}
     for role, (items, labels) in splits.items():
         order = np.arange(len(labels))
         if role == "train":
@@ -101,7 +102,9 @@ def index(place: str, folder: str | Path | None = None) -> Iterator[str | Path]:
     files = sorted(f for f in shards.patiently(place, fs, lambda: fs.find(root)) if f.endswith(".tar"))
     if not files:
         raise ValueError(f"{place} holds no *.tar; `zoo shard SOURCE FOLDER` writes shards")
-    seen, rows, kinds, last = Seen(), {}, set(), -1
+    seen, last = Seen(), -1
+    rows: dict[str, list[dict[str, Any]]] = {}
+    kinds: set[str] = set()
     for file in files:
         relative, url = file.removeprefix(root).lstrip("/"), fs.unstrip_protocol(file)
         stream = shards.Stream(shards.Shard(url, 0, fs.size(file), "", 0))
@@ -148,10 +151,10 @@ def _splits(source: str, image_column: str | None, label_column: str | None) -> 
     root = Path(source).expanduser()
     moving = set(SUFFIXES) - readers.SUFFIXES
     if root.is_dir() and any(f.suffix.lower() in moving for f in root.rglob("*")):
-        found, classes = find_videos(root)
-        return "clips", found, classes
-    found = readers.read(source, image_column, label_column)
-    return "images", {role: (s.images, s.labels) for role, s in found.items()}, next(iter(found.values())).classes
+        videos, classes = find_videos(root)
+        return "clips", videos, classes
+    images = readers.read(source, image_column, label_column)
+    return "images", {role: (s.images, s.labels) for role, s in images.items()}, next(iter(images.values())).classes
 
 
 def _encoded(item: Any, source: str, kind: str, size: int | None, seen: Seen) -> tuple[str, bytes]:
@@ -163,14 +166,16 @@ def _encoded(item: Any, source: str, kind: str, size: int | None, seen: Seen) ->
     else:
         data = item.read_bytes() if isinstance(item, Path) else item
     with readers.naming(str(item) if isinstance(item, Path) else f"an image of {source}"):
-        image = Image.open(io.BytesIO(data))
-        kind = image.format
+        image: Image.Image
+        image = opened = Image.open(io.BytesIO(data))
+        form = opened.format or ""
         if size is not None and min(image.size) > size:
             scale = size / min(image.size)
-            image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
-            data, kind = (_jpeg(image), kind) if kind == "JPEG" else (_png(image), "PNG")
+            width, height = (max(size, round(side * scale)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+            data, form = (_jpeg(image), form) if form == "JPEG" else (_png(image), "PNG")
     seen.note(image)
-    return FORMATS.get(kind, kind.lower()), data
+    return FORMATS.get(form, form.lower()), data
 
 
 def _png(image: Image.Image) -> bytes:
@@ -199,7 +204,7 @@ def _tar(path: Path, members: Iterator[tuple[int, str, bytes, int]]) -> dict[str
     """Write number, suffix, bytes and class of samples; `bytes` and `sha256` of the file."""
     with write_aside(path.parent) as aside, open(aside(path.name), "wb") as file:
         out = Hashed(file)
-        with tarfile.open(fileobj=out, mode="w|") as archive:
+        with tarfile.open(fileobj=out, mode="w|") as archive:  # type: ignore[call-overload]  # a stream is only written to
             for number, suffix, data, label in members:
                 for name, content in ((suffix, data), ("cls", str(label).encode())):
                     info = tarfile.TarInfo(f"{number:08d}.{name}")  # no time, no owner: same input, same hash

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import fsspec
 import torch
@@ -32,7 +32,7 @@ from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from zoo.data.batches import Batches
+from zoo.data.batches import Batches, Split
 from zoo.data.seeds import mix
 
 MANIFEST, FORMAT = "manifest.json", "zoo-shards-1"
@@ -75,11 +75,11 @@ class Shards:
 
 
 class Sample(NamedTuple):
-    """One sample as it was stored; `index` is its number in the split, `fault` what is wrong with it."""
+    """One sample as it was stored; `number` is its place in the split, `fault` what is wrong with it."""
 
     key: str
     url: str
-    index: int
+    number: int
     data: bytes
     label: int
     fault: str = ""
@@ -248,24 +248,26 @@ def read_shard(shard: Shard, stop: int, classes: int) -> Iterator[Sample]:
 
 def grouped(stream: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Members of a tar file that stand together under one key: its name up to the first dot, and what follows."""
-    key, parts = None, {}
+    key = ""
+    parts: dict[str, bytes] = {}
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
-            archive.members = []  # tarfile would keep them all
+            archive.members = []  # type: ignore[attr-defined]  # typeshed does not know the list that tarfile would grow
             folder, slash, name = member.name.rpartition("/")
             stem, _, suffix = name.partition(".")
-            if not member.isreg() or not stem:
+            file = archive.extractfile(member) if member.isreg() else None
+            if file is None or not stem:
                 continue
             if key != folder + slash + stem:
                 if parts:
                     yield key, parts
                 key, parts = folder + slash + stem, {}
-            parts[suffix.lower()] = archive.extractfile(member).read()
+            parts[suffix.lower()] = file.read()
     if parts:
         yield key, parts
 
 
-def make_sample(shard: Shard, index: int, key: str, parts: dict[str, bytes], classes: int) -> Sample:
+def make_sample(shard: Shard, number: int, key: str, parts: dict[str, bytes], classes: int) -> Sample:
     """A sample of a shard's members, or what is wrong with it."""
     data = next((parts[suffix] for suffix in (*IMAGES, *CLIPS) if suffix in parts), None)
     label = parts.get("cls", b"").strip()
@@ -274,8 +276,8 @@ def make_sample(shard: Shard, index: int, key: str, parts: dict[str, bytes], cla
     elif not label.isdigit() or int(label) >= classes:
         fault = f"has the class {label.decode(errors='replace')!r}, expected KEY.cls with a number below {classes}"
     else:
-        return Sample(key, shard.url, index, data, int(label))
-    return Sample(key, shard.url, index, b"", -1, fault)
+        return Sample(key, shard.url, number, data, int(label))
+    return Sample(key, shard.url, number, b"", -1, fault)
 
 
 # The order
@@ -357,6 +359,12 @@ def _ahead(samples: Iterator[tuple[int, Sample]], pool: ThreadPoolExecutor) -> I
 # Batches
 
 
+class Stored(Split, Protocol):
+    """What Streamed reads: a split that makes samples of what its shards hold."""
+
+    items: Shards
+
+
 class Streamed(Batches):
     """Batches of a split in shards, as Batches gives them: the same for any number of processes and workers.
 
@@ -369,8 +377,9 @@ class Streamed(Batches):
         ValueError: the processes cannot share the lanes evenly; fewer samples than processes.
     """
 
-    def __init__(self, pixels: Any, labels: Tensor, *args: Any, lanes: int, buffer: int, bad: str, **more: Any):
-        self.shards, self.lanes, self.buffer, self.bad, self.faults = pixels.items, lanes, buffer, bad, set()
+    def __init__(self, pixels: Stored, labels: Tensor, *args: Any, lanes: int, buffer: int, bad: str, **more: Any):
+        self.shards, self.lanes, self.buffer, self.bad = pixels.items, lanes, buffer, bad
+        self.faults: set[str] = set()  # names of samples that are left out
         super().__init__(pixels, labels, *args, **more)
         if self.shuffle and lanes % self.world:
             raise ValueError(
@@ -426,7 +435,7 @@ class Streamed(Batches):
             # A process with a sample less than others may have to cut its last batch in two.
             count = self.batch_size if self.shuffle else min(self.batch_size, left - later)
             left -= count
-            yield [(s, mix(self.seed, turn, s.index)) for s in islice(samples, count)]
+            yield [(s, mix(self.seed, turn, s.number)) for s in islice(samples, count)]
 
     def _read(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         pool = ThreadPoolExecutor(self.lanes, "shards")

@@ -5,6 +5,7 @@ import math
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor
 
 from zoo.data.batches import Batches
@@ -22,6 +23,8 @@ class RandomImages(L.LightningDataModule):
         batch_size: images of a batch.
         seed: of the images and their order.
     """
+
+    hparams: AttributeDict  # the arguments, by name
 
     def __init__(
         self, shape: tuple[int, int, int] = (1, 28, 28), num_images: int = 1024, batch_size: int = 128, seed: int = 0
