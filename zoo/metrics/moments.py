@@ -13,6 +13,9 @@ class Moments(Metric):
     """
 
     batch_state = ("count", "first", "second")
+    count: Tensor
+    first: Tensor
+    second: Tensor
 
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()

@@ -1,23 +1,33 @@
 """Activations that are made again in the backward pass instead of being kept."""
 
 import contextlib
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from zoo.nn.protocols import Recomputes
+
+
+class _Autoencoder(Protocol):
+    @property
+    def encoder(self) -> Recomputes: ...
+
+    @property
+    def decoder(self) -> Recomputes: ...
 
 
 class Checkpointed:
     """For a model whose `encoder` and `decoder` can make activations again: one switch for both."""
 
     @property
-    def grad_checkpointing(self) -> bool:
+    def grad_checkpointing(self: _Autoencoder) -> bool:
         """Keep no activations inside blocks."""
         return self.encoder.grad_checkpointing
 
     @grad_checkpointing.setter
-    def grad_checkpointing(self, on: bool) -> None:
+    def grad_checkpointing(self: _Autoencoder, on: bool) -> None:
         self.encoder.grad_checkpointing = self.decoder.grad_checkpointing = on
 
 

@@ -118,7 +118,7 @@ def _check(x: Tensor, what: str, shape: Sequence[int | str], dtypes: tuple[torch
     return x
 
 
-def check_types(function: Callable, args: Mapping[str, Any], name: str = "") -> None:
+def check_types(function: type[Any] | Callable[..., Any], args: Mapping[str, Any], name: str = "") -> None:
     """Refuse arguments of a function, or of a class's constructor, that are not what its annotations say.
 
     Args:
@@ -128,7 +128,11 @@ def check_types(function: Callable, args: Mapping[str, Any], name: str = "") -> 
     Raises:
         ValueError: an argument of another type.
     """
-    for key, hint in typing.get_type_hints(function.__init__ if isinstance(function, type) else function).items():
+    if isinstance(function, type):
+        hints = typing.get_type_hints(function.__init__)  # type: ignore[misc]  # of this class, no subclass's
+    else:
+        hints = typing.get_type_hints(function)
+    for key, hint in hints.items():
         if key in args and not _is_a(args[key], hint):
             name, expected = name or function.__name__, hint.__name__ if isinstance(hint, type) else hint
             raise ValueError(f"{name} takes no {key}={reprlib.repr(args[key])}; expected {expected}")
@@ -163,7 +167,7 @@ def _is_a(value: Any, hint: Any) -> bool:
         return any(_is_a(value, h) for h in inner)
     if hint in (int, float):
         if isinstance(value, numbers.Integral):
-            return not isinstance(value, bool) and -(2**63) <= value < 2**63  # what a tensor holds
+            return not isinstance(value, bool) and -(2**63) <= int(value) < 2**63  # what a tensor holds
         return hint is float and isinstance(value, numbers.Real) and math.isfinite(value)
     if origin in (tuple, list, Sequence):
         fixed = origin is tuple and Ellipsis not in inner

@@ -40,10 +40,10 @@ def tiled(
         return function(x)
     up, down = ratio
     places = list(product(_starts(height, tile, overlap), _starts(width, tile, overlap)))
-    out = total = None
-    for some in (places[i : i + batch_size] for i in range(0, len(places), batch_size)):
+    for start in range(0, len(places), batch_size):
+        some = places[start : start + batch_size]
         y = function(torch.cat([x[:, :, t : t + tile, left : left + tile] for t, left in some]))  # (n·B, C', h', w')
-        if out is None:
+        if start == 0:
             out = y.new_zeros(len(x), y.shape[1], height * up // down, width * up // down)  # (B, C', H', W')
             total = out.new_zeros(out.shape[2:])  # (H', W')
         for place, part in zip(some, y.split(len(x))):

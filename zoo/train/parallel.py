@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.plugins.layer_sync import LayerSync
 from torch import Tensor, nn
@@ -87,6 +88,10 @@ def by_hand(strategy: Any) -> Iterator[None]:
 
 class JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """A BatchNorm whose statistics are the joined batch's, on a CPU, which nn.SyncBatchNorm refuses."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def _check_input_dim(self, x: Tensor) -> None:
         pass
@@ -174,19 +179,23 @@ def _is_sharded(p: Tensor) -> bool:
     return hasattr(p, "full_tensor")
 
 
-class Sharded:
-    """For a LightningModule: the Trainer's ModelParallelStrategy shards `model`, and its moving average likewise.
+class Sharded(L.LightningModule):
+    """The Trainer's ModelParallelStrategy shards `model`, and its moving average likewise.
 
     A discriminator stays whole on every process.
     """
+
+    model: nn.Module
 
     def configure_model(self) -> None:
         if self.device_mesh is None:
             return
         if getattr(self.hparams, "compile", False):
             raise ValueError("a model compiled into one graph cannot be sharded; set model.compile to false")
-        if self.trainer.strategy._layer_sync is not None:  # which this strategy leaves to others
-            self.trainer.strategy._layer_sync.apply(self)
+        layer_sync = getattr(self.trainer.strategy, "_layer_sync", None)
+        if layer_sync is not None:  # which this strategy leaves to others
+            layer_sync.apply(self)
         shard(self.model, self.device_mesh["data_parallel"])
-        if getattr(self, "average", None) is not None:
-            shard(self.average.module, self.device_mesh["data_parallel"], keep=False)
+        average = getattr(self, "average", None)
+        if average is not None:
+            shard(average.module, self.device_mesh["data_parallel"], keep=False)
