@@ -4,9 +4,11 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import zoo
 from zoo import hub
@@ -87,7 +89,7 @@ def _noisy(name: str) -> dict[str, float]:
     model = hub.load(name)
     generator = torch.Generator().manual_seed(0)
 
-    def noisy():
+    def noisy() -> Iterator[tuple[Tensor, Tensor]]:
         for x, y in report.batches(model, report.sample(model), 1000):
             yield (x + NOISE * torch.randn(x.shape, generator=generator)).clamp(0, 1), y
 
@@ -106,7 +108,7 @@ def _fit(root: Path, recipe: str, *overrides: str) -> Path:
 
 def _doors(folder: Path, repository: Path, out: Path) -> list[str]:
     """The checkpoint as a folder, through torch.hub, and as the Hub would hold it; refused unless all tensors agree."""
-    arch = zoo.load(str(folder)).zoo_config["arch"]
+    arch = hub.read_config(folder)["arch"]
     published = Path(zoo.push(folder, "latentzoo/demo", dry_run=out / "hub"))
     doors = {
         "zoo.load": zoo.load(str(folder)),
