@@ -257,7 +257,7 @@ from zoo.families.bilinear import facts as weights
 record = registry.weights_info("bilinear_d256.mnist")
 far = dataclasses.replace(record, name="bilinear_d256.far", repo="org/name", revision="main")
 weights.WEIGHTS += [far, dataclasses.replace(far, name="bilinear_d256.forged", sha256="0" * 64)]
-registry._all_facts.cache_clear()
+registry._known.cache_clear()
 registry.records.cache_clear()
 print(float(zoo.create("bilinear_d256", "far").head.weight.double().sum()))
 try:

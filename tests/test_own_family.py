@@ -1,9 +1,13 @@
 """A family in somebody's own distribution, tests/fixtures/*_site, does all that the house's families do."""
 
+import configparser
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -122,3 +126,43 @@ def test_python_and_torch_hub_have_it_by_name(done):
     assert models.pop("class") == {"ksparse": "KSparse", "topk": "TopK"}[done["family"]]
     assert models.pop("kept") == {"ksparse": 16, "topk": 8}[done["family"]]  # k of each of two samples
     assert all(models.values()), models
+
+
+DOCS = ["CONTRIBUTING.md", "docs/own-family.md"]
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_what_a_page_quotes_stands_in_the_file_that_it_names(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    quotes = re.findall(r"`(tests/fixtures/\S+)`[^\n]*:\n\n```\w+\n(.*?)\n```", text, re.DOTALL)
+    assert len(quotes) >= 3
+    for file, quote in quotes:
+        whole = (ROOT / file).read_text(encoding="utf-8")
+        assert quote in whole, f"{page} quotes {file} otherwise than it is"
+        assert file.startswith("tests/fixtures/topk") or quote == whole.rstrip()
+
+
+def test_the_family_that_is_quoted_is_as_short_as_is_said():
+    folder = FIXTURES / "ksparse_site" / "zoo_ksparse"
+    paths = [path for path in folder.rglob("*") if path.suffix in (".py", ".md", ".yaml") and path.stem != "__init__"]
+    files = {path.relative_to(folder).as_posix(): len(path.read_text().splitlines()) for path in paths}
+    assert set(files) == {"model.py", "facts.py", "card.md", "recipes/smoke.yaml"}
+    assert sum(files.values()) <= 110
+
+
+def test_every_name_that_a_family_may_rely_on_is_there():
+    rows = re.findall(r"^\| `(zoo[\w.]*)` \| (.*) \|$", (ROOT / DOCS[1]).read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) >= 10
+    for module, names in rows:
+        module = module.replace("NAME", "mae")
+        for name in re.findall(r"`(\w+)`", names):
+            assert hasattr(importlib.import_module(module), name), f"{module} has no {name}"
+
+
+def test_the_fixture_is_what_pip_makes_of_its_project_file():
+    (info,) = (FIXTURES / "ksparse_site").glob("*.dist-info")
+    project = tomllib.loads((FIXTURES / "ksparse_site" / "pyproject.toml").read_text())["project"]
+    entries = configparser.ConfigParser()
+    entries.read(info / "entry_points.txt")
+    assert {group: dict(entries[group]) for group in entries.sections()} == project["entry-points"]
+    assert f"Requires-Dist: {project['dependencies'][0]}" in (info / "METADATA").read_text()
