@@ -87,18 +87,18 @@ def to_zoo(state: Mapping[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[s
             f"tensors {sorted(state)[:4]} are no known DC-AE; expected efficientvit's (encoder.stages.0.op_list.…) or "
             "diffusers' (encoder.down_blocks.…)"
         )
-    found = {}
+    ours = {}
     for name, tensor in state.items():
         for pattern, new in rules:
             name = re.sub(pattern, new, name)
-        found[name] = tensor[:, :, None, None] if name.endswith(".attn.proj.weight") and tensor.ndim == 2 else tensor
-    found = _name_stages(found)
-    channels = len(found["encoder.head.bias"]) if "encoder.head.bias" in found else 0
-    found |= {
+        ours[name] = tensor[:, :, None, None] if name.endswith(".attn.proj.weight") and tensor.ndim == 2 else tensor
+    ours = _name_stages(ours)
+    channels = len(ours["encoder.head.bias"]) if "encoder.head.bias" in ours else 0
+    ours |= {
         "latent_mean": torch.zeros(channels),
         "latent_std": torch.full((channels,), 1 / args.get("latent_scale", 1.0)),
     }
-    return found, _args(found)
+    return ours, _args(ours)
 
 
 def _pack(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ def _name_stages(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Blocks and ways up and down lie in one row: `stages.i.j.conv` is a way, all else is a block."""
     stage = re.compile(r"^(encoder|decoder)\.stages\.(\d+)\.(\d+)\.(.*)$")
     ways = {m.group(1, 2, 3) for k in state if (m := stage.match(k)) and m[4].startswith("conv.")}
-    found = {}
+    ours = {}
     for name, tensor in state.items():
         if m := stage.match(name):
             side, i, j = m.group(1, 2, 3)
@@ -127,8 +127,8 @@ def _name_stages(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 name = f"{side}.stages.{i}.blocks.{int(j) - first}.{m[4]}"
         elif m := re.match(r"^(encoder\.stem|decoder\.head)\.(weight|bias)$", name):
             name = f"{m[1]}.{'conv.' if _halves(m[1], state) else ''}{m[2]}"
-        found[name] = tensor
-    return found
+        ours[name] = tensor
+    return ours
 
 
 def _halves(place: str, state: Mapping[str, Tensor]) -> bool:
@@ -137,7 +137,7 @@ def _halves(place: str, state: Mapping[str, Tensor]) -> bool:
 
 
 def _args(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What shapes and names tell; a tensor that is missing is found so by the strict load."""
+    """What shapes and names tell; the strict load names a tensor that is missing."""
 
     def depths(side: str) -> list[int]:
         blocks = {m.group(1, 2) for k in state if (m := re.match(rf"{side}\.stages\.(\d+)\.blocks\.(\d+)\.", k))}
@@ -145,8 +145,8 @@ def _args(state: Mapping[str, Tensor]) -> dict[str, Any]:
         return [sum(int(i) == n for i, _ in blocks) for n in range(count)]
 
     def attention(side: str) -> list[int]:
-        found = {int(m[1]) for k in state if (m := re.match(rf"{side}\.stages\.(\d+)\.blocks\.\d+\.attn\.", k))}
-        return sorted(found)
+        stages = {int(m[1]) for k in state if (m := re.match(rf"{side}\.stages\.(\d+)\.blocks\.\d+\.attn\.", k))}
+        return sorted(stages)
 
     def width(i: int) -> int | None:
         for name in (f"encoder.stages.{i}.blocks.0.norm.weight", f"encoder.stages.{i}.blocks.0.attn.norm.weight"):

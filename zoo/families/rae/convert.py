@@ -81,29 +81,29 @@ def to_zoo(state: Mapping[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[s
             f"tensors {sorted(state)[:4]} are no known RAE; expected the authors' (decoder_embed.…) or diffusers' "
             "(decoder.decoder_embed.…)"
         )
-    found = {f"decoder.{k}": v for k, v in _pack(_renamed(decoder, DECODER)).items()}
-    found |= {f"encoder.{k}": v for k, v in _timm(_pack(_renamed(encoder, ENCODER))).items()} | pixels
-    told = _args(found)
+    ours = {f"decoder.{k}": v for k, v in _pack(_renamed(decoder, DECODER)).items()}
+    ours |= {f"encoder.{k}": v for k, v in _timm(_pack(_renamed(encoder, ENCODER))).items()} | pixels
+    stated = _args(ours)
     if mean is not None and mean.ndim == 3:
-        told["per_position"] = mean.shape[1:] != (1, 1)
-        found |= {"latent_mean": mean, "latent_std": std}
-    elif "grid" in args or "latent_channels" in told:  # statistics of nothing: as they are
+        stated["per_position"] = mean.shape[1:] != (1, 1)
+        ours |= {"latent_mean": mean, "latent_std": std}
+    elif "grid" in args or "latent_channels" in stated:  # without statistics, 0 and 1 leave latents as they are
         per_position = args.get("per_position", True)
         grid = args.get("grid", 16) if per_position else 1
-        shape = (told["latent_channels"], grid, grid)
+        shape = (stated["latent_channels"], grid, grid)
         blank = (torch.zeros(shape), torch.ones(shape))
         mean, std = blank if mean is None else (blank[0] + mean, blank[1] * std)
-        found |= {"latent_mean": mean, "latent_std": std}
-    return found, told
+        ours |= {"latent_mean": mean, "latent_std": std}
+    return ours, stated
 
 
-def _renamed(state: Mapping[str, Tensor], rules: list) -> dict[str, Tensor]:
-    found = {}
+def _renamed(state: Mapping[str, Tensor], rules: list[tuple[str, str]]) -> dict[str, Tensor]:
+    ours = {}
     for name, tensor in state.items():
         for pattern, new in rules:
             name = re.sub(pattern, new, name)
-        found[name] = tensor
-    return found
+        ours[name] = tensor
+    return ours
 
 
 def _pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -117,7 +117,7 @@ def _pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """timm adds a class token's position to it, and of DINOv2 keeps none for it."""
+    """timm's table has no position of DINOv2's class token: it is added to the token itself."""
     if "pos_embed" not in state:
         return state
     table = state["pos_embed"]
@@ -130,32 +130,32 @@ def _timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def fit_positions(table: Tensor, prefix: int, grid: int) -> Tensor:
     """A table (1, prefix + n², C) for a grid of another side, as transformers interpolates it."""
-    kept, table = table[:, :prefix], table[:, prefix:]
+    first, table = table[:, :prefix], table[:, prefix:]  # (1, prefix, C), (1, n², C)
     side = int(table.shape[1] ** 0.5)
     if side == grid:
-        return torch.cat([kept, table], 1)
+        return torch.cat([first, table], 1)  # (1, prefix + n², C)
     table = table.reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, C, n, n)
     table = F.interpolate(table, size=(grid, grid), mode="bicubic", antialias=prefix == 0)  # DINOv2 alone smooths
-    return torch.cat([kept, table.flatten(2).mT], 1)  # (1, prefix + grid², C)
+    return torch.cat([first, table.flatten(2).mT], 1)  # (1, prefix + grid², C)
 
 
 def _transformer_args(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What shapes tell of a DiT^DH; how many heads it has they do not."""
-    told = {}
+    """What shapes tell of a DiT^DH: all but the number of its heads."""
+    stated: dict[str, Any] = {}
     if "x_embedder.proj.weight" in state:
         wide, channels = state["x_embedder.proj.weight"].shape[:2]
         deep = len(state["s_embedder.proj.weight"])
         widths = {int(m[1]): len(v) for k, v in state.items() if (m := re.match(r"blocks\.(\d+)\.norm1\.weight", k))}
         head = sum(w == wide for w in widths.values()) if wide != deep else 0
-        told = {"latent_channels": channels, "dim": (deep, wide), "depth": (len(widths) - head, head)}
-        told = told if head else {"latent_channels": channels}
+        stated = {"latent_channels": channels, "dim": (deep, wide), "depth": (len(widths) - head, head)}
+        stated = stated if head else {"latent_channels": channels}
     if "y_embedder.embedding_table.weight" in state:
-        told["num_classes"] = len(state["y_embedder.embedding_table.weight"]) - 1
-    return told
+        stated["num_classes"] = len(state["y_embedder.embedding_table.weight"]) - 1
+    return stated
 
 
 def _args(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What shapes tell; a tensor that is missing is found so by the strict load."""
+    """What shapes tell; the strict load names a tensor that is missing."""
     shape = {k: v.shape for k, v in state.items()}
     if "decoder.embed.weight" not in shape or "decoder.blocks.0.mlp.fc1.bias" not in shape:
         return {}

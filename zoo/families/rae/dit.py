@@ -257,8 +257,8 @@ class DiTDH(nn.Module):
         if not interval[0] < interval[1]:
             raise ValueError(f"interval={interval} is empty, expected (from, to)")
         labels = labels.to(self.pos_embed.device)
-        place = {"device": labels.device, "dtype": self.pos_embed.dtype}
-        z = torch.randn(len(labels), *self.takes.shape, generator=generator, **place)  # (B, C, h, w)
+        shape, dtype = (len(labels), *self.takes.shape), self.pos_embed.dtype
+        z = torch.randn(shape, generator=generator, device=labels.device, dtype=dtype)  # (B, C, h, w)
         times = self.shifted(torch.linspace(1, end, steps + 1, dtype=torch.float64)).tolist()
 
         def flow(z: Tensor, t: float) -> Tensor:
@@ -266,8 +266,9 @@ class DiTDH(nn.Module):
             if guidance == 1 or not interval[0] <= t <= interval[1]:
                 return self.velocity(z, ts, labels)
             if guide is None:
-                both = torch.cat([labels, torch.full_like(labels, -1)])
-                v, weak = self.velocity(z.repeat(2, 1, 1, 1), ts.repeat(2), both).chunk(2)  # (B, C, h, w) each
+                any_class = torch.full_like(labels, -1)  # (B,)
+                both = self.velocity(z.repeat(2, 1, 1, 1), ts.repeat(2), torch.cat([labels, any_class]))
+                v, weak = both.chunk(2)  # (B, C, h, w) each
             else:
                 v, weak = self.velocity(z, ts, labels), guide.velocity(z, ts, labels)
             return weak + guidance * (v - weak)
@@ -387,7 +388,7 @@ class FinalLayer(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """`x / √(mean x² + 1e-6) · weight`, in float32 whatever the autocast, given back as it came in."""
+    """`x / √(mean x² + 1e-6) · weight`, in float32 whatever the autocast, in the dtype of x again."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -399,7 +400,7 @@ class RMSNorm(nn.Module):
 
 
 class RotaryAttention(nn.Module):
-    """Self-attention whose queries and keys are turned by their place, after norms of their own where asked."""
+    """Self-attention whose queries and keys are turned by their place; `qk_norm` puts an RMS norm before that."""
 
     def __init__(self, dim: int, heads: int, qk_norm: bool = False):
         super().__init__()

@@ -24,8 +24,8 @@ class FrozenEncoder(nn.Module):
     Args:
         vit: with `forward_intermediates` as timm's have it, and `norm`.
         image_size: side in px that it sees; images of another size are resized, bicubic.
-        mean, std: what it wants subtracted and divided by; None where it does so itself.
-        layers: how many of the last blocks count.
+        mean, std: of pixels; its input is (pixels - mean) / std. None where it normalises them itself.
+        layers: number of last blocks whose outputs are summed.
     """
 
     mean: Tensor
@@ -43,7 +43,7 @@ class FrozenEncoder(nn.Module):
         if not 1 <= layers <= len(vit.blocks):
             raise ValueError(f"layers={layers}, allowed 1 to {len(vit.blocks)}, the encoder's blocks")
         self.vit, self.image_size, self.layers, self.eps = vit, image_size, layers, vit.norm.eps
-        self.inside = mean is None
+        self.normalises = mean is None
         mean, std = (vit.mean.flatten(), vit.std.flatten()) if mean is None else (mean, std)
         self.register_buffer("mean", torch.as_tensor(mean).clone()[:, None, None], persistent=False)  # (3, 1, 1)
         self.register_buffer("std", torch.as_tensor(std).clone()[:, None, None], persistent=False)  # (3, 1, 1)
@@ -64,8 +64,8 @@ class FrozenEncoder(nn.Module):
 
         A class token is added to each (StyleGAN-T, Sauer et al. 2023): (B, N, C) each, one more than `blocks`.
         """
-        wanted = [*blocks, len(self.vit.blocks) - 1]
-        pairs = self.intermediates(x, wanted, output_fmt="NLC", return_prefix_tokens=True)
+        blocks = [*blocks, len(self.vit.blocks) - 1]
+        pairs = self.intermediates(x, blocks, output_fmt="NLC", return_prefix_tokens=True)
         maps = [m + p[:, :1] if p.shape[1] else m for m, p in pairs]  # (B, N, C) each
         patches, prefix = pairs[-1]
         last = self.vit.norm(torch.cat([prefix, patches], 1))  # (B, T + N, C)
@@ -77,8 +77,8 @@ class FrozenEncoder(nn.Module):
         if x.shape[2:] != (self.image_size, self.image_size):
             x = F.interpolate(x, size=(self.image_size, self.image_size), mode="bicubic")  # (B, 3, S, S)
         how |= {"indices": blocks, "norm": False}
-        if self.inside:
-            x = x + (x.clamp(0, 1) - x).detach()  # this zoo's refuse other pixels; gradients pass as if none were cut
+        if self.normalises:
+            x = x + (x.clamp(0, 1) - x).detach()  # its check refuses other pixels; gradients pass unchanged
             return self.vit.forward_intermediates(x, **how)
         return self.vit.forward_intermediates((x - self.mean) / self.std, intermediates_only=True, **how)
 

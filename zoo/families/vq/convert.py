@@ -69,26 +69,25 @@ def to_zoo(state: dict[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[str,
             "(encoder.conv_blocks.…) or diffusers' (encoder.down_blocks.…)"
         )
     state = _fold({k: v for k, v in state.items() if not k.startswith(LEFT_OUT)})
-    rules, found = DIALECTS[mark], {}
+    rules, ours = DIALECTS[mark], {}
     for name, tensor in state.items():
         for pattern, new in rules:
             name = re.sub(pattern, new, name)
         attends = re.search(r"\.(attn\.\d+|attn_1)\.(q|k|v|proj_out)\.weight$", name)
-        found[name] = tensor[:, :, None, None] if attends and tensor.ndim == 2 else tensor
+        ours[name] = tensor[:, :, None, None] if attends and tensor.ndim == 2 else tensor
     if rules is not TAMING:  # their decoders count from the coarsest level
-        last = max(int(m[1]) for k in found if (m := re.match(r"decoder\.up\.(\d+)\.", k)))
-        found = {
-            re.sub(r"^decoder\.up\.(\d+)\.", lambda m: f"decoder.up.{last - int(m[1])}.", k): v
-            for k, v in found.items()
+        last = max(int(m[1]) for k in ours if (m := re.match(r"decoder\.up\.(\d+)\.", k)))
+        ours = {
+            re.sub(r"^decoder\.up\.(\d+)\.", lambda m: f"decoder.up.{last - int(m[1])}.", k): v for k, v in ours.items()
         }
-    if "quantizer.codebook" in found:
-        codes = len(found["quantizer.codebook"])
-        found |= {
+    if "quantizer.codebook" in ours:
+        codes = len(ours["quantizer.codebook"])
+        ours |= {
             "quantizer.counts": torch.ones(codes),
             "quantizer.steps": torch.zeros((), dtype=torch.int64),
             "quantizer.started": torch.tensor(True),
         }
-    return found, _args(found) | ({"metric": "cosine"} if rules is LLAMAGEN else {})
+    return ours, _args(ours) | ({"metric": "cosine"} if rules is LLAMAGEN else {})
 
 
 def _fold(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -101,7 +100,7 @@ def _fold(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _args(state: dict[str, Tensor]) -> dict[str, Any]:
-    """What shapes and names tell; a tensor that is missing is found so by the strict load."""
+    """What shapes and names tell; the strict load names a tensor that is missing."""
     shape = {k: v.shape for k, v in state.items()}
     first = shape.get("encoder.conv_in.weight")
     levels = 1 + max((int(m[1]) for k in state if (m := re.match(r"encoder\.down\.(\d+)\.", k))), default=0)

@@ -31,7 +31,7 @@ class VQVAE(nn.Module):
         code_dim: D.
         quantizer: "vq", "fsq", "lfq" or "bsq".
         quantizer_args: keywords of that quantiser (`{"metric": "cosine", "gradient": "rotation"}`, `{"levels": [8, 8,
-            8]}`); K and D are given above, for "fsq" both by its levels, for "lfq" and "bsq" K by D.
+            8]}`). The levels of "fsq" say both K and D; D says K of "lfq" and "bsq".
         variance: of the training set's pixels in [0, 1]; CIFAR-10's.
 
     Raises:

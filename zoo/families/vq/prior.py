@@ -198,8 +198,9 @@ class CodePrior(nn.Module):
         generator: torch.Generator | None,
     ) -> Tensor:
         b, guided = len(labels), guidance != 1
-        both = torch.cat([labels, torch.full_like(labels, -1)]) if guided else labels
-        x = self._classes(both)[:, None]  # (B, 1, D)
+        if guided:
+            labels = torch.cat([labels, torch.full_like(labels, -1)])  # (2B,)
+        x = self._classes(labels)[:, None]  # (B or 2B, 1, D)
         caches: list[Cache | None] = [None] * len(self.blocks)
         drawn = []
         for place in range(self.length):
