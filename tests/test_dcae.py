@@ -400,7 +400,7 @@ def test_cached_latents_are_the_encoders(cached, sprites):
     latents.setup()
     source = ImageData(sprites, 64, 3)
     source.setup()
-    assert latents.takes.shape == (4, 8, 8)
+    assert latents.input_shape == (4, 8, 8)
     assert latents.classes == source.classes
     z, y = latents.on_after_batch_transfer(next(iter(latents.test_dataloader())), 0)
     x, labels = source.on_after_batch_transfer(next(iter(source.in_order("test", 32))), 0)

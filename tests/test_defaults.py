@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 import zoo
 from zoo import cli, hub, registry
+from zoo.data.images import ImageData
+from zoo.data.latents import measure, write
 from zoo.nn.protocols import PIXELS, Classifies, FillsIn, HasFeatures, Input, Reconstructs, Samples
 from zoo.report import defaults, figures, plots
 from zoo.report.inputs import SAMPLES, batches, sample
+from zoo.train import estimate
 
 CLASSES = ["a", "b", "c"]
 
@@ -423,3 +426,51 @@ def test_a_familys_own_report_comes_first():
     assert figures.part(zoo.create("bilinear_d64"), "evaluate").__module__ == "zoo.families.bilinear.report"
     assert figures.part(zoo.create("bilinear_d64"), "film") is defaults.film
     assert figures.part(zoo.create("dcae_tiny_f4c4"), "evaluate") is defaults.evaluate
+
+
+class Known(Linear):
+    """An autoencoder of digits through a vector whose mean and deviation are known."""
+
+    def __init__(self, keep: int):
+        super().__init__(Input("image", (1, 28, 28), PIXELS), keep)
+        self.latent_shape, self.measured = (keep,), False
+        self.register_buffer("latent_mean", torch.zeros(keep))
+        self.register_buffer("latent_std", torch.ones(keep))
+
+    def normalise(self, z: Tensor) -> Tensor:
+        return (z - self.latent_mean) / self.latent_std
+
+    def denormalise(self, z: Tensor) -> Tensor:
+        return z * self.latent_std + self.latent_mean
+
+
+def test_latents_that_are_vectors_are_written_read_and_measured(tmp_path):
+    net, images = Known(5).eval(), ImageData("samples/mnist", 28, 1)
+    net.zoo_config = {"arch": "known", "args": {}}
+    with pytest.raises(ValueError, match="never measured"):
+        write(net, images, tmp_path)
+    measure(net, images)
+    net.measured = True
+    folder = str(write(net, images, tmp_path / "latents"))
+    latents = Linear(Input("latent", (5,)), 5)
+    z = torch.cat([z for z, _ in batches(latents, folder, 64, "train")])
+    assert z.shape[1:] == (5,)
+    torch.testing.assert_close(z.mean(0), torch.zeros(5), atol=0.01, rtol=0)
+    torch.testing.assert_close(z.std(0), torch.ones(5), atol=0.01, rtol=0)
+    found = defaults.evaluate(latents, batches(latents, folder, 64))
+    assert found["explained"] == pytest.approx(1, abs=1e-4)
+    with pytest.raises(ValueError, match=r"holds latents \(5,\), this model takes \(4,\)"):
+        next(batches(Linear(Input("latent", (4,)), 2), folder, 64))
+
+
+@pytest.mark.parametrize("takes", [Input("activation", (6,)), Input("image", (1, 28, 28), PIXELS)])
+def test_the_estimate_takes_a_vector_as_it_is_and_an_image_at_the_recipes_size(takes):
+    class Lit:
+        model = Linear(takes, 2)
+
+    class Plan:
+        data, source = {"batch_size": 3, "image_size": 12}, L.LightningDataModule
+
+    x, y = estimate._batch(Lit(), Plan())
+    assert x.shape == ((3, 6) if takes.kind == "activation" else (3, 1, 12, 12))
+    assert y.shape == (3,)

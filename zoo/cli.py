@@ -276,8 +276,9 @@ def _latents(argv: list[str]) -> None:
     from zoo.data.latents import measure, write
 
     model = hub.load(args.name)
-    channels, height, _ = model.takes.shape
-    data = ImageData(args.data, args.image_size or height, channels, crop_pct=1.0)
+    if model.takes.kind != "image":
+        raise ValueError(f"{args.name} takes {model.takes.kind}s; latents are written of images")
+    data = ImageData(args.data, args.image_size or model.takes.size[0], model.takes.channels, crop_pct=1.0)
     if args.measure:
         measure(model, data, args.batch_size)
         model.zoo_config.pop("name", None)

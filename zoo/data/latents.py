@@ -1,7 +1,8 @@
 """Latents of a data set, computed once: `write` them with an autoencoder, train on them with `LatentData`.
 
-A folder of latents holds config.json, and of a split SPLIT_latents.npy (N, c, h, w) float16 and SPLIT_labels.npy (N,)
-int64. Latents lie there as the decoder takes them; batches are normalised as diffusion wants them.
+A folder of latents holds config.json, and of a split SPLIT_latents.npy (N, c, h, w) or (N, D), float16, and
+SPLIT_labels.npy (N,) int64. Latents lie there as the decoder takes them; batches are normalised as diffusion wants
+them.
 """
 
 import json
@@ -21,6 +22,7 @@ from zoo.data.pixels import Pixels, new_map
 from zoo.metrics.moments import Moments
 from zoo.nn.checks import check_least, check_types
 from zoo.nn.frozen import fingerprint
+from zoo.nn.protocols import HasLatents
 from zoo.redact import redact
 
 FORMAT = "latentzoo latents 1"
@@ -35,7 +37,7 @@ def write(
     Each file is written aside and renamed, config.json last: a folder with one is whole.
 
     Args:
-        model: with `encode`, `latent_mean` and `latent_std`, on any device.
+        model: one that HasLatents, on any device.
         data: sized for the model.
         flip: training images mirrored too, after the others.
         name: the weights' name, for whoever decodes; by default what the model remembers.
@@ -43,14 +45,15 @@ def write(
     Raises:
         ValueError: a model without latents or without statistics of them, or latents beyond float16.
     """
-    if not hasattr(model, "latent_std"):
-        raise ValueError(f"{type(model).__name__} has no continuous latents; DC-AE and RAE have")
-    if not getattr(model, "measured", True):
+    if not isinstance(model, HasLatents):
+        raise ValueError(f"{type(model).__name__} has no continuous latents whose mean and deviation are known")
+    if not model.measured:
         raise ValueError(
             "this model's latent_mean and latent_std were never measured; `zoo latents … --measure FOLDER` does so "
             "first and saves the model there"
         )
-    folder, model = Path(folder), model.eval()
+    folder = Path(folder)
+    model.eval()
     folder.mkdir(parents=True, exist_ok=True)
     data.prepare_data()
     data.setup()
@@ -71,11 +74,11 @@ def write(
             turns = (False, True) if flip and split == "train" else (False,)
             batches, count = data.in_order(split, batch_size), len(data.splits[split][1])
             labels: list[Tensor] = []
-            at, moments = 0, Moments((len(model.latent_mean), 1, 1))
+            at, moments = 0, Moments(_of_channels(model.latent_shape))
             for mirrored in turns:
                 for batch in batches:
                     x, y = data.on_after_batch_transfer(batch, 0)
-                    z = model.encode((x.flip(-1) if mirrored else x).to(model.latent_std.device)).cpu()  # (B, c, h, w)
+                    z = model.encode((x.flip(-1) if mirrored else x).to(model.latent_std.device)).cpu()  # (B, …)
                     if at == 0:
                         shape = (count * len(turns), *z.shape[1:])
                         out = new_map(aside(f"{split}_latents.npy"), np.float16, shape)
@@ -100,7 +103,8 @@ def measure(model: nn.Module, data: ImageData, batch_size: int = 64) -> None:
     """Set a model's `latent_mean` and `latent_std` to those of the training images, exactly, in one pass."""
     data.prepare_data()
     data.setup()
-    moments = Moments(model.latent_mean.reshape(len(model.latent_mean), *model.latent_mean.shape[1:] or (1, 1)).shape)
+    own = model.latent_mean
+    moments = Moments(tuple(own.shape) if own.ndim == len(model.latent_shape) else _of_channels(model.latent_shape))
     for batch in data.in_order("train", batch_size):
         x, _ = data.on_after_batch_transfer(batch, 0)
         moments.update(model.eval().encode(x.to(model.latent_std.device)).cpu())
@@ -108,8 +112,13 @@ def measure(model: nn.Module, data: ImageData, batch_size: int = 64) -> None:
         own.copy_(found.reshape(own.shape))
 
 
+def _of_channels(latent_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of statistics of each channel of a map (c, h, w), or of each number of a vector (D,)."""
+    return (latent_shape[0], *[1] * (len(latent_shape) - 1))
+
+
 class LatentData(L.LightningDataModule):
-    """Batches of written latents: (latents (B, c, h, w), normalised, labels (B,) int64). Nothing is encoded again.
+    """Batches of written latents: (latents (B, c, h, w) or (B, D), normalised, labels (B,)). Nothing is encoded again.
 
     Args:
         folder: what `write` or `zoo latents` wrote.
@@ -162,8 +171,8 @@ class LatentData(L.LightningDataModule):
         return len(self.classes)
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(c, h, w) of every latent."""
+    def input_shape(self) -> tuple[int, ...]:
+        """(c, h, w) or (D,) of every latent."""
         return tuple(self.config["train"]["shape"][1:])
 
     def setup(self, stage: str | None = None) -> None:
@@ -189,14 +198,18 @@ class LatentData(L.LightningDataModule):
     def test_dataloader(self) -> Batches:
         return self._batches("test", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
 
+    def in_order(self, split: str, batch_size: int) -> Batches:
+        """A split as it is, nothing shuffled or left out."""
+        return self._batches(split, batch_size, shuffle=False)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor | tuple[Tensor, Tensor], Tensor]:
-        """float16 (B, c, h, w) on the device → normalised, float32."""
+        """float16 (B, c, h, w) or (B, D) on the device → normalised, float32."""
         z, y, _ = batch
         if self._statistics is None:
-            found = (torch.tensor(self.config[k]) for k in ("mean", "std"))  # (c,), or as the model has them (c, h, w)
-            self._statistics = torch.stack([s if s.ndim == 3 else s[:, None, None] for s in found])
-        mean, std = self._statistics = self._statistics.to(z.device)  # (c, 1 or h, 1 or w) each
-        return (z.float() - mean) / std, y  # (B, c, h, w), (B,)
+            both = torch.tensor([self.config["mean"], self.config["std"]])  # (2, c), (2, c, h, w) or (2, D)
+            self._statistics = both.reshape(*both.shape, *[1] * (z.ndim - both.ndim))  # of as many axes as z
+        mean, std = self._statistics = self._statistics.to(z.device)  # (c, 1 or h, 1 or w) or (D,) each
+        return (z.float() - mean) / std, y  # (B, c, h, w) or (B, D), (B,)
 
     def _batches(self, split: str, batch_size: int, shuffle: bool) -> Batches:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

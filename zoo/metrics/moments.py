@@ -9,7 +9,7 @@ class Moments(Metric):
     """Mean and deviation over batches and processes, exact: counts and sums in float64.
 
     Args:
-        shape: (C, h, w) of each channel at each place, or (C, 1, 1) of each channel.
+        shape: (C, h, w) of each channel at each place, (C, 1, 1) of each channel, or (D,) of vectors.
     """
 
     batch_state = ("count", "first", "second")
@@ -25,7 +25,7 @@ class Moments(Metric):
             self.add_state(name, state, dist_reduce_fx="sum", persistent=True)
 
     def update(self, z: Tensor) -> None:
-        """Latents (B, C, h, w)."""
+        """Latents (B, C, h, w) or (B, D)."""
         z = z.detach().double()
         self.count += z.numel() / self.first.numel()
         self.first += z.sum(self.dims, keepdim=True).reshape(self.first.shape)

@@ -53,7 +53,7 @@ def evaluate(model: Model, batches: Batches, train: Batches) -> dict[str, float]
         if usage is not None:
             usage.update(out.indices)
     mse, variance = error / values, second / values - (first / values) ** 2
-    figures = {"mse": mse, "error": mse / variance, "psnr": psnr(torch.tensor(mse)).item()}
+    figures = {"mse": mse, "error": mse / variance, "psnr": psnr(torch.tensor(mse, dtype=torch.float64)).item()}
     if usage is not None:
         figures |= {k: v.item() for k, v in usage.compute().items()}
     if factors:
