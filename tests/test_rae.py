@@ -498,7 +498,7 @@ def test_bad_input_is_refused_with_its_message(act, message):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["mae_vit_tiny.cifar10"], "draws no images"),
+        (["mae_vit_tiny.cifar10"], "draws nothing; these archs do: ditdh_tiny"),
         (["vqprior_tiny.mnist", "--steps", "5"], "takes no --steps"),
         (["vqprior_tiny.mnist", "--classes", "10"], "no class '10'; give 0 to 9, any"),
         (["vqprior_tiny.mnist", "--each", "0"], "at least 1"),
