@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from torch import nn
 
+from zoo.nn.protocols import Network
 from zoo.data.clips import ClipData as ClipData
 from zoo.data.factors import FactorData as FactorData
 from zoo.data.images import ImageData as ImageData
@@ -134,7 +135,7 @@ def create(arch: Literal[
     "vqprior_tiny", "vqprior_small", "vqprior_base"
 ], weights: str | None = None, **args: Any) -> CodePrior: ...
 @overload
-def create(arch: str, weights: str | None = None, **args: Any) -> nn.Module: ...
+def create(arch: str, weights: str | None = None, **args: Any) -> Network: ...
 @overload
 def load(name: Literal[
     "bilinear_d256.mnist", "bilinear_d256.mnist_noise"
@@ -219,7 +220,7 @@ def load(name: Literal[
 @overload
 def load(name: str, model_class: type[M], **args: Any) -> M: ...
 @overload
-def load(name: str, **args: Any) -> nn.Module: ...
+def load(name: str, **args: Any) -> Network: ...
 @overload
 def convert(source: str | Path | Mapping[str, Any], arch: Literal[
     "bilinear_d64", "bilinear_d256", "bilinear_d512_l3"
@@ -280,4 +281,4 @@ def convert(source: str | Path | Mapping[str, Any], arch: Literal[
     "vqprior_tiny", "vqprior_small", "vqprior_base"
 ], **args: Any) -> CodePrior: ...
 @overload
-def convert(source: str | Path | Mapping[str, Any], arch: str, **args: Any) -> nn.Module: ...
+def convert(source: str | Path | Mapping[str, Any], arch: str, **args: Any) -> Network: ...

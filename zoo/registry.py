@@ -237,15 +237,17 @@ def _read(family: Family) -> Facts:
 
 def _run_alone(family: Family) -> ModuleType:
     """The facts.py of another distribution without its package, which may import torch, or be broken."""
-    import importlib.util
+    from importlib.machinery import SourceFileLoader
 
-    spec = importlib.util.spec_from_file_location(f"{family.package}.facts", family.folder / "facts.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = SourceFileLoader(f"{family.package}.facts", str(family.folder / "facts.py"))
+    module = ModuleType(loader.name)
+    loader.exec_module(module)
     return module
 
 
-def _refuse_clashes(family: Family, facts: Facts, known: Mapping[str, tuple], owners: Mapping[str, object]) -> None:
+def _refuse_clashes(
+    family: Family, facts: Facts, known: Mapping[str, tuple[Family, Facts]], owners: Mapping[str, object]
+) -> None:
     """Raise where a family has a name that is taken, or weights of an arch that it does not have."""
     if family.name in known:
         raise ValueError(f"the family {family.name} belongs to {known[family.name][0]}")

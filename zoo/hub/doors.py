@@ -9,11 +9,12 @@ from zoo import registry
 from zoo.hub import make
 from zoo.hub.places import full_name, is_place, open_source
 from zoo.nn.frozen import weights_are_random
+from zoo.nn.protocols import Network, StartsFrom
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def create(arch: str, weights: str | None = None, **args: Any) -> nn.Module:
+def create(arch: str, weights: str | None = None, **args: Any) -> Network:
     """A model by name, in train mode: random, or strictly loaded.
 
     Args:
@@ -31,22 +32,22 @@ def create(arch: str, weights: str | None = None, **args: Any) -> nn.Module:
     if weights is None or planned:
         return make.build(arch, args)
     source = open_source(full_name(arch, weights))
-    given = source.config["arch"]
-    if given == arch:
+    held = source.config["arch"]
+    if held == arch:
         return make.fill(source, args)
-    if given not in registry.facts(family).starts.get(arch, ()):
-        raise ValueError(f"{weights} holds {given}, not {arch}; zoo.load({weights!r}) takes what is there")
+    if held not in registry.facts(family).starts.get(arch, ()):
+        raise ValueError(f"{weights} holds {held}, not {arch}; zoo.load({weights!r}) takes what is there")
     shared = {k: v for k, v in source.config["args"].items() if k in make.keywords(arch)}
     make.refuse_other_fixed(source, args, arch)
     model = make.build(arch, shared | args)
-    if not weights_are_random():
+    if isinstance(model, StartsFrom) and not weights_are_random():
         model.start_from(source.state)
     model.zoo_config["parent"] = source.config.get("name", weights)
     return model
 
 
 @overload
-def load(name: str, **args: Any) -> nn.Module: ...
+def load(name: str, **args: Any) -> Network: ...
 @overload
 def load(name: str, model_class: type[M], **args: Any) -> M: ...
 def load(name: str, model_class: type[nn.Module] = nn.Module, **args: Any) -> nn.Module:

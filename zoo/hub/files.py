@@ -95,7 +95,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no {CONFIG}, so it is no checkpoint; `zoo export` and `zoo convert` make one"
         )
     try:
-        config = read_json(path)
+        config: dict[str, Any] = read_json(path)
         check_made(config)
         file, sha256, size = (config["weights"][key] for key in ("file", "sha256", "size"))
         if not (isinstance(file, str) and isinstance(sha256, str) and isinstance(size, int)):
@@ -183,7 +183,8 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is damaged or no checkpoint ({error})") from error
     if changed is not None:
         raise ValueError(f"{file} is damaged: {changed} is not what was written")
-    return read_pickle(file)
+    checkpoint: dict[str, Any] = read_pickle(file)
+    return checkpoint
 
 
 def _refuse_compressed(archive: zipfile.ZipFile) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo import registry
 from zoo.hub.files import plain_tensors, read_pickle, read_safetensors
 from zoo.hub.make import build_for, keywords, load_strictly
+from zoo.nn.protocols import Network
 
 # What trainers wrap around a state dict, averaged weights before the last ones, and put before its keys.
 WRAPPERS = ("ema", "state_dict", "model", "module", "model_state_dict", "model_state")
@@ -17,7 +18,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin", "pytorch_model.pt")
 
 
-def convert(source: str | Path | Mapping[str, Any], arch: str, **args: Any) -> nn.Module:
+def convert(source: str | Path | Mapping[str, Any], arch: str, **args: Any) -> Network:
     """A model of this zoo with the weights of a foreign file, folder or state dict.
 
     Args:
@@ -58,16 +59,17 @@ def translate(
     if any(len(number) > 5 for name in tensors for number in re.findall(r"\d+", name)):
         raise ValueError(f"{source} names more layers than it has tensors; get it again")
     try:
-        return dialects.to_zoo(tensors, args)
+        state_and_args: tuple[dict[str, Tensor], dict[str, Any]] = dialects.to_zoo(tensors, args)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         said = str(error).partition("\n")[0]
         raise ValueError(f"the tensors of {source} are not what their names say ({said}); is it {arch}?") from error
+    return state_and_args
 
 
-def read_state(path: Path) -> Mapping[str, Any]:
-    """The tensors of a file, or of the weight file in a folder."""
+def read_state(path: Path) -> Any:
+    """What a torch or safetensors file holds, or the weight file in a folder; `unwrap` finds the tensors in it."""
     if path.is_dir():
         files = [path / f for f in FILES if (path / f).is_file()]
         if not files:

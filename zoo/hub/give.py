@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -14,7 +14,7 @@ from zoo.hub.card import describe_input, folder_card
 from zoo.hub.doors import load
 from zoo.hub.files import CARD, CONFIG, WEIGHTS, hash_file, read_config, write_aside
 from zoo.hub.places import embedded_folder, is_place
-from zoo.nn.protocols import Classifies, HasFeatures, Reconstructs
+from zoo.nn.protocols import Classifies, HasFeatures, Network, Reconstructs
 
 DIFFUSERS = "diffusion_pytorch_model.safetensors"
 EXPORTS = ("safetensors", "timm", "diffusers", "onnx")
@@ -29,8 +29,7 @@ def save(model: nn.Module, folder: str | Path, metrics: tuple[registry.Metric, .
         ValueError: the model did not come from the zoo.
         OSError: the folder cannot be written; an earlier checkpoint in it is untouched.
     """
-    if not hasattr(model, "zoo_config"):
-        raise ValueError(f"this {type(model).__name__} does not know its arch; make it with zoo.create(arch, …)")
+    made = _made_here(model)
     folder = Path(folder)
     state = {k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()}
     try:
@@ -38,7 +37,7 @@ def save(model: nn.Module, folder: str | Path, metrics: tuple[registry.Metric, .
         with write_aside(folder) as aside:
             save_file(state, aside(WEIGHTS), metadata={"format": "pt"})
             digest, size = hash_file(aside(WEIGHTS)), aside(WEIGHTS).stat().st_size
-            config = folder_config(model) | {
+            config = folder_config(made) | {
                 "metrics": [vars(m) for m in metrics],
                 "weights": {"file": WEIGHTS, "sha256": digest, "size": size},
             }
@@ -78,7 +77,8 @@ def export(ckpt: str | Path, folder: str | Path, to: str = "safetensors", half: 
     if not hasattr(convert, f"to_{to}"):
         allowed = [e for e in EXPORTS if e in ("safetensors", "onnx") or hasattr(convert, f"to_{e}")]
         raise ValueError(f"{to} has no twin of {arch}; allowed here: {', '.join(allowed)}")
-    state, config = (convert.to_timm(model), None) if to == "timm" else convert.to_diffusers(model)
+    to_other = getattr(convert, f"to_{to}")
+    state, config = (to_other(model), None) if to == "timm" else to_other(model)
     folder.mkdir(parents=True, exist_ok=True)
     with write_aside(folder) as aside:
         state = {k: v.contiguous() for k, v in state.items()}
@@ -148,7 +148,7 @@ def verify(name: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def golden_output(model: nn.Module) -> Tensor:
+def golden_output(model: Network) -> Tensor:
     """The first eight outputs for a fixed sample of waves: the model's fingerprint on any machine.
 
     Of a model with several outputs, the floating-point ones in a row; what it draws at random is seeded.
@@ -162,7 +162,7 @@ def golden_output(model: nn.Module) -> Tensor:
     return torch.cat([o.flatten()[:8] for o in outputs])[:8]
 
 
-def folder_config(model: nn.Module) -> dict[str, Any]:
+def folder_config(model: Network) -> dict[str, Any]:
     """What config.json says of a model: how to build it and what users get wrong."""
     from zoo import __version__
 
@@ -175,6 +175,13 @@ def folder_config(model: nn.Module) -> dict[str, Any]:
         **{k: v.float().flatten().tolist() if isinstance(v, Tensor) else v for k, v in known.items()},
         "input": describe_input(model.takes),
     }
+
+
+def _made_here(model: nn.Module) -> Network:
+    """The model itself, which the hub made."""
+    if not hasattr(model, "zoo_config"):
+        raise ValueError(f"this {type(model).__name__} does not know its arch; make it with zoo.create(arch, …)")
+    return cast(Network, model)
 
 
 def _run_metrics(run: Path) -> tuple[registry.Metric, ...]:
@@ -197,7 +204,8 @@ class _Method(nn.Module):
         self.model, self.method = model, method
 
     def forward(self, x: Tensor) -> Tensor:
-        return getattr(self.model, self.method)(x)
+        out: Tensor = getattr(self.model, self.method)(x)
+        return out
 
 
 def _map(model: nn.Module) -> nn.Module:
@@ -211,7 +219,7 @@ def _map(model: nn.Module) -> nn.Module:
     raise ValueError(f"{type(model).__name__} gives no logits, features or latents, so ONNX has nothing to hold")
 
 
-def _export_onnx(model: nn.Module, folder: Path) -> Path:
+def _export_onnx(model: Network, folder: Path) -> Path:
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from zoo import registry
 from zoo.nn.checks import check_types
 from zoo.nn.frozen import weights_are_random
-from zoo.nn.protocols import AdaptsState, FixesArguments
+from zoo.nn.protocols import AdaptsState, Classifies, FixesArguments, Network
 
 LARGEST = 2**24  # integer among the arguments of a model; no arch has one above 2^14
 CALLS = 50_000  # of torch, while a model is made; the deepest arch needs 4,489
@@ -35,7 +35,7 @@ class Source:
         return self.read()
 
 
-def build(arch: str, args: Mapping[str, Any]) -> nn.Module:
+def build(arch: str, args: Mapping[str, Any]) -> Network:
     """A random model of an arch, with `zoo_config` saying how to make it again.
 
     Raises:
@@ -58,14 +58,20 @@ def build(arch: str, args: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def reset_head(model: nn.Module, num_classes: int) -> None:
-    """A new random head, and the class names of the old one forgotten."""
+def reset_head(model: Network, num_classes: int) -> None:
+    """A new random head, and the class names of the old one forgotten.
+
+    Raises:
+        ValueError: a model that does not classify.
+    """
+    if not isinstance(model, Classifies):
+        raise ValueError(f"{model.zoo_config['arch']} has no head to be made new; give an arch that classifies")
     model.reset_head(num_classes)
     model.zoo_config["args"]["num_classes"] = num_classes
     model.zoo_config.pop("classes", None)
 
 
-def fill(source: Source, args: Mapping[str, Any]) -> nn.Module:
+def fill(source: Source, args: Mapping[str, Any]) -> Network:
     """A model with every tensor of a source."""
     config = source.config
     refuse_other_fixed(source, args, config["arch"])
@@ -110,7 +116,7 @@ class Limit(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def build_for(state: Mapping[str, Tensor], source: object, arch: str, args: Mapping[str, Any]) -> nn.Module:
+def build_for(state: Mapping[str, Tensor], source: object, arch: str, args: Mapping[str, Any]) -> Network:
     """A model that is about to get the tensors of a file, at a cost in proportion to that file.
 
     Raises:
@@ -140,12 +146,15 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _builder(arch: str) -> Callable[..., nn.Module]:
-    return getattr(registry.home(arch).part("model"), arch)
+def _builder(arch: str) -> Callable[..., Network]:
+    builder: Callable[..., Network] = getattr(registry.home(arch).part("model"), arch)
+    return builder
 
 
-def model_class(arch: str) -> type[nn.Module]:
-    return typing.get_type_hints(_builder(arch))["return"]
+def model_class(arch: str) -> type[Network]:
+    """The class of an arch: what its builder says it returns."""
+    returned: type[Network] = typing.get_type_hints(_builder(arch))["return"]
+    return returned
 
 
 def keywords(arch: str) -> list[str]:
@@ -153,7 +162,7 @@ def keywords(arch: str) -> list[str]:
     return list(inspect.signature(model_class(arch)).parameters)
 
 
-def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: object) -> None:
+def load_strictly(model: Network, state: Mapping[str, Tensor], source: object) -> None:
     """Give a model every tensor of `state`, in its own dtype, or name what does not fit.
 
     A model that AdaptsState first makes over what follows from its arguments alone, such as a position table.

@@ -70,13 +70,14 @@ def _open_record(record: Weights) -> Source:
 
 def _fetch(record: Weights) -> dict[str, Tensor]:
     """The tensors of weights that are published elsewhere, under the names of this zoo."""
-    file = download_url(record.url) if record.url else download(record.repo, record.file, record.revision)
+    repo = record.repo or ""
+    file = download_url(record.url) if record.url else download(repo, record.file, record.revision)
     if not record.foreign:
         return read_tensors(file, record.sha256, record.size)
     _check_foreign(file, record)
     tensors = unwrap(read_state(file))
     if record.extra_file:
-        tensors |= read_state(download(record.repo, record.extra_file, record.revision))
+        tensors |= read_state(download(repo, record.extra_file, record.revision))
     state, _ = translate(tensors, record.arch, record.args)
     return state
 

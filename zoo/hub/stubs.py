@@ -31,6 +31,7 @@ def refresh() -> dict[Path, str]:
                 "from collections.abc import Mapping\nfrom pathlib import Path",
                 "from typing import Any, Literal, TypeVar, overload\n",
                 "from torch import nn\n",
+                "from zoo.nn.protocols import Network",
                 *_imports({name: module for name, module in homes.items() if _ours(module)}),
                 "\n__version__: str",
                 '__all__: list[str]\n\nM = TypeVar("M", bound=nn.Module)\n',
@@ -64,6 +65,6 @@ def _overloads(signature: str, names: Iterable[str], *more: str) -> list[str]:
     for kind, its in by_class.items():
         text = textwrap.fill(", ".join(its), 112, break_long_words=False, break_on_hyphens=False)
         lines += ["@overload", signature.format(f"Literal[\n{textwrap.indent(text, ' ' * 4)}\n]", kind)]
-    for other in (*more, signature.format("str", "nn.Module")):
+    for other in (*more, signature.format("str", "Network")):
         lines += ["@overload", other]
     return lines

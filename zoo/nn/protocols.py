@@ -66,6 +66,24 @@ class Model(Protocol):
     def forward(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
+if TYPE_CHECKING:
+
+    class Network(nn.Module):
+        """An nn.Module that is a Model: what the hub makes. A name for type checkers; nothing inherits it."""
+
+        kind: ClassVar[Kind]
+        takes: Input
+        zoo_config: dict[str, Any]
+
+else:
+    Network = nn.Module
+
+
+def class_can(model_class: type, capability: Any) -> bool:
+    """Whether models of a class have a capability, `class_can(MAE, HasFeatures)`."""
+    return issubclass(model_class, capability)
+
+
 # What comes in and what goes out
 
 
