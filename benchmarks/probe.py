@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo import hub
 from zoo.data.images import ImageData
+from zoo.metrics.images import psnr
 from zoo.metrics.probes import linear_accuracy
 
 NAMES = (
@@ -27,7 +28,7 @@ NAMES = (
 def latents(model: nn.Module, data: ImageData, split: str, count: int) -> tuple[Tensor, Tensor, float]:
     """Latents (N, c, h, w), labels (N,) and the PSNR of reconstructions in dB."""
     size = model.takes.shape[1:]
-    found, labels, psnr = [], [], 0.0
+    found, labels, decibels = [], [], 0.0
     for batch in data.in_order(split, 200):
         x, y = data.on_after_batch_transfer(batch, 0)
         if x.shape[2:] != size:
@@ -38,20 +39,20 @@ def latents(model: nn.Module, data: ImageData, split: str, count: int) -> tuple[
         else:
             z = model.encode(x)  # (B, c, h, w)
             recon = model.decode(z) if split == "test" else x
-        error = (recon - x).square().mean((1, 2, 3)).clamp(min=1e-10)  # (B,)
-        psnr += (-10 * error.log10()).sum().item()
+        error = (recon - x).square().mean((1, 2, 3))  # (B,)
+        decibels += psnr(error).sum().item()
         found.append(z.half())
         labels.append(y)
         if sum(map(len, labels)) >= count:
             break
     y = torch.cat(labels)
-    return torch.cat(found), y, psnr / len(y)
+    return torch.cat(found), y, decibels / len(y)
 
 
 def probe(name: str, data: ImageData, train: int, test: int, decay: float) -> dict[str, float]:
     model = hub.load(name)
-    (bank, y, _), (queries, wanted, psnr) = latents(model, data, "train", train), latents(model, data, "test", test)
-    row = {"floats": bank[0].numel(), "psnr": psnr, "px": model.takes.shape[-1]}
+    (bank, y, _), (queries, wanted, decibels) = latents(model, data, "train", train), latents(model, data, "test", test)
+    row = {"floats": bank[0].numel(), "psnr": decibels, "px": model.takes.shape[-1]}
     mean = lambda z: z.float().flatten(2).mean(2) if z.ndim == 4 else z.float().mean(1)  # noqa: E731
     row["pooled"] = linear_accuracy(mean(bank), y, mean(queries), wanted, decay)
     if row["floats"] <= 1024:

@@ -220,6 +220,7 @@ def test_codes_are_counted_and_coloured():
     found = defaults.evaluate(Rounding(), data((1, 12, 12)))
     assert found["codes"] == 144
     assert found["used"] == 1
+    assert defaults.evaluate(Rounding(), [(x / 2, y) for x, y in data((1, 12, 12))])["used"] == 3 / 5
     assert found["psnr"] > 20
     drawn = defaults.explain(Rounding(), data((1, 12, 12))[0][0][:2], ["x", "y"], [])
     assert drawn.axes[6].get_ylabel() == "codes, 5 colours"

@@ -163,9 +163,11 @@ def _eval(argv: list[str]) -> None:
     parser = _parser("eval", "The family's own figures on a test set; the last line is JSON.")
     parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory")
     parser.add_argument(
-        "--data", help="as ImageData's source: folder, Hub id, torchvision:NAME (default: the shipped sample)"
+        "--data",
+        help="as ImageData's source: folder, Hub id, torchvision:NAME (default: the shipped sample); of latents the "
+        "folder that `zoo latents` wrote; or class:PACKAGE.MODULE.DATAMODULE",
     )
-    parser.add_argument("--batch-size", type=int, help="default: 1000 images, or 64 clips")
+    parser.add_argument("--batch-size", type=int, help="default: 1000 samples, or 64 clips")
     args = parser.parse_args(argv)
     from zoo.report import figures as report
 
@@ -179,7 +181,10 @@ def _show(argv: list[str]) -> None:
     parser = _parser("show", "A picture of what the model does.")
     parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory")
     parser.add_argument(
-        "images", nargs="*", type=Path, help="image or video files; without them the model's own figure is drawn"
+        "images",
+        nargs="*",
+        type=Path,
+        help="image or video files, .npy files of latents or activations; without them the model's own figure is drawn",
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("zoo.png"), help="a PNG; of clips also a GIF")
     args = parser.parse_args(argv)

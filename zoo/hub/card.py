@@ -13,7 +13,7 @@ from zoo import registry
 from zoo.hub.files import CARD, CONFIG, read_config
 from zoo.hub.make import build, model_class
 from zoo.hub.places import embedded_folder
-from zoo.nn.protocols import PIXELS, Classifies, HasFeatures, Input, Samples, class_can
+from zoo.nn.protocols import PIXELS, Classifies, HasFeatures, Input, Samples, can
 from zoo.registry import Metric, Weights
 
 TASKS = {"image": "image", "clip": "video"}  # kind of input -> how the Hub's names of tasks begin
@@ -24,9 +24,9 @@ def task(arch: str) -> str:
     """The Hub's name for what a model does, by what its class takes and can do."""
     model = model_class(arch)
     what = TASKS.get(model.kind)
-    if class_can(model, Samples):
+    if can(model, Samples):
         return "unconditional-image-generation"
-    if class_can(model, Classifies) and what is not None:
+    if can(model, Classifies) and what is not None:
         return f"{what}-classification"
     return "image-feature-extraction" if what == "image" else "feature-extraction"
 
@@ -165,11 +165,11 @@ def _made_with(args: dict[str, Any]) -> str:
 def _use(arch: str) -> str:
     """The line that uses a model of an arch."""
     model = model_class(arch)
-    if class_can(model, Classifies):
+    if can(model, Classifies):
         return f"logits = model({model.kind}s)"
-    if class_can(model, Samples):
+    if can(model, Samples):
         return "drawn = model.sample(labels)"
-    return f"model.{'forward_features' if class_can(model, HasFeatures) else 'encode'}({model.kind}s)"
+    return f"model.{'forward_features' if can(model, HasFeatures) else 'encode'}({model.kind}s)"
 
 
 def _input(config: dict[str, Any]) -> str:

@@ -4,8 +4,8 @@
 `zoo sample`, export, training) asks `isinstance(model, Reconstructs)` and never for a family, a suffix of a name or the
 number of axes. A class has a capability by having its methods or attributes; nothing is inherited or registered.
 
-The check looks at methods alone where there are any, so it also works on a class, `issubclass(MAE, Reconstructs)`, and
-evaluates no property, which may load a frozen network. Attributes that go with the methods stand under TYPE_CHECKING.
+The check looks at methods alone where there are any, so it also works on a class, `can(MAE, FillsIn)`, and evaluates no
+property, which may load a frozen network. Attributes that go with the methods stand under TYPE_CHECKING.
 """
 
 from collections.abc import Sequence
@@ -79,9 +79,9 @@ else:
     Network = nn.Module
 
 
-def class_can(model_class: type, capability: Any) -> bool:
-    """Whether models of a class have a capability, `class_can(MAE, HasFeatures)`."""
-    return issubclass(model_class, capability)
+def can(kind: type[nn.Module], capability: type) -> bool:
+    """Whether models of a class have a capability that is one of methods."""
+    return issubclass(kind, capability)
 
 
 # What comes in and what goes out

@@ -59,17 +59,21 @@ def evaluate(model: nn.Module, batches: Batches, train: Batches = ()) -> dict[st
 @torch.no_grad()
 def features(model: nn.Module, batches: Batches, train: Batches) -> dict[str, float]:
     """The mean `loss`, where what is drawn at random is seeded by the batch; where labels exist, `knn` and `linear`."""
-    total, count, whole = 0.0, 0, list(batches)
-    for i, (x, _) in enumerate(whole):
+    total, count = 0.0, 0
+    queries: list[Tensor] = []
+    answers: list[Tensor] = []
+    for i, (x, y) in enumerate(batches):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(i)
             total += model(x)[0].double().item() * len(x)
         count += len(x)
+        if isinstance(model, HasFeatures) and y.ndim == 1 and not y.is_floating_point() and (y >= 0).all():
+            queries.append(pooled_features(model, x))
+            answers.append(y)
     figures = {"loss": total / count}
-    labelled = all(y.ndim == 1 and not y.is_floating_point() and (y >= 0).all() for _, y in whole)
-    if isinstance(model, HasFeatures) and labelled:
-        bank = features_of(model, train)
-        figures |= separation(*bank, *features_of(model, whole)) | {"bank": len(bank[0])}
+    if queries:
+        bank, labels = features_of(model, train)
+        figures |= separation(bank, labels, torch.cat(queries), torch.cat(answers)) | {"bank": len(bank)}
     return figures | {f"{model.takes.kind}s": count}
 
 
@@ -101,7 +105,7 @@ class Quality:
     def __init__(self, takes: Input):
         self.takes, self.count = takes, 0
         self.sums: dict[str, float] = {}
-        self.first, self.second = 0.0, 0.0  # sums of the samples' numbers and of their squares
+        self.first = self.second = torch.zeros((), dtype=torch.float64)  # sums of numbers and of their squares
         self.coloured = takes.kind == "image" and takes.channels == 3
         cached = (Path(torch.hub.get_dir()) / "checkpoints" / VGG).is_file()
         self.perceptual = adversarial.Perceptual() if self.coloured and cached else None
@@ -143,16 +147,16 @@ class Bottleneck:
     """Of latents or codes, batch by batch."""
 
     def __init__(self, model: nn.Module):
-        codes = model.count_codes() if isinstance(model, HasCodes) else 0
-        self.counts = torch.zeros(codes, dtype=torch.int64)
+        self.used = torch.zeros(model.count_codes() if isinstance(model, HasCodes) else 0, dtype=torch.bool)
         self.numbers, self.places = 0, 0
-        self.first, self.second = 0.0, 0.0
+        self.first = self.second = torch.zeros((), dtype=torch.float64)  # sums of channels and of their products
 
     def update(self, z: Tensor) -> None:
         """Latents (B, c, …), or codes, int64."""
         self.numbers = z[0].numel()
         if not z.is_floating_point():
-            self.counts += z.flatten().bincount(minlength=len(self.counts))
+            if len(self.used):
+                self.used[z.flatten()] = True
             return
         flat = z.movedim(1, 0).flatten(1).double()  # (c, B·h·w)
         self.places += flat.shape[1]
@@ -161,8 +165,9 @@ class Bottleneck:
 
     def compute(self) -> dict[str, float]:
         if not self.places:
-            return {"codes": self.numbers, "used": (self.counts > 0).double().mean().item()}
-        if isinstance(self.first, float):
+            share = {"used": self.used.double().mean().item()} if len(self.used) else {}
+            return {"codes": self.numbers} | share
+        if not self.first.ndim:
             return {"floats": self.numbers}
         mean = self.first / self.places  # (c,)
         covariance = self.second / self.places - mean[:, None] * mean  # (c, c)
@@ -339,7 +344,7 @@ def _reconstructed(model: nn.Module, x: Tensor) -> list[Row]:
 def _bottleneck(model: nn.Module, z: Tensor) -> Row:
     """Latents, features or codes of samples."""
     if not z.is_floating_point():
-        count = model.count_codes()
+        count = model.count_codes() if isinstance(model, HasCodes) else int(z.max()) + 1
         title = f"codes, {count} colours" if z.ndim > 2 else f"{z.shape[1]} codes"
         return Row(title, z, partial(plots.codes, count=count))
     if z.ndim == 2:

@@ -9,7 +9,7 @@ from torch import nn
 
 from zoo import hub, registry
 from zoo.hub.make import model_class
-from zoo.nn.protocols import Classifies, Samples
+from zoo.nn.protocols import Classifies, Samples, can
 from zoo.report import defaults, plots, sampling
 from zoo.report.inputs import KINDS, batches, sample, subject
 
@@ -71,7 +71,7 @@ def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int =
     """
     model = hub.load(name)
     if not isinstance(model, Samples):
-        drawing = [arch for arch in registry.list_models() if issubclass(model_class(arch), Samples)]
+        drawing = [arch for arch in registry.list_models() if can(model_class(arch), Samples)]
         raise ValueError(f"{name} draws nothing; these archs do: {', '.join(drawing)}")
     if each < 1:
         raise ValueError(f"{each} images of a class: at least 1")
