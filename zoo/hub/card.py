@@ -173,9 +173,9 @@ def _use(arch: str) -> str:
 
 
 def _input(config: dict[str, Any]) -> str:
-    """Shape and values of what goes in. A config of before names no kind, and of other than pixels no range."""
-    stated, kind = config["input"], model_class(config["arch"]).kind
-    values = "float pixels in [0, 1]" if stated.get("range") == list(PIXELS) else VALUES.get(kind, f"{kind}s")
+    stated = config["input"]
+    kind = stated["kind"]
+    values = "float pixels in [0, 1]" if stated["range"] == list(PIXELS) else VALUES.get(kind, f"{kind}s")
     return f"(B, {', '.join(map(str, stated['shape']))}), {values}"
 
 
