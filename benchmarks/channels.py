@@ -27,7 +27,7 @@ def run(which: str, seed: int, data: ImageData, steps: int) -> dict[str, float]:
     L.seed_everything(seed, verbose=False)
     args = {"widths": WIDTHS[:5], "encoder_attention": (), "decoder_attention": ()}
     settings = {"lr": 1e-3, "min_lr": 0.0, "warmup_epochs": 0.05, "perceptual_weight": 0}
-    lit = LitDCAE("dcae_tiny_f16c16", None, args, mask_channels=MASKS[which], **settings)
+    lit = LitDCAE("dcae_tiny_f16c16", arch_args=args, mask_channels=MASKS[which], **settings)
     fit(lit, data, steps)
     model, sums, count = lit.model.eval(), dict.fromkeys(KEPT, 0.0), 0
     for batch in data.in_order("test", 500):

@@ -35,7 +35,7 @@ def run(method: str, seed: int, steps: int, size: int, width: int, latents: int)
     L.seed_everything(seed, verbose=False)
     arch, args, weight_decay = METHODS[method]
     args = args | {"image_size": size, "width": width, "latents": latents}
-    lit = LitVQ(arch, None, args, lr=1e-3, weight_decay=weight_decay, clip=1.0, infomec_images=5_000)
+    lit = LitVQ(arch, arch_args=args, lr=1e-3, weight_decay=weight_decay, clip=1.0, infomec_images=5_000)
     data = FactorData("rendered", size, 100_000, 5_000, 64, 500, seed)
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     trainer = L.Trainer(max_steps=steps, max_epochs=-1, limit_val_batches=0, **dict.fromkeys(quiet, False))

@@ -38,8 +38,8 @@ def train(weights: str, way: str, task: str, labels: str, seed: int, steps: int,
     data = ClipData("sprites", 8, 64, label=task, limit=limit, batch_size=BATCH, eval_batch_size=EVAL, seed=seed)
     lit = LitClassifier(
         CLASSIFIER,
-        start,
-        args,
+        weights=start,
+        arch_args=args,
         num_classes=TASKS[task],
         lr=1e-3,
         weight_decay=0.05,

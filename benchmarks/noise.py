@@ -25,7 +25,7 @@ def run(tau: float, seed: int, data: ImageLatentData, steps: int, images: int) -
     L.seed_everything(seed, verbose=False)
     args = {"noise": tau, "depth": 3}
     settings = {"lr": 1e-3, "min_lr": 0.0, "warmup_epochs": 0, "perceptual_weight": 0, "disc_weight": 0, "ema": 0.99}
-    lit = LitRAE("rae_mae_vit_tiny", None, args, **settings)
+    lit = LitRAE("rae_mae_vit_tiny", arch_args=args, **settings)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(max_epochs=1, limit_train_batches=steps, limit_val_batches=0, precision="bf16-mixed", **quiet)
     trainer.fit(lit, data)

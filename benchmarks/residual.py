@@ -33,7 +33,7 @@ def run(ratio: int, shortcuts: str, seed: int, data: ImageData, steps: int, fold
     stages = ratio.bit_length()
     args = {"widths": WIDTHS[:stages], "shortcut": SHORTCUTS[shortcuts]}
     args |= {"encoder_attention": (), "decoder_attention": ()}
-    lit = LitDCAE(ARCHS[ratio], None, args, lr=1e-3, min_lr=0.0, warmup_epochs=0.05, perceptual_weight=0)
+    lit = LitDCAE(ARCHS[ratio], arch_args=args, lr=1e-3, min_lr=0.0, warmup_epochs=0.05, perceptual_weight=0)
     trainer = fit(lit, data, steps)
     (figures,) = trainer.test(lit, data, verbose=False)
     if seed == 0:

@@ -222,7 +222,9 @@ def trained(tmp_path_factory) -> str:
 def phase(number: int, weights: str | None = None, **args) -> LitDCAE:
     L.seed_everything(0, verbose=False)
     settings = {"lr": 1e-3, "perceptual_weight": 0.0, "weight_decay": 0.0}
-    return LitDCAE("dcae_tiny_f4c4", weights, None if weights else TINY, phase=number, **settings | args)
+    return LitDCAE(
+        "dcae_tiny_f4c4", weights=weights, arch_args=None if weights else TINY, phase=number, **settings | args
+    )
 
 
 def moved(lit: LitDCAE, **args) -> set[str]:
@@ -318,7 +320,9 @@ def test_what_an_option_asks_for_gets_better(option):
         L.seed_everything(0, verbose=False)
         value = {"mask_channels": [1], "equivariance_weight": 1.0, "nuclear_weight": 0.1}[option]
         args = TINY | ({"low_rank": True} if option == "nuclear_weight" else {})
-        lit = LitDCAE("dcae_tiny_f4c4", None, args, lr=3e-3, perceptual_weight=0.0, **({option: value} if on else {}))
+        lit = LitDCAE(
+            "dcae_tiny_f4c4", arch_args=args, lr=3e-3, perceptual_weight=0.0, **({option: value} if on else {})
+        )
         trainer(max_steps=30, max_epochs=-1).fit(lit, data(64, 8))
         m = lit.model.eval()
         if option == "mask_channels":

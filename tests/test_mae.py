@@ -352,7 +352,7 @@ def test_what_training_fixed_cannot_be_asked_away(tmp_path):
     with pytest.raises(ValueError, match="was trained with target='norm_pixel', not 'pixel'; leave target out"):
         zoo.load(str(tmp_path), target="pixel")
     with pytest.raises(ValueError, match="was trained with target='norm_pixel', not 'pixel'"):
-        LitMAE("mae_vit_tiny", str(tmp_path), {"target": "pixel"}, lr=1e-3)
+        LitMAE("mae_vit_tiny", weights=str(tmp_path), arch_args={"target": "pixel"}, lr=1e-3)
 
 
 def test_an_encoder_alone_gives_features_and_says_what_it_lacks(tmp_path):
@@ -363,7 +363,7 @@ def test_an_encoder_alone_gives_features_and_says_what_it_lacks(tmp_path):
             call(images())
     zoo.save(model, tmp_path)
     with pytest.raises(ValueError, match="is an encoder alone, pretraining needs a decoder; "):
-        LitMAE("mae_vit_tiny", str(tmp_path), lr=1e-3)
+        LitMAE("mae_vit_tiny", weights=str(tmp_path), lr=1e-3)
 
 
 def test_the_refusal_names_weights_that_have_a_decoder(monkeypatch):
@@ -371,7 +371,7 @@ def test_the_refusal_names_weights_that_have_a_decoder(monkeypatch):
 
     monkeypatch.setattr(hub, "create", lambda *a, **k: mae(decoder_depth=0))
     with pytest.raises(ValueError, match=r"in1k is an encoder alone, .* these have one: .*mae_vit_base.in1k_full"):
-        LitMAE("mae_vit_base", "in1k", lr=1e-3)
+        LitMAE("mae_vit_base", weights="in1k", lr=1e-3)
 
 
 def test_a_classifier_takes_the_whole_encoder_and_nothing_else(tmp_path):

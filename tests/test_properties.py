@@ -19,7 +19,7 @@ from zoo.data.factors import FactorData
 from zoo.data.images import ImageData
 from zoo.data.latents import ImageLatentData, LatentData
 from zoo.data.synthetic import RandomImages
-from zoo.nn.checks import FLOATS, check_ints
+from zoo.nn.checks import FLOATS, check_ints, keywords
 from zoo.recipe import recipe_path
 from zoo.train.mask import LitMAE
 
@@ -325,7 +325,7 @@ SMOKE = {
 }
 NEW = [
     *((key,) for key in ("typo", "save_steps", "skip_nonfinite")),
-    *(("model", "init_args", key) for key in ("typo", *inspect.signature(LitMAE).parameters)),
+    *(("model", "init_args", key) for key in ("typo", *keywords(LitMAE))),
     *(("data", "init_args", key) for key in ("typo", *inspect.signature(RandomImages).parameters)),
     *(("trainer", key) for key in ("typo", "limit_train_batches", "overfit_batches", "gradient_clip_val", "precision")),
     *(("trainer", key) for key in ("accumulate_grad_batches", "max_time", "val_check_interval", "logger", "callbacks")),

@@ -268,7 +268,7 @@ def test_a_decoder_that_this_zoo_does_not_build_is_left_out_and_said():
 def test_an_encoder_alone_does_not_pretrain_and_the_right_weights_are_named(arch, message, tmp_path):
     zoo.save(made(arch, decoder_depth=0, **({"pred_frames": 4} if "st" in arch else {})), tmp_path)
     with pytest.raises(ValueError, match=message):
-        LitMAE(arch, str(tmp_path))
+        LitMAE(arch, weights=str(tmp_path))
 
 
 def test_a_published_record_is_downloaded_checked_converted_and_its_terms_said(tmp_path, monkeypatch):
@@ -345,7 +345,7 @@ def test_features_without_classes_become_a_classifier(tmp_path):
     zoo.save(model, tmp_path)
     from zoo.train.classify import LitClassifier
 
-    lit = LitClassifier("videomae_vit_tiny_classifier", str(tmp_path), num_classes=7)
+    lit = LitClassifier("videomae_vit_tiny_classifier", weights=str(tmp_path), num_classes=7)
     assert lit(torch.rand(2, *model.takes.shape)).shape == (2, 7)
 
 

@@ -126,4 +126,4 @@ def test_training_learns_and_is_told_by_the_tokenizer(tokenizer, tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     loaded = hub.load(str(tmp_path / "a.ckpt"))
     assert torch.equal(loaded(codes()).logits, lit.model.eval()(codes()).logits)
-    assert LitPrior("vqprior_tiny", tokenizer, str(tmp_path / "a.ckpt")).model._tokenizer.name == tokenizer
+    assert LitPrior("vqprior_tiny", tokenizer, weights=str(tmp_path / "a.ckpt")).model._tokenizer.name == tokenizer

@@ -109,7 +109,7 @@ def qlae() -> tuple[L.LightningModule, L.LightningDataModule]:
 def vqgan() -> tuple[L.LightningModule, L.LightningDataModule]:
     args = {"image_size": 24, "width": 32, "mults": [1, 1], "res_blocks": 1}
     args |= {"z_channels": 8, "codebook_size": 16, "code_dim": 8}
-    lit = LitVQGAN("vqgan_f4", None, args, lr=1e-3, perceptual_weight=0, disc_start=1, disc_warmup=1, accumulate=2)
+    lit = LitVQGAN("vqgan_f4", arch_args=args, lr=1e-3, perceptual_weight=0, disc_start=1, disc_warmup=1, accumulate=2)
     return lit, images((3, 24, 24), 27)
 
 
@@ -120,13 +120,13 @@ def prior() -> tuple[L.LightningModule, L.LightningDataModule]:
 
 
 def dcae() -> tuple[L.LightningModule, L.LightningDataModule]:
-    return LitDCAE("dcae_tiny_f4c4", None, TINY_DCAE, lr=1e-3, perceptual_weight=0), images((3, 16, 16))
+    return LitDCAE("dcae_tiny_f4c4", arch_args=TINY_DCAE, lr=1e-3, perceptual_weight=0), images((3, 16, 16))
 
 
 def dcae_phase3() -> tuple[L.LightningModule, L.LightningDataModule]:
     before = zoo.create("dcae_tiny_f4c4", **TINY_DCAE | {"image_size": 24})
     weights = shared(lambda folder: zoo.save(before, folder))
-    lit = LitDCAE("dcae_tiny_f4c4", weights, phase=3, lr=1e-3, perceptual_weight=0, disc_warmup=1)
+    lit = LitDCAE("dcae_tiny_f4c4", weights=weights, phase=3, lr=1e-3, perceptual_weight=0, disc_warmup=1)
     return lit, images((3, 24, 24), 27)
 
 
@@ -136,12 +136,12 @@ def rae() -> tuple[L.LightningModule, L.LightningDataModule]:
     args = {"image_size": 16, "encoder": encoder, "encoder_size": 16, "latent_channels": 32, "grid": 4}
     args |= {"dim": 32, "depth": 1, "heads": 2, "hidden": 64}
     how = {"disc_backbone": encoder, "disc_taps": [0], "disc_start": 1, "disc_warmup": 1, "ema": 0.9}
-    return LitRAE("rae_mae_vit_tiny", None, args, lr=1e-3, perceptual_weight=0, **how), images((3, 16, 16), 27)
+    return LitRAE("rae_mae_vit_tiny", arch_args=args, lr=1e-3, perceptual_weight=0, **how), images((3, 16, 16), 27)
 
 
 def ditdh() -> tuple[L.LightningModule, L.LightningDataModule]:
     args = {"dim": [32, 48], "depth": [2, 1], "heads": [2, 3]}
-    lit = LitDiT("ditdh_tiny", "dcae_tiny_f8c4.tiny_imagenet", None, args, num_classes=10, lr=1e-3, ema=0.9)
+    lit = LitDiT("ditdh_tiny", "dcae_tiny_f8c4.tiny_imagenet", arch_args=args, num_classes=10, lr=1e-3, ema=0.9)
     return lit, images((4, 8, 8), 48)
 
 

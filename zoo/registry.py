@@ -31,6 +31,7 @@ PUBLIC = {
     **dict.fromkeys(("create", "load"), "zoo.hub.doors"),
     **dict.fromkeys(("save", "export", "push", "verify"), "zoo.hub.give"),
     "convert": "zoo.hub.foreign",
+    "LitAutoencoder": "zoo.train.autoencode",
     "LitClassifier": "zoo.train.classify",
     "LitMAE": "zoo.train.mask",
     "ImageData": "zoo.data.images",

@@ -1,4 +1,4 @@
-"""What training without labels shares, and LitMAE, which pretrains masked autoencoders of images and of video."""
+"""What every training here shares: the hyperparameters, the optimiser, pictures; and an average of the model."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -6,30 +6,100 @@ from typing import Any, Self
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.utils import make_grid
 
 from zoo import hub
-from zoo.train import adversarial, optim, parallel
+from zoo.nn.checks import check_types, keywords
+from zoo.nn.protocols import Recomputes
+from zoo.registry import suggest
+from zoo.train import optim, parallel
 
 
-class Pretraining(optim.Guarded, parallel.Sharded, L.LightningModule):
-    """What training without labels shares: a `model` with its `zoo_config`, AdamW, warm-up, cosine.
+class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
+    """What every training of this zoo shares: a `model` with its `zoo_config`, AdamW, linear warm-up, half a cosine.
 
-    Hyperparameters read here: lr, base_lr, weight_decay, betas, warmup_epochs and min_lr, of which None keeps the peak.
+    A child declares what is its own and hands on the rest, `def __init__(self, arch, *, own=1.0, **common)` with
+    `super().__init__(arch, **common)`. It declares one of these again only where its default differs, and then hands
+    it on by name. All of them are saved and checked here, so `self.hparams` is complete from `make_model` on.
+
+    Args:
+        arch: name of an arch, `zoo ls` lists them.
+        weights: a tag of that arch to go on from, a checkpoint folder, a run or `hf://org/name`; None starts at random.
+        arch_args: keywords of the arch (`{"image_size": 32}`).
+        lr: peak learning rate; or leave it out for
+        base_lr: peak learning rate per 256 samples of an optimiser step.
+        weight_decay: decoupled, on every parameter of two or more axes and on what the model names besides.
+        betas: of AdamW.
+        warmup_epochs: length of the linear warm-up, in epochs, may be a fraction.
+        min_lr: where the cosine ends; None keeps the peak.
+        grad_checkpointing: keep no activations inside blocks; less memory, a third more time.
+        compile: let torch compile the model.
+
+    Raises:
+        ValueError: a keyword that the class does not take, or a value of another type; grad_checkpointing of a model
+            that has no blocks.
     """
 
+    def __init__(
+        self,
+        arch: str,
+        weights: str | None = None,
+        arch_args: dict[str, Any] | None = None,
+        lr: float | None = None,
+        base_lr: float | None = None,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        warmup_epochs: float = 0.0,
+        min_lr: float | None = None,
+        grad_checkpointing: bool = False,
+        compile: bool = False,
+        **unknown: Any,
+    ):
+        super().__init__()
+        for key in unknown:
+            allowed = keywords(type(self))
+            near = suggest(key, allowed) or f"; allowed {', '.join(allowed)}"
+            raise ValueError(f"{type(self).__name__} takes no {key}{near}")
+        self.save_hyperparameters()
+        check_types(type(self), self.hparams)
+        self.model = self.make_model()
+        if grad_checkpointing:
+            if not isinstance(self.model, Recomputes):
+                raise ValueError(f"{arch} has no blocks to make again; leave grad_checkpointing out")
+            self.model.grad_checkpointing = True
+        if compile:
+            self.compile_model()
+
     @classmethod
-    def from_weights(cls, name: str, **args) -> Self:
+    def from_weights(cls, name: str, **args: Any) -> Self:
         """Ready to go on training from `arch.tag`, a checkpoint folder or hf://org/name; keywords as the class's."""
         arch = hub.load(name).zoo_config["arch"]
-        return cls(arch, name.removeprefix(f"{arch}."), **args)
+        return cls(arch, weights=name.removeprefix(f"{arch}."), **args)
+
+    def make_model(self) -> nn.Module:
+        """The model that the hyperparameters ask for."""
+        h = self.hparams
+        return hub.create(h.arch, h.weights, **dict(h.arch_args or {}))
+
+    def compile_model(self) -> None:
+        self.model.compile()
+
+    def evaluate(self, batch: Any, batch_idx: int, split: str) -> Any:
+        """Log figures of a held-out batch under its split, "val/loss"; gives the output, for a child to go on with."""
+        raise NotImplementedError
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "val")
+        self.evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "test")
+        self.evaluate(batch, batch_idx, "test")
+
+    def log_step(self, loss: Tensor, figures: dict[str, Tensor] | None = None) -> None:
+        """The loss of a training step as train/loss, and other figures of it by their names."""
+        self.log_dict({f"train/{name}": figure for name, figure in (figures or {}).items()})
+        self.log("train/loss", loss, prog_bar=True)
 
     def log_pictures(self, name: str, draw: Callable[[], Tensor], across: int = 8) -> None:
         """Images (B, C, H, W) in [0, 1] as a grid; they are only made where a logger takes pictures."""
@@ -39,9 +109,11 @@ class Pretraining(optim.Guarded, parallel.Sharded, L.LightningModule):
             for board in boards:
                 board.add_image(name, grid, self.global_step)
 
-    def log_reconstructions(self, x: Tensor, recon: Tensor) -> None:
-        """Eight originals (B, C, H, W) above what was made of them."""
-        self.log_pictures("val/reconstruction", lambda: torch.cat([x[:8], recon[:8].clamp(0, 1).to(x)]), len(x[:8]))
+    def log_samples(self, sample: Callable[[Tensor], Tensor], num_classes: int) -> None:
+        """Sixteen images that the model draws, of the classes in turn; `sample` takes labels, of which -1 is any."""
+        count = torch.arange(16, device=self.device)
+        labels = count % num_classes if num_classes else torch.full_like(count, -1)  # (16,)
+        self.log_pictures("val/samples", lambda: sample(labels))
 
     def on_fit_start(self) -> None:
         # Lightning keeps the mode a submodule is handed over in, and a model from zoo.load may be in eval mode.
@@ -52,26 +124,40 @@ class Pretraining(optim.Guarded, parallel.Sharded, L.LightningModule):
         # All that export needs to build the model again.
         checkpoint["zoo"] = self.model.zoo_config
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:
         h = self.hparams
         lr = optim.learning_rate(self.trainer, h.lr, h.base_lr)
         optimizer = torch.optim.AdamW(optim.decay_groups(self.model, h.weight_decay), lr, tuple(h.betas), fused=True)
-        return optim.warmup_cosine(optimizer, self.trainer, lr, lr if h.min_lr is None else h.min_lr, h.warmup_epochs)
+        return self.schedule(optimizer, lr)
+
+    def schedule(self, optimizer: Optimizer, lr: float, accumulate: int = 1) -> dict:
+        """The optimiser with its step sizes, for Lightning: warm-up to `lr`, then half a cosine.
+
+        Args:
+            accumulate: batches of an optimiser step, where not the trainer counts them.
+        """
+        h = self.hparams
+        least = lr if h.min_lr is None else h.min_lr
+        return optim.warmup_cosine(optimizer, self.trainer, lr, least, h.warmup_epochs, accumulate)
 
 
-class Averaging(Pretraining):
+class Averaging(Training):
     """Keeps an exponential moving average of the model: what is evaluated, exported and saved as the best.
 
-    Hyperparameter read here: ema, the decay an optimiser step; 0 is off. Of a model that needs a frozen network, that
-    one is not copied.
+    Of a model that needs a frozen network, that one is not copied.
+
+    Args:
+        ema: decay of the moving average, an optimiser step; 0 is off.
+
+    Raises:
+        ValueError: a decay that is not from 0 to below 1.
     """
 
-    def keep_average(self) -> None:
-        """Called at the end of `__init__`, before anything is compiled."""
-        decay = self.hparams.ema
-        if not 0 <= decay < 1:
-            raise ValueError(f"ema={decay}, allowed 0 to below 1")
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+    def __init__(self, arch: str, *, ema: float = 0.0, **common: Any):
+        super().__init__(arch, **common)
+        if not 0 <= ema < 1:
+            raise ValueError(f"ema={ema}, allowed 0 to below 1")
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
         if self.average is not None:
             self.average.requires_grad_(False)
 
@@ -86,82 +172,6 @@ class Averaging(Pretraining):
             self.average.update_parameters(self.model)
         self.learned = False
 
-
-class Adversarial(Pretraining):
-    """Training against a `discriminator`, by hand: what VQGAN, DC-AE's third phase and RAE share.
-
-    Gradients of either never reach the other, and both step once in `accumulate` batches. Read here: hyperparameters
-    accumulate and disc_weight; `last_layer`, whose gradients weigh the two losses.
-    """
-
-    largest_weight, weight_eps = 1e4, 1e-4
-
-    def __init__(self):
-        super().__init__()
-        self.steps = 0  # of the model's optimiser: the trainer counts both optimisers'
-
-    def judge(self, x: Tensor) -> Tensor:
-        """The discriminator's logits of images (B, C, H, W) in [-1, 1]."""
-        return self.discriminator(x)
-
-    def adversarial_step(
-        self,
-        loss: Tensor,
-        reconstruction: Tensor,
-        real: Tensor,
-        fake: Tensor,
-        last: bool,
-        figures: dict[str, Tensor],
-        counts: bool = True,
-        learns: bool = True,
-        adaptive: bool = True,
-        clip: float | None = None,
-    ) -> Tensor:
-        """Both optimisers' part of a step; the loss of the model.
-
-        Args:
-            loss: all of it, but for the adversarial term; `reconstruction` is the part that λ weighs against.
-            real, fake: images (B, C, H, W) in [-1, 1].
-            last: whether this batch completes an optimiser step.
-            figures: where terms are written down.
-            counts, learns: whether the adversarial term counts, and whether the discriminator learns; where there is
-                none, neither.
-            adaptive: False sets λ to 1.
-            clip: largest norm of the model's gradient.
-        """
-        h = self.hparams
-        if counts:
-            self.discriminator.requires_grad_(False)
-            against = adversarial.generator_loss(self.judge(fake))
-            weight = 1.0
-            if adaptive:
-                weight = adversarial.adaptive_weight(
-                    reconstruction, against, self.last_layer, self.largest_weight, self.weight_eps
-                )
-            loss = loss + weight * h.disc_weight * against
-            figures |= {"generator": against, "adaptive_weight": weight}
-        with parallel.by_hand(self.trainer.strategy):
-            self.manual_backward(loss / h.accumulate)
-            if learns:
-                self.discriminator.requires_grad_(True)
-                judged = adversarial.discriminator_loss(self.judge(real.detach()), self.judge(fake.detach()))
-                self.manual_backward(judged / h.accumulate)
-                figures["discriminator"] = judged
-        if last:
-            parallel.average_gradients(self.parameters())
-            if clip is not None:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-            optimizers = self.optimizers()
-            for optimizer in optimizers[: 1 + learns] if isinstance(optimizers, list) else [optimizers]:
-                optimizer.step()
-                optimizer.zero_grad()
-            self.steps += 1
-        return loss
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["steps"] = self.steps
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.steps = checkpoint["steps"]
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.update_average()
