@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import zoo
 from zoo import hub, registry
 from zoo.data.synthetic import RandomImages
-from zoo.nn.checks import keywords
 from zoo.nn.protocols import PIXELS, Input
+from zoo.nn.signatures import keywords
 from zoo.train import fit, parse
 from zoo.train.autoencode import LitAutoencoder
 from zoo.train.callbacks import LAST

@@ -19,7 +19,8 @@ from zoo.data.factors import FactorData
 from zoo.data.images import ImageData
 from zoo.data.latents import ImageLatentData, LatentData
 from zoo.data.synthetic import RandomImages
-from zoo.nn.checks import FLOATS, check_ints, keywords
+from zoo.nn.checks import FLOATS, check_ints
+from zoo.nn.signatures import keywords
 from zoo.recipe import recipe_path
 from zoo.train.mask import LitMAE
 

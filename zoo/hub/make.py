@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from zoo import registry
+from zoo.nn import signatures
 from zoo.nn.checks import check_types
 from zoo.nn.frozen import weights_are_random
 from zoo.nn.protocols import AdaptsState, Classifies, FixesArguments, Network
@@ -159,7 +160,7 @@ def model_class(arch: str) -> type[Network]:
 
 def keywords(arch: str) -> list[str]:
     """What the builder of an arch takes."""
-    return list(inspect.signature(model_class(arch)).parameters)
+    return list(signatures.keywords(model_class(arch)))
 
 
 def load_strictly(model: Network, state: Mapping[str, Tensor], source: object) -> None:

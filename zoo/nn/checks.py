@@ -3,7 +3,6 @@
 B images of a batch · C channels · H W height and width in pixels
 """
 
-import inspect
 import math
 import numbers
 import reprlib
@@ -14,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from zoo.nn.signatures import keywords
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # what arithmetic is made for
 
@@ -137,26 +138,6 @@ def check_types(function: type[Any] | Callable[..., Any], args: Mapping[str, Any
         if key in args and not _is_a(args[key], hint):
             name, expected = name or function.__name__, hint.__name__ if isinstance(hint, type) else hint
             raise ValueError(f"{name} takes no {key}={reprlib.repr(args[key])}; expected {expected}")
-
-
-def keywords(kind: type) -> dict[str, inspect.Parameter]:
-    """What a class's constructor takes by name: its own keywords, and through `**common` those of its parents.
-
-    Of a keyword that several declare, the first in the order of resolution counts. Annotations are types, not text.
-    """
-    parameters: dict[str, inspect.Parameter] = {}
-    for each in kind.__mro__:
-        constructor = vars(each).get("__init__")
-        if constructor is None:
-            continue
-        _, *own = inspect.signature(constructor).parameters.values()
-        types = typing.get_type_hints(constructor)
-        for p in own:
-            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-                parameters.setdefault(p.name, p.replace(annotation=types.get(p.name, Any)))
-        if all(p.kind is not p.VAR_KEYWORD for p in own):
-            break
-    return parameters
 
 
 def check_least(least: int, **counts: int | Sequence[int] | None) -> None:

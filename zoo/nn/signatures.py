@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,19 +23,35 @@ def arguments(of: Callable[..., Any]) -> dict[str, Argument]:
 
     `self`, `*arguments` and `**keywords` are left out. A class's own constructor and docstring win over its parents'.
     """
-    callables = [of]
-    if isinstance(of, type):
-        callables = [c for c in of.__mro__ if "__init__" in vars(c) and c is not object]
-    parameters: dict[str, inspect.Parameter] = {}
+    parameters = keywords(of) if isinstance(of, type) else inspect.signature(of).parameters
     about: dict[str, str] = {}
-    for each in callables:
-        parameters = parameters | {k: p for k, p in inspect.signature(each).parameters.items() if k not in parameters}
+    for each in of.__mro__ if isinstance(of, type) else (of,):
         about = explained(each) | about
     return {
         name: Argument(_written(p.annotation), p.default, about.get(name, ""))
         for name, p in parameters.items()
         if p.kind not in VARIADIC and name != "self"
     }
+
+
+def keywords(kind: type) -> dict[str, inspect.Parameter]:
+    """What a class's constructor takes by name: its own keywords, and through `**common` those of its parents.
+
+    Of a keyword that several declare, the first in the order of resolution counts. Annotations are types, not text.
+    """
+    parameters: dict[str, inspect.Parameter] = {}
+    for each in kind.__mro__:
+        constructor = vars(each).get("__init__")
+        if constructor is None:
+            continue
+        _, *own = inspect.signature(constructor).parameters.values()
+        hints = typing.get_type_hints(constructor)
+        for p in own:
+            if p.kind not in VARIADIC:
+                parameters.setdefault(p.name, p.replace(annotation=hints.get(p.name, Any)))
+        if all(p.kind is not p.VAR_KEYWORD for p in own):
+            break
+    return parameters
 
 
 def explained(of: Callable[..., Any]) -> dict[str, str]:

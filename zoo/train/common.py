@@ -11,8 +11,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.utils import make_grid
 
 from zoo import hub
-from zoo.nn.checks import check_types, keywords
+from zoo.nn.checks import check_types
 from zoo.nn.protocols import Recomputes
+from zoo.nn.signatures import keywords
 from zoo.registry import suggest
 from zoo.train import optim, parallel
 
