@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.nn.protocols import Input
 from zoo.nn.signatures import keywords
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # what arithmetic is made for
 
 
-def check_images(x: Tensor, channels: int, height: int | None, width: int | None, values: bool = True) -> None:
+def check_images(x: Tensor, takes: Input, any_size: bool = False, values: bool = True) -> None:
     """Refuse what is not a batch of images with float pixels in [0, 1].
 
     Any of FLOATS passes: a model shifts and scales pixels in the precision they come in, and casts them where they
@@ -27,7 +28,8 @@ def check_images(x: Tensor, channels: int, height: int | None, width: int | None
 
     Args:
         x: images, (B, C, H, W).
-        height, width: in px; None takes any.
+        takes: what the model takes, images or clips, whose frames x then holds.
+        any_size: H and W may be others than those.
         values: also look at the pixels for NaN and the range. That reads a number back from the device, so models
             ask for it in eval mode only, and a compiled graph never does.
 
@@ -35,11 +37,10 @@ def check_images(x: Tensor, channels: int, height: int | None, width: int | None
         ValueError: wrong rank, channels, size, dtype, or pixels that are NaN or outside [0, 1].
     """
     check_dense(x, "images")
+    channels, (height, width) = takes.channels, takes.size
     if x.ndim != 4:
-        raise ValueError(
-            f"images are {tuple(x.shape)}, expected (B, {channels}, {height or 'H'}, {width or 'W'}); "
-            "a single image needs x[None]"
-        )
+        size = "H, W" if any_size else f"{height}, {width}"
+        raise ValueError(f"images are {tuple(x.shape)}, expected (B, {channels}, {size}); a single image needs x[None]")
     if x.shape[1] != channels:
         raise ValueError(
             f"images have {x.shape[1]} channels, this model takes {channels}; "
@@ -53,7 +54,7 @@ def check_images(x: Tensor, channels: int, height: int | None, width: int | None
         raise ValueError(
             f"images are {x.shape[2]}×{x.shape[3]} px, expected at least one pixel; look where they are cut"
         )
-    if height is not None and x.shape[2:] != (height, width):
+    if not any_size and x.shape[2:] != (height, width):
         raise ValueError(
             f"images are {x.shape[2]}×{x.shape[3]} px, this model takes {height}×{width}; "
             f"resize them, or create the model with image_size={max(x.shape[2:])}"

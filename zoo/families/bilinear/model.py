@@ -6,14 +6,14 @@ is therefore a quadratic form `hᵀ B h`, and the eigenvectors of B say what the
 B images · C H W their channels and sides · I = C·H·W pixels · D width · O outputs (classes) · K eigenvectors kept
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.nn.checks import check_images, check_least
-from zoo.nn.protocols import PIXELS, Input
+from zoo.nn.protocols import PIXELS, Input, Kind
 
 GATES = {None: lambda a: a, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
@@ -38,7 +38,7 @@ class BilinearClassifier(nn.Module):
         ValueError: an unknown gate, no layer, or a probability outside [0, 1].
     """
 
-    kind = "image"
+    kind: ClassVar[Kind] = "image"
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class BilinearClassifier(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """What the head reads: images (B, C, H, W) in [0, 1] → (B, D)."""
-        check_images(x, *self.takes.shape, values=not self.training)
+        check_images(x, self.takes, values=not self.training)
         if self.training and self.noise:
             keep = torch.rand(len(x), 1, 1, 1, device=x.device) < self.noise_p
             x = x + self.noise * keep * torch.randn_like(x)

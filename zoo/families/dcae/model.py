@@ -9,7 +9,7 @@ from pixels to latents · N = h · w
 import copy
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from zoo.families.dcae.blocks import HEAD
 from zoo.families.dcae.stages import Decoder, Encoder, Stage
 from zoo.nn.checkpointing import Checkpointed
 from zoo.nn.checks import check_floats, check_images, check_least, check_types, sides
-from zoo.nn.protocols import PIXELS, Input
+from zoo.nn.protocols import PIXELS, Input, Kind
 from zoo.nn.tiles import tiled
 
 SHORTCUTS = ("grouped", "isotropic", "none")
@@ -61,7 +61,7 @@ class DCAE(Checkpointed, nn.Module):
         ValueError: sides that are no multiple of f, widths that shortcuts or heads do not divide, an unknown choice.
     """
 
-    kind = "image"
+    kind: ClassVar[Kind] = "image"
     latent_mean: Tensor
     latent_std: Tensor
     measured = True  # the statistics: by training, or as the publisher's one scale
@@ -129,7 +129,7 @@ class DCAE(Checkpointed, nn.Module):
         Raises:
             ValueError: sides that are no multiple of f, channels, dtype; in eval mode NaN or pixels outside [0, 1].
         """
-        check_images(x, self.takes.shape[0], None, None, values=not self.training)
+        check_images(x, self.takes, any_size=True, values=not self.training)
         if not len(x):  # torch's pixel_unshuffle gets the channels of none wrong
             raise ValueError(f"images are {tuple(x.shape)}, expected at least one; leave empty batches out")
         _check_sides(x.shape[2:], self.factor)
@@ -171,7 +171,7 @@ class DCAE(Checkpointed, nn.Module):
         Attention sees a tile only, so that latents differ a little from those of the whole.
         """
         check_types(DCAE.encode_tiled, locals())
-        check_images(x, self.takes.shape[0], None, None, values=False)
+        check_images(x, self.takes, any_size=True, values=False)
         if tile % self.factor or overlap % self.factor:
             raise ValueError(f"tile={tile}, overlap={overlap}: no multiples of {self.factor}, the side of a latent")
         return tiled(self.encode, x, tile, overlap, (1, self.factor), batch_size)

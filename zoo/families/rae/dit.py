@@ -6,7 +6,7 @@ B latents of a batch · C channels of a token · h w the grid of tokens · N = h
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_floats, check_ints, check_least, check_types
 from zoo.nn.embed import sincos
 from zoo.nn.frozen import Frozen
-from zoo.nn.protocols import Input
+from zoo.nn.protocols import Input, Kind
 from zoo.nn.vit import attend
 
 SOLVERS = ("euler", "heun")
@@ -57,7 +57,7 @@ class DiTDH(nn.Module):
         ValueError: widths that their heads do not divide into multiples of 4, an unknown distribution of time.
     """
 
-    kind = "latent"
+    kind: ClassVar[Kind] = "latent"
     pos_embed: Tensor
     rotary_deep: Tensor
     rotary_wide: Tensor

@@ -4,7 +4,7 @@ B images of a batch · H W sides in pixels · C channels of a token · h w the g
 patch side · D its width
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_floats, check_images, check_least
 from zoo.nn.embed import sincos, unpatchify
 from zoo.nn.frozen import Frozen
-from zoo.nn.protocols import PIXELS, Input
+from zoo.nn.protocols import PIXELS, Input, Kind
 from zoo.nn.vit import Block
 
 NOISES = ("uniform", "normal")
@@ -52,7 +52,7 @@ class RAE(nn.Module):
         ValueError: an image size that the grid does not divide, an unknown kind of noise.
     """
 
-    kind = "image"
+    kind: ClassVar[Kind] = "image"
     latent_mean: Tensor
     latent_std: Tensor
     mean: Tensor
@@ -157,7 +157,7 @@ class RAE(nn.Module):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) → tokens (B, C, h, w), each of unit variance; `normalise` is for diffusion."""
-        check_images(x, *self.takes.shape, values=not self.training)
+        check_images(x, self.takes, values=not self.training)
         return self.encoder(x.to(self.latent_mean.dtype))  # (B, C, h, w)
 
     forward_features = encode

@@ -92,7 +92,7 @@ class VideoViT(ViT):
 
     def cubes(self, x: Tensor) -> Tensor:
         """Clips (B, F, C, H, W) in [0, 1] → cubes (B, N, UP²C), still in [0, 1]."""
-        check_clips(x, self.takes.shape, values=not self.training)
+        check_clips(x, self.takes, values=not self.training)
         return cubify(x, self.tubelet, self.patch_size)  # (B, N, UP²C)
 
     def normalise(self, cubes: Tensor) -> Tensor:
@@ -208,18 +208,18 @@ class MaskedVideo(MaskedAutoencoder, VideoViT):
             nn.init.trunc_normal_(self.decoder.mask_token, std=0.02, a=-0.02, b=0.02)
 
 
-def check_clips(x: Tensor, shape: tuple[int, ...], values: bool = True) -> None:
+def check_clips(x: Tensor, takes: Input, values: bool = True) -> None:
     """Refuse what is not a batch of clips with float pixels in [0, 1].
 
     Args:
-        shape: (F, C, H, W).
+        takes: what the model takes, of shape (F, C, H, W).
         values: as in `check_images`.
 
     Raises:
         ValueError: wrong rank, number of frames, channels, size, dtype, or pixels outside [0, 1].
     """
     check_dense(x, "clips")
-    frames, channels, height, width = shape
+    frames, channels, height, width = takes.shape
     if x.ndim != 5:
         raise ValueError(
             f"clips are {tuple(x.shape)}, expected (B, {frames}, {channels}, {height}, {width}); one clip needs x[None]"
@@ -231,7 +231,7 @@ def check_clips(x: Tensor, shape: tuple[int, ...], values: bool = True) -> None:
             f"clips have {x.shape[1]} frames, this model takes {frames}; sample {frames}, or create it with "
             f"frames={x.shape[1]}"
         )
-    check_images(x.flatten(0, 1), channels, height, width, values)
+    check_images(x.flatten(0, 1), takes, values=values)
 
 
 def cubify(x: Tensor, u: int, p: int) -> Tensor:

@@ -3,7 +3,7 @@
 B images · C H W channels and sides in pixels · h w the grid of codes · D width of a code · K codes
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +13,7 @@ from zoo.families.vq.qlae import LatentAutoencoder
 from zoo.families.vq.quantize import QUANTIZERS, VQOutput
 from zoo.families.vq.vqgan import VQGAN
 from zoo.nn.checks import check_images, check_ints, check_least, sides
-from zoo.nn.protocols import PIXELS, Input
+from zoo.nn.protocols import PIXELS, Input, Kind
 
 
 class VQVAE(nn.Module):
@@ -38,7 +38,7 @@ class VQVAE(nn.Module):
         ValueError: sides that do not halve, an unknown quantiser.
     """
 
-    kind = "image"
+    kind: ClassVar[Kind] = "image"
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class VQVAE(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """What is about to be quantised: images (B, C, H, W) → (B, D, h, w)."""
-        check_images(x, *self.takes.shape, values=not self.training)
+        check_images(x, self.takes, values=not self.training)
         return self.encoder((x - 0.5).to(self.encoder[0].weight.dtype))  # (B, D, h, w)
 
     def encode(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ After van den Oord et al. 2017, §3.3, who took a PixelCNN, and LlamaGen (Sun et
 B images · h w the grid of codes · N = h·w · K codes of the codebook · D width · T tokens so far
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_images, check_ints, check_least, check_types, sides
 from zoo.nn.frozen import Frozen
-from zoo.nn.protocols import PIXELS, Input
+from zoo.nn.protocols import PIXELS, Input, Kind
 from zoo.nn.vit import Mlp
 
 
@@ -45,7 +45,7 @@ class CodePrior(nn.Module):
         ValueError: a width that the heads do not divide.
     """
 
-    kind = "image"
+    kind: ClassVar[Kind] = "image"
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class CodePrior(nn.Module):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → codes (B, h, w) int64."""
-        check_images(x, *self.takes.shape, values=not self.training)
+        check_images(x, self.takes, values=not self.training)
         return self.tokenizer.encode(x)
 
     def draws(self) -> Input:

@@ -5,6 +5,7 @@ B images · C H W channels and sides in pixels · h w the coarsest grid · L lat
 
 import math
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from zoo.families.vq.quantize import QuantizeOutput, Quantizer, ScalarCodebooks, VectorQuantizer, VQOutput
 from zoo.nn.checks import check_dense, check_floats, check_images, check_ints, check_least
-from zoo.nn.protocols import PIXELS, Input
+from zoo.nn.protocols import PIXELS, Input, Kind
 
 BOTTLENECKS = ("qlae", "none", "vae", "vq")
 
@@ -42,7 +43,7 @@ class LatentAutoencoder(nn.Module):
         ValueError: another bottleneck, or sides that do not halve four times.
     """
 
-    kind = "image"
+    kind: ClassVar[Kind] = "image"
 
     def __init__(
         self,
@@ -146,7 +147,7 @@ class LatentAutoencoder(nn.Module):
         return self.decode(self.forward_features(x))
 
     def _encode(self, x: Tensor) -> Tensor:
-        check_images(x, *self.takes.shape, values=not self.training)
+        check_images(x, self.takes, values=not self.training)
         return self.encoder(x.to(self.encoder[0].weight.dtype))
 
     def _squeeze(self, z: Tensor, update: bool | None) -> QuantizeOutput:

@@ -7,6 +7,7 @@ B images · C H W channels and sides in pixels · h w the grid of codes, H/f and
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from zoo.families.vq.quantize import VectorQuantizer, VQOutput
 from zoo.nn.checkpointing import Checkpointed, recompute
 from zoo.nn.checks import check_images, check_ints, check_least, sides
-from zoo.nn.protocols import PIXELS, Input
+from zoo.nn.protocols import PIXELS, Input, Kind
 
 
 class VQGAN(Checkpointed, nn.Module):
@@ -40,7 +41,7 @@ class VQGAN(Checkpointed, nn.Module):
         ValueError: sides that are no multiple of f, or a level that is not there.
     """
 
-    kind = "image"
+    kind: ClassVar[Kind] = "image"
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class VQGAN(Checkpointed, nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """What is about to be quantised: images (B, C, H, W) → (B, D, h, w)."""
-        check_images(x, self.takes.shape[0], None, None, values=not self.training)
+        check_images(x, self.takes, any_size=True, values=not self.training)
         _check_sides(x.shape[2:], self.factor)
         x = ((x - self.mean) / self.std).to(self.encoder.conv_in.weight.dtype)
         return self.quant_conv(self.encoder(x))  # (B, D, h, w)
