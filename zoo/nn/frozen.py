@@ -4,9 +4,10 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 import torch
-from torch import nn
+from torch import Tensor
 
 _RANDOM: ContextVar[bool] = ContextVar("_RANDOM", default=False)
 
@@ -26,18 +27,37 @@ def weights_are_random() -> bool:
     return _RANDOM.get()
 
 
-def fingerprint(model: nn.Module) -> str:
+class Network(Protocol):
+    """What is asked of a network that is frozen; every nn.Module has it. An owner's protocol says what else it can."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self: ...
+
+    def eval(self) -> Self: ...
+
+    @overload
+    def to(self, device: torch.device) -> Self: ...
+
+    @overload
+    def to(self, dtype: torch.dtype) -> Self: ...
+
+
+N = TypeVar("N", bound=Network)
+
+
+def fingerprint(model: Network) -> str:
     """The sha256, in hex, of a model's tensors and their names, wherever they were stored; "" of random ones."""
     if weights_are_random():
         return ""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-class Frozen:
+class Frozen(Generic[N]):
     """Known by name and hash, loaded when first called, the same for every copy, and in no state dict.
 
     Args:
@@ -53,13 +73,13 @@ class Frozen:
         kind: str,
         name: str,
         digest: str,
-        load: Callable[[], nn.Module],
-        tensors: Callable[[nn.Module], nn.Module] = lambda network: network,
+        load: Callable[[], N],
+        tensors: Callable[[N], Network] = lambda network: network,
     ):
         self.kind, self.name, self.digest, self.load, self.tensors = kind, name, digest, load, tensors
-        self.network: nn.Module | None = None
+        self.network: N | None = None
 
-    def __call__(self) -> nn.Module:
+    def __call__(self) -> N:
         """The network, in eval mode and without gradients.
 
         Raises:
@@ -76,5 +96,5 @@ class Frozen:
             self.network = network
         return self.network
 
-    def __deepcopy__(self, memo: dict) -> "Frozen":
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self

@@ -99,7 +99,7 @@ class BilinearClassifier(nn.Module):
         """
         if self.gate is not None:
             raise ValueError(f"gate={self.gate!r} is not bilinear, it has no interaction tensor; use gate=None")
-        left, right = self.blocks[-1].weight.detach().chunk(2)
+        left, right = self.blocks[-1].get_parameter("weight").detach().chunk(2)
         return interaction_tensor(left, right, self.head.weight.detach())
 
 
@@ -258,7 +258,7 @@ def tensor_similarity(a: BilinearClassifier, b: BilinearClassifier) -> Tensor:
 def _inner(a: BilinearClassifier, b: BilinearClassifier) -> Tensor:
     """⟨B_a, B_b⟩ in float64: cosines near 1 are differences of nearly equal numbers."""
     (wa, va), (wb, vb) = (
-        (m.blocks[0].weight.double() @ m.embed.weight.double()).chunk(2) for m in (a, b)
+        (m.blocks[0].get_parameter("weight").double() @ m.embed.weight.double()).chunk(2) for m in (a, b)
     )  # (D, I) each
     heads = a.head.weight.double().mT @ b.head.weight.double()  # (D, D')
     return (heads * ((wa @ wb.mT) * (va @ vb.mT) + (wa @ vb.mT) * (va @ wb.mT))).sum() / 2

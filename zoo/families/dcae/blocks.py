@@ -6,7 +6,7 @@ B images of a batch · C channels · D channels of a map h × w, D' after a laye
 """
 
 from itertools import product
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,13 @@ from torch.nn import functional as F
 
 HEAD = 32  # channels of a head
 EPS = 1e-5  # of the RMS norms
+
+
+@runtime_checkable
+class Fuses(Protocol):
+    """Can become the same function with fewer products, for inference alone."""
+
+    def fuse(self) -> None: ...
 
 
 class ResBlock(nn.Module):
@@ -126,7 +133,7 @@ class Up(nn.Module):
     def __init__(self, width_in: int, width: int, interpolate: bool, shortcut: str):
         super().__init__()
         self.interpolate, self.shortcut, self.repeats = interpolate, shortcut, 4 * width // width_in
-        self.conv = nn.Conv2d(width_in, width if interpolate else 4 * width, 3, padding=1)
+        self.conv: nn.Conv2d | DoublingConv = nn.Conv2d(width_in, width if interpolate else 4 * width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.interpolate:
@@ -143,8 +150,9 @@ class Up(nn.Module):
 
     def fuse(self) -> None:
         """Adds the shortcut to the middle of the kernel; kernels over repeated pixels come to see each of them once."""
-        width_in = self.conv.in_channels
-        channels = torch.eye(width_in, dtype=self.conv.weight.dtype)[:, :, None, None]  # (D, D, 1, 1)
+        if isinstance(self.conv, DoublingConv):  # fused before
+            return
+        channels = torch.eye(self.conv.in_channels, dtype=self.conv.weight.dtype)[:, :, None, None]  # (D, D, 1, 1)
         repeated = self._repeated(channels)[:, :, 0, 0].T if self.shortcut != "none" else 0  # (4D', D)
         if self.interpolate:
             self.conv = DoublingConv(self.conv, repeated)
@@ -169,7 +177,8 @@ class DoublingConv(nn.Module):
             if isinstance(shortcut, Tensor):
                 middle[:, a, b, :, 1 - a, 1 - b] = shortcut.unflatten(0, (-1, 2, 2))[:, a, b]
         self.weight = nn.Parameter((kernels + middle).flatten(0, 2), requires_grad=False)  # (4D', D, 2, 2)
-        self.bias = nn.Parameter(conv.bias.repeat_interleave(4), requires_grad=False)  # (4D',)
+        bias = conv.get_parameter("bias").repeat_interleave(4)  # (4D',)
+        self.bias = nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[2:]

@@ -105,10 +105,11 @@ def _pack(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """diffusers' three matrices are thirds of the published one, in its order of rows: not queries, keys and values."""
     packed = dict(state)
     for name in [k for k in state if k.endswith(".attn.to_q.weight")]:
-        thirds = [packed.pop(name.replace("to_q", f"to_{part}"), None) for part in "qkv"]
-        if None in [t if t is None else 0 for t in thirds]:
+        names = [name.replace("to_q", f"to_{part}") for part in "qkv"]
+        if not packed.keys() >= set(names):
             raise ValueError(f"{name} has no to_k or to_v beside it; the file is cut")
-        packed[name.replace("to_q", "qkv")] = torch.cat(thirds)[:, :, None, None]  # (3D, D, 1, 1)
+        thirds = torch.cat([packed.pop(third) for third in names])  # (3D, D)
+        packed[name.replace("to_q", "qkv")] = thirds[:, :, None, None]  # (3D, D, 1, 1)
     return packed
 
 

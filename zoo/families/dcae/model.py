@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.families.dcae.blocks import HEAD
+from zoo.families.dcae.blocks import HEAD, Fuses
 from zoo.families.dcae.stages import Decoder, Encoder, Stage
 from zoo.nn.checkpointing import Checkpointed
 from zoo.nn.checks import check_floats, check_images, check_least, check_types, sides
@@ -191,12 +191,12 @@ class DCAE(Checkpointed, nn.Module):
         """
         model = copy.deepcopy(self).eval().requires_grad_(False)
         for module in list(model.modules()):
-            if hasattr(module, "fuse"):
+            if isinstance(module, Fuses):
                 module.fuse()
         if dtype is None and _fast_bfloat16(self.latent_mean.device):
             dtype = torch.bfloat16
         vars(model).pop("zoo_config", None)  # no arch has these tensors
-        return model.to(dtype=dtype, memory_format=torch.channels_last)
+        return model.to(dtype=dtype).to(memory_format=torch.channels_last)
 
     def decode_unclamped(self, z: Tensor) -> Tensor:
         """As `decode`, for losses."""

@@ -4,14 +4,16 @@ Transformers has spelled the encoder's tensors in two ways; both are known.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DECODER = [
+Rules = list[tuple[str, str | Callable[[re.Match[str]], str]]]  # pattern, replacement; each is tried in order
+
+DECODER: Rules = [
     (r"^decoder_embed\.", "embed."),
     (r"^trainable_cls_token$", "cls_token"),
     (r"^decoder_layers\.", "blocks."),
@@ -26,7 +28,7 @@ DECODER = [
     (r"^decoder_pred\.", "head."),
 ]
 # Encoders of transformers under timm's names.
-ENCODER = [
+ENCODER: Rules = [
     (r"^vision_model\.", ""),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
@@ -62,20 +64,19 @@ def to_zoo(state: Mapping[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[s
     if "s_embedder.proj.weight" in state:  # DiT^DH is named as released
         return dict(state), _transformer_args(state)
     state = {k: v for k, v in state.items() if not LEFT_OUT.match(k)}
+    statistics: tuple[Tensor, Tensor] | None
     if "decoder.decoder_embed.weight" in state:
         decoder = {k.removeprefix("decoder."): v for k, v in state.items() if k.startswith("decoder.")}
         encoder = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
-        # diffusers divides by its deviation and 1e-5
-        mean, std = state["_latents_mean"], state["_latents_std"] + 1e-5
+        statistics = state["_latents_mean"], state["_latents_std"] + 1e-5  # diffusers divides by its deviation and 1e-5
         pixels = {k: state[f"encoder_{k}"].reshape(-1, 1, 1) for k in ("mean", "std")}  # (3, 1, 1) each
         rest = set(state) - {f"decoder.{k}" for k in decoder} - {f"encoder.{k}" for k in encoder}
         rest -= {"_latents_mean", "_latents_std", "encoder_mean", "encoder_std"}
         decoder |= {k: state[k] for k in rest}
     elif "decoder_embed.weight" in state:
         decoder = {k: v for k, v in state.items() if k not in ("mean", "var")}
-        encoder, pixels, mean, std = {}, {}, state.get("mean"), None
-        if mean is not None:
-            std = (state["var"] + 1e-5).sqrt()
+        encoder, pixels = {}, {}
+        statistics = (state["mean"], (state["var"] + 1e-5).sqrt()) if "mean" in state else None
     else:
         raise ValueError(
             f"tensors {sorted(state)[:4]} are no known RAE; expected the authors' (decoder_embed.…) or diffusers' "
@@ -84,20 +85,19 @@ def to_zoo(state: Mapping[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[s
     ours = {f"decoder.{k}": v for k, v in _pack(_renamed(decoder, DECODER)).items()}
     ours |= {f"encoder.{k}": v for k, v in _timm(_pack(_renamed(encoder, ENCODER))).items()} | pixels
     stated = _args(ours)
-    if mean is not None and mean.ndim == 3:
-        stated["per_position"] = mean.shape[1:] != (1, 1)
-        ours |= {"latent_mean": mean, "latent_std": std}
+    if statistics is not None and statistics[0].ndim == 3:
+        stated["per_position"] = statistics[0].shape[1:] != (1, 1)
+        ours |= {"latent_mean": statistics[0], "latent_std": statistics[1]}
     elif "grid" in args or "latent_channels" in stated:  # without statistics, 0 and 1 leave latents as they are
         per_position = args.get("per_position", True)
         grid = args.get("grid", 16) if per_position else 1
         shape = (stated["latent_channels"], grid, grid)
-        blank = (torch.zeros(shape), torch.ones(shape))
-        mean, std = blank if mean is None else (blank[0] + mean, blank[1] * std)
-        ours |= {"latent_mean": mean, "latent_std": std}
+        mean, std = (torch.zeros(()), torch.ones(())) if statistics is None else statistics
+        ours |= {"latent_mean": torch.zeros(shape) + mean, "latent_std": torch.ones(shape) * std}
     return ours, stated
 
 
-def _renamed(state: Mapping[str, Tensor], rules: list[tuple[str, str]]) -> dict[str, Tensor]:
+def _renamed(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
     ours = {}
     for name, tensor in state.items():
         for pattern, new in rules:
@@ -109,10 +109,10 @@ def _renamed(state: Mapping[str, Tensor], rules: list[tuple[str, str]]) -> dict[
 def _pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Queries', keys' and values' matrices of a block in one."""
     for name in [k for k in state if ".attn.q." in k]:
-        parts = [state.pop(name.replace(".attn.q.", f".attn.{part}."), None) for part in "qkv"]
-        if any(p is None for p in parts):
+        names = [name.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
+        if not state.keys() >= set(names):
             raise ValueError(f"{name} has no key or value beside it; the file is cut")
-        state[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
+        state[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat([state.pop(part) for part in names])
     return state
 
 

@@ -6,7 +6,7 @@ B latents of a batch · C channels of a token · h w the grid of tokens · N = h
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,20 @@ from torch.nn import functional as F
 from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_floats, check_ints, check_least, check_types
 from zoo.nn.embed import sincos
-from zoo.nn.frozen import Frozen
-from zoo.nn.protocols import Input, Kind
+from zoo.nn.frozen import Frozen, Network
+from zoo.nn.protocols import HasLatents, Input, Kind
 from zoo.nn.vit import attend
 
 SOLVERS = ("euler", "heun")
 TIMES = ("logit_normal", "uniform")
 LATEST = 0.999  # training sees no pure noise
+
+
+@runtime_checkable
+class Autoencoder(Network, HasLatents, Protocol):
+    """What a diffusion model paints in the latents of."""
+
+    takes: Input
 
 
 class FlowOutput(NamedTuple):
@@ -106,7 +113,7 @@ class DiTDH(nn.Module):
     no_decay = ("y_embedder.embedding_table.weight",)
 
     @property
-    def autoencoder(self) -> nn.Module:
+    def autoencoder(self) -> Autoencoder:
         """The frozen autoencoder, on this model's device.
 
         Raises:
@@ -304,9 +311,9 @@ class DiTDH(nn.Module):
         """As published: every block begins as the identity, and the whole as zero."""
         for embedder in (self.x_embedder, self.s_embedder):
             nn.init.xavier_uniform_(embedder.proj.weight.flatten(1))
-            nn.init.zeros_(embedder.proj.bias)
+            nn.init.zeros_(embedder.proj.get_parameter("bias"))
         for table in (self.y_embedder.embedding_table, self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
-            nn.init.normal_(table.weight, std=0.02)
+            nn.init.normal_(table.get_parameter("weight"), std=0.02)
         for layer in (*self.blocks, self.final_layer):
             nn.init.zeros_(layer.adaLN_modulation[1].weight)
             nn.init.zeros_(layer.adaLN_modulation[1].bias)
@@ -337,7 +344,7 @@ class TimeEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         angles = 2 * math.pi * t[:, None] * self.W  # (B, frequencies)
-        dtype = self.mlp[0].weight.dtype
+        dtype = next(self.mlp.parameters()).dtype
         return self.mlp(torch.cat([angles.sin(), angles.cos()], 1).to(dtype)).to(dtype)  # (B, D)
 
 
@@ -447,14 +454,13 @@ def turned(x: Tensor, table: Tensor) -> Tensor:
     return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)  # (B, heads, N, D)
 
 
-def _load(model: DiTDH) -> nn.Module:
+def _load(model: DiTDH) -> Autoencoder:
     from zoo import hub
 
     name = model._autoencoder.name
     autoencoder = hub.load(name)
-    shape = getattr(autoencoder, "latent_shape", None)
-    if shape is None:
+    if not isinstance(autoencoder, Autoencoder):
         raise ValueError(f"{name} has no continuous latents; DC-AE and RAE have")
-    if shape != model.takes.shape:
-        raise ValueError(f"{name} has latents {shape}, this model paints {model.takes.shape}")
+    if autoencoder.latent_shape != model.takes.shape:
+        raise ValueError(f"{name} has latents {autoencoder.latent_shape}, this model paints {model.takes.shape}")
     return autoencoder

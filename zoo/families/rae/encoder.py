@@ -3,16 +3,57 @@
 B images of a batch · C channels of a token · h w the grid of tokens
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.nn.frozen import weights_are_random
+from zoo.nn.frozen import Network, weights_are_random
+from zoo.nn.protocols import Input
 
 TIMM = "timm:"
+
+
+@runtime_checkable
+class VisionTransformer(Network, Protocol):
+    """Gives the tokens after any of its blocks, as timm's do."""
+
+    if TYPE_CHECKING:
+        blocks: Sized
+        norm: nn.LayerNorm
+
+    def forward_intermediates(self, x: Tensor, indices: int | Sequence[int] | None = None, **how: Any) -> list[Any]: ...
+
+
+@runtime_checkable
+class OwnTransformer(VisionTransformer, Protocol):
+    """One of this zoo, which normalises pixels itself."""
+
+    takes: Input
+
+
+class PatchEmbed(Protocol):
+    """timm's: (height, width) of the images in pixels, and of the grid of patches."""
+
+    img_size: tuple[int, int]
+    grid_size: tuple[int, int]
+
+
+@runtime_checkable
+class TimmTransformer(VisionTransformer, Protocol):
+    """One of timm."""
+
+    if TYPE_CHECKING:
+        patch_embed: PatchEmbed
+        num_prefix_tokens: int  # class and register tokens
+        pretrained_cfg: dict[str, Any]
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> object: ...
 
 
 class FrozenEncoder(nn.Module):
@@ -22,18 +63,18 @@ class FrozenEncoder(nn.Module):
     (RAEv2, 2026, which keeps more of the image).
 
     Args:
-        vit: with `forward_intermediates` as timm's have it, and `norm`.
+        vit: timm's, or one of this zoo.
         image_size: side in px that it sees; images of another size are resized, bicubic.
         mean, std: of pixels; its input is (pixels - mean) / std. None where it normalises them itself.
         layers: number of last blocks whose outputs are summed.
     """
 
-    mean: Tensor
+    mean: Tensor  # unless the transformer normalises
     std: Tensor
 
     def __init__(
         self,
-        vit: nn.Module,
+        vit: VisionTransformer,
         image_size: int,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
@@ -44,9 +85,9 @@ class FrozenEncoder(nn.Module):
             raise ValueError(f"layers={layers}, allowed 1 to {len(vit.blocks)}, the encoder's blocks")
         self.vit, self.image_size, self.layers, self.eps = vit, image_size, layers, vit.norm.eps
         self.normalises = mean is None
-        mean, std = (vit.mean.flatten(), vit.std.flatten()) if mean is None else (mean, std)
-        self.register_buffer("mean", torch.as_tensor(mean).clone()[:, None, None], persistent=False)  # (3, 1, 1)
-        self.register_buffer("std", torch.as_tensor(std).clone()[:, None, None], persistent=False)  # (3, 1, 1)
+        if mean is not None:
+            self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)  # (3, 1, 1)
+            self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)  # (3, 1, 1)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
@@ -57,7 +98,7 @@ class FrozenEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] → (B, C, h, w)."""
         maps = self.intermediates(x, self.layers, output_fmt="NCHW")  # `layers` of (B, C, h, w)
-        return sum(normalised(m, self.eps) for m in maps)  # (B, C, h, w)
+        return reduce(torch.add, (normalised(m, self.eps) for m in maps))  # (B, C, h, w)
 
     def taps(self, x: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """With gradients: patch tokens of images (B, 3, H, W) in [0, 1] after some blocks, and the normed last ones.
@@ -101,15 +142,20 @@ def load(name: str, image_size: int | None = None, layers: int = 1) -> FrozenEnc
     """
     if name.startswith(TIMM):
         return _wrap_timm(name, create_timm(name, image_size, pretrained=True), layers)
-    from zoo import hub
-
-    vit = hub.load(name)
-    if not hasattr(vit, "forward_intermediates") or vit.takes.kind != "image":
-        raise ValueError(f"{name} has no patch tokens of images; give {TIMM}MODEL, or weights of `zoo ls 'mae*'`")
+    vit = _load_own(name)
     size = image_size or vit.takes.shape[-1]
     if size != vit.takes.shape[-1]:
-        vit = hub.load(name, image_size=size)
+        vit = _load_own(name, image_size=size)
     return FrozenEncoder(vit, size, layers=layers)
+
+
+def _load_own(name: str, **args: int) -> OwnTransformer:
+    from zoo import hub
+
+    vit = hub.load(name, **args)
+    if not isinstance(vit, OwnTransformer) or vit.takes.kind != "image":
+        raise ValueError(f"{name} has no patch tokens of images; give {TIMM}MODEL, or weights of `zoo ls 'mae*'`")
+    return vit
 
 
 def from_tensors(name: str, state: dict[str, Tensor], image_size: int, layers: int = 1) -> FrozenEncoder:
@@ -133,7 +179,7 @@ def from_tensors(name: str, state: dict[str, Tensor], image_size: int, layers: i
     return _wrap_timm(name, vit, layers)
 
 
-def create_timm(name: str, image_size: int | None, pretrained: bool = False) -> nn.Module:
+def create_timm(name: str, image_size: int | None, pretrained: bool = False) -> TimmTransformer:
     """timm's model for `timm:MODEL.TAG`, without a head."""
     import timm
 
@@ -142,16 +188,19 @@ def create_timm(name: str, image_size: int | None, pretrained: bool = False) -> 
     if "siglip" in model:
         options["global_pool"] = ""  # its pooling has parameters of its own
     try:
-        return timm.create_model(model, pretrained=pretrained and not weights_are_random(), **options)
+        vit = timm.create_model(model, pretrained=pretrained and not weights_are_random(), **options)
     except (RuntimeError, ValueError) as error:
         if isinstance(error, RuntimeError) and "Unknown model" not in str(error):
             raise ConnectionError(f"timm could not get {model}: {error}; load it once online") from error
         raise ValueError(f"timm has no model {model!r}: {error}") from error
     except OSError as error:
         raise ConnectionError(f"timm could not get the weights of {model}: {error}; load it once online") from error
+    if not isinstance(vit, TimmTransformer):
+        raise ValueError(f"timm's {model} has no patch tokens; take a vision transformer")
+    return vit
 
 
-def _wrap_timm(name: str, vit: nn.Module, layers: int) -> FrozenEncoder:
+def _wrap_timm(name: str, vit: TimmTransformer, layers: int) -> FrozenEncoder:
     if name.endswith(".mae"):  # transformers', with which the released decoders were trained, has another ε than timm's
         for module in vit.modules():
             if isinstance(module, nn.LayerNorm):

@@ -4,7 +4,7 @@ B images of a batch · H W sides in pixels · C channels of a token · h w the g
 patch side · D its width
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from zoo.nn.embed import sincos, unpatchify
 from zoo.nn.frozen import Frozen
 from zoo.nn.protocols import PIXELS, Input, Kind
 from zoo.nn.vit import Block
+
+if TYPE_CHECKING:
+    from zoo.families.rae.encoder import FrozenEncoder
 
 NOISES = ("uniform", "normal")
 
@@ -121,7 +124,7 @@ class RAE(nn.Module):
         return self.latent_channels, self.grid, self.grid
 
     @property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> "FrozenEncoder":
         """The frozen encoder, on this model's device and in its precision.
 
         Raises:
@@ -196,6 +199,8 @@ class RAE(nn.Module):
 class Decoder(nn.Module):
     """A vision transformer from tokens to patches of pixels (§3.1): (B, C, h, w) → (B, 3, H, W), encoder-normalised."""
 
+    pos_embed: Tensor
+
     def __init__(self, channels: int, grid: int, patch_size: int, dim: int, depth: int, heads: int, hidden: int):
         super().__init__()
         self.patch_size = patch_size
@@ -229,7 +234,7 @@ def _init(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _load(model: RAE) -> nn.Module:
+def _load(model: RAE) -> "FrozenEncoder":
     from zoo.families.rae.encoder import load
 
     encoder = load(model._encoder.name, model.encoder_size, model.layers)

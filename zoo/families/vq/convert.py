@@ -104,15 +104,15 @@ def _args(state: dict[str, Tensor]) -> dict[str, Any]:
     shape = {k: v.shape for k, v in state.items()}
     first = shape.get("encoder.conv_in.weight")
     levels = 1 + max((int(m[1]) for k in state if (m := re.match(r"encoder\.down\.(\d+)\.", k))), default=0)
-    last = [shape.get(f"encoder.down.{i}.block.0.conv2.bias") for i in range(levels)]
-    if first is None or None in last:
+    biases = [f"encoder.down.{i}.block.0.conv2.bias" for i in range(levels)]
+    if first is None or not shape.keys() >= set(biases):
         return {}
     blocks = {int(m[1]) for k in state if (m := re.match(r"encoder\.down\.0\.block\.(\d+)\.", k))}
     attention = {int(m[1]) for k in state if (m := re.match(r"encoder\.down\.(\d+)\.attn\.", k))}
     args = {
         "channels": first[1],
         "width": first[0],
-        "mults": [n[0] // first[0] for n in last],
+        "mults": [shape[bias][0] // first[0] for bias in biases],
         "res_blocks": len(blocks),
         "attention": sorted(attention),
         "mid_attention": any(k.startswith("encoder.mid.attn_1.") for k in state),

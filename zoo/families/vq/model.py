@@ -103,7 +103,7 @@ class VQVAE(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """What is about to be quantised: images (B, C, H, W) → (B, D, h, w)."""
         check_images(x, self.takes, values=not self.training)
-        return self.encoder((x - 0.5).to(self.encoder[0].weight.dtype))  # (B, D, h, w)
+        return self.encoder((x - 0.5).to(next(self.encoder.parameters()).dtype))  # (B, D, h, w)
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → indices (B, h, w) int64."""
@@ -123,7 +123,7 @@ class VQVAE(nn.Module):
         return self.decode(self.encode(x))
 
     def _decode(self, q: Tensor) -> Tensor:
-        return self.decoder(q.movedim(-1, 1).to(self.decoder[0].weight.dtype)) + 0.5  # (B, C, H, W)
+        return self.decoder(q.movedim(-1, 1).to(next(self.decoder.parameters()).dtype)) + 0.5  # (B, C, H, W)
 
 
 class Residuals(nn.Module):

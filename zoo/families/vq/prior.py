@@ -5,7 +5,7 @@ After van den Oord et al. 2017, §3.3, who took a PixelCNN, and LlamaGen (Sun et
 B images · h w the grid of codes · N = h·w · K codes of the codebook · D width · T tokens so far
 """
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,16 @@ from torch.nn import functional as F
 
 from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_images, check_ints, check_least, check_types, sides
-from zoo.nn.frozen import Frozen
-from zoo.nn.protocols import PIXELS, Input, Kind
+from zoo.nn.frozen import Frozen, Network
+from zoo.nn.protocols import PIXELS, HasCodes, Input, Kind, Reconstructs
 from zoo.nn.vit import Mlp
+
+
+@runtime_checkable
+class Tokenizer(Network, HasCodes, Reconstructs, Protocol):
+    """What a prior learns the codes of: images become codes (B, h, w) int64, and codes images."""
+
+    takes: Input
 
 
 class PriorOutput(NamedTuple):
@@ -74,7 +81,8 @@ class CodePrior(nn.Module):
         self.codes = nn.Embedding(codebook_size, dim)
         self.positions = nn.Parameter(torch.zeros(self.length, dim))
         self.drop, self.grad_checkpointing = nn.Dropout(dropout), False
-        self.blocks = nn.ModuleList(CausalBlock(dim, heads, dropout) for _ in range(depth))
+        blocks = [CausalBlock(dim, heads, dropout) for _ in range(depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim)
         self.to_codes = nn.Linear(dim, codebook_size, bias=False)
         for module in self.modules():
@@ -82,7 +90,7 @@ class CodePrior(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        for block in self.blocks:  # the sum of all blocks keeps its scale (Radford et al. 2019, §2.3)
+        for block in blocks:  # the sum of all blocks keeps its scale (Radford et al. 2019, §2.3)
             for last in (block.proj, block.mlp.fc2):
                 nn.init.normal_(last.weight, std=0.02 * (2 * depth) ** -0.5)
         nn.init.normal_(self.positions, std=0.02)
@@ -95,7 +103,7 @@ class CodePrior(nn.Module):
         return self.grid[0] * self.grid[1]
 
     @property
-    def tokenizer(self) -> nn.Module:
+    def tokenizer(self) -> Tokenizer:
         """The frozen tokeniser, on this model's device.
 
         Raises:
@@ -259,12 +267,14 @@ class CausalBlock(nn.Module):
         return x + self.drop(self.mlp(self.norm2(x))), (k, v)  # (B, N, D)
 
 
-def _load(prior: CodePrior) -> nn.Module:
+def _load(prior: CodePrior) -> Tokenizer:
     from zoo import hub
 
     name = prior._tokenizer.name
     tokenizer = hub.load(name)
-    size, shape = tokenizer.quantizer.codebook_size, tokenizer.takes.shape
+    if not isinstance(tokenizer, Tokenizer):
+        raise ValueError(f"{name} has no codes; VQ-VAE and VQGAN have")
+    size, shape = tokenizer.count_codes(), tokenizer.takes.shape
     if (size, shape) != (prior.codebook_size, prior.takes.shape):
         raise ValueError(
             f"{name} has {size} codes for images {shape}, this prior {prior.codebook_size} for {prior.takes.shape}"

@@ -5,6 +5,7 @@ B images · C H W channels and sides in pixels · h w the coarsest grid · L lat
 
 import math
 from collections.abc import Iterator
+from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -73,7 +74,7 @@ class LatentAutoencoder(nn.Module):
             self.quantizer = ScalarCodebooks(latents, values, shared, learned)
         elif bottleneck == "vq":
             self.quantizer = VectorQuantizer(codebook_size, code_dim, update="grad")
-        numbers = latents * (code_dim if bottleneck == "vq" else 1)  # what the decoder reads
+        self.numbers = latents * (code_dim if bottleneck == "vq" else 1)  # what the decoder reads
         grid, widths = image_size // 16, [width, 2 * width, 4 * width, 8 * width]
         layers: list[nn.Module] = []
         for width_in, width_out, kernel, stride in _convolutions(channels, widths):
@@ -86,9 +87,9 @@ class LatentAutoencoder(nn.Module):
             *layers,
             nn.Flatten(),
             *_dense(widths[-1] * grid**2, 256),
-            nn.Linear(256, numbers * (2 if bottleneck == "vae" else 1)),
+            nn.Linear(256, self.numbers * (2 if bottleneck == "vae" else 1)),
         )
-        self.mapping = nn.Sequential(*_dense(numbers, 256))
+        self.mapping = nn.Sequential(*_dense(self.numbers, 256))
         self.constant = nn.Parameter(torch.full((widths[-1], grid, grid), 0.1))
         self.blocks = nn.ModuleList(
             StyleBlock(width_in, width_out, kernel, stride, 256)
@@ -117,7 +118,7 @@ class LatentAutoencoder(nn.Module):
         out = self._squeeze(self._encode(x), update)
         logits = self._decode(out.z_q)  # (B, C, H, W)
         losses = {"reconstruction": F.binary_cross_entropy_with_logits(logits, x.to(logits.dtype))} | out.losses
-        return VQOutput(sum(losses.values()), logits.sigmoid(), out.indices, losses, out.stats)
+        return VQOutput(reduce(torch.add, losses.values()), logits.sigmoid(), out.indices, losses, out.stats)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The latents of images (B, C, H, W), as the decoder reads them: (B, L), of "vq" (B, L·D)."""
@@ -138,9 +139,8 @@ class LatentAutoencoder(nn.Module):
         if latents.dtype == torch.int64 and self.quantizer is not None:
             check_ints(latents, "indices", ("B", self.latents), 0, self.quantizer.codebook_size, "encode gives them")
             latents = self.quantizer.decode(latents).flatten(1)  # (B, L) or (B, L·D)
-        first = self.mapping[0]
-        check_floats(latents, "latents", ("B", first.in_features), "forward_features gives them, encode int64 indices")
-        return self._decode(latents.to(first.weight.dtype)).sigmoid()
+        check_floats(latents, "latents", ("B", self.numbers), "forward_features gives them, encode int64 indices")
+        return self._decode(latents.to(self.constant.dtype)).sigmoid()
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → the same after the bottleneck, in [0, 1]."""
@@ -148,15 +148,15 @@ class LatentAutoencoder(nn.Module):
 
     def _encode(self, x: Tensor) -> Tensor:
         check_images(x, self.takes, values=not self.training)
-        return self.encoder(x.to(self.encoder[0].weight.dtype))
+        return self.encoder(x.to(self.constant.dtype))
 
     def _squeeze(self, z: Tensor, update: bool | None) -> QuantizeOutput:
         """Through the bottleneck, as one vector for the decoder."""
-        if self.bottleneck == "qlae":
-            return self.quantizer(z, update=update)
-        if self.bottleneck == "vq":
-            out = self.quantizer(z.reshape(len(z), self.latents, self.code_dim), update=update)
-            return out._replace(z_q=out.z_q.flatten(1))  # (B, L·D)
+        if self.quantizer is not None:
+            if self.bottleneck == "vq":
+                z = z.reshape(len(z), self.latents, self.code_dim)  # (B, L, D)
+            out = self.quantizer(z, update=update)
+            return out._replace(z_q=out.z_q.flatten(1))  # (B, L) or (B, L·D)
         none = torch.empty(len(z), 0, dtype=torch.int64, device=z.device)
         if self.bottleneck == "none":
             return QuantizeOutput(z, none, {}, {})

@@ -44,15 +44,16 @@ class Residual(Quantizer):
     def encode(self, z: Tensor) -> Tensor:
         """Tokens (…, D) → indices (…, stages) int64."""
         indices = []
-        for stage in self.stages:
+        for stage in _quantizers(self.stages):
             indices.append(stage.encode(z))
             z = z - stage.decode(indices[-1])
         return torch.stack(indices, -1)
 
     def decode(self, indices: Tensor) -> Tensor:
         """Indices (…, stages) int64 → codes (…, D)."""
-        check_indices(indices, max(s.codebook_size for s in self.stages), len(self.stages))
-        return _sum([stage.decode(i) for stage, i in zip(self.stages, indices.unbind(-1))])
+        stages = _quantizers(self.stages)
+        check_indices(indices, max(s.codebook_size for s in stages), len(stages))
+        return _sum([stage.decode(i) for stage, i in zip(stages, indices.unbind(-1))])
 
 
 class Product(Quantizer):
@@ -79,16 +80,24 @@ class Product(Quantizer):
 
     def encode(self, z: Tensor) -> Tensor:
         """Tokens (…, D) → indices (…, parts) int64."""
-        return torch.stack([part.encode(x) for part, x in zip(self.parts, self._slices(z))], -1)
+        return torch.stack([part.encode(x) for part, x in zip(_quantizers(self.parts), self._slices(z))], -1)
 
     def decode(self, indices: Tensor) -> Tensor:
         """Indices (…, parts) int64 → codes (…, D)."""
-        check_indices(indices, max(p.codebook_size for p in self.parts), len(self.parts))
-        return torch.cat([part.decode(i) for part, i in zip(self.parts, indices.unbind(-1))], -1)
+        parts = _quantizers(self.parts)
+        check_indices(indices, max(p.codebook_size for p in parts), len(parts))
+        return torch.cat([part.decode(i) for part, i in zip(parts, indices.unbind(-1))], -1)
 
     def _slices(self, z: Tensor) -> tuple[Tensor, ...]:
         check_floats(z, "tokens", ("…", self.code_dim), f"the parts take {' + '.join(map(str, self.widths))}")
         return z.split(self.widths, -1)
+
+
+def _quantizers(modules: nn.ModuleList) -> list[Quantizer]:
+    """What a list of quantisers holds; torch says of its entries only that they are modules."""
+    quantizers = [m for m in modules if isinstance(m, Quantizer)]
+    assert len(quantizers) == len(modules)
+    return quantizers
 
 
 def _merged(outs: list[QuantizeOutput]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
