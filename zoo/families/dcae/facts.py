@@ -1,5 +1,6 @@
 """The facts of the deep compression family: sizes, checkpoints of our own, the authors' files."""
 
+from dataclasses import replace
 from typing import Any
 
 from zoo.registry import Metric, Weights
@@ -38,38 +39,37 @@ ARCHS = {
 
 # The authors' weights, by name. None was downloaded here; names and figures are as their publishers state them.
 
-IMAGENET = {"data": "imagenet-1k", "data_terms": "ImageNet: non-commercial research"}
-MIX = {"data": None, "data_terms": "ImageNet, SAM, Mapillary Vistas, FFHQ: research sets, their owners' terms"}
-SANA = {"data": None, "data_terms": "not stated by the authors"}
+Data = tuple[str | None, str]  # Hub id where there is one, terms
+IMAGENET: Data = ("imagenet-1k", "ImageNet: non-commercial research")
+MIX: Data = (None, "ImageNet, SAM, Mapillary Vistas, FFHQ: research sets, their owners' terms")
+SANA: Data = (None, "not stated by the authors")
 Figures = tuple[tuple[str, float, str], ...]  # name, value, unit
 
 
 def _official(
-    name: str, repo: str, scale: float | None, data: dict[str, Any], figures: Figures = (), size: int = 256
+    name: str, repo: str, scale: float | None, data: Data, figures: Figures = (), size: int = 256
 ) -> list[Weights]:
     """The authors' file, and its twin in diffusers' layout; `figures` on ImageNet val at `size` px."""
     how = "published by the authors; not measured here"
     args: dict[str, Any] = {"image_size": size} | ({"latent_scale": scale} if scale else {})
-    facts: dict[str, Any] = {
-        "args": args,
-        "sha256": "",
-        "size": 0,
-        "licence": "Apache-2.0",
-        "metrics": tuple(Metric(n, v, u, f"ImageNet-1k val, {size} px", how) for n, v, u in figures),
-        "foreign": True,
-        "notes": "Apache-2.0 by the authors' word."
+    authors = Weights(
+        name=name,
+        args=args,
+        sha256="",
+        size=0,
+        licence="Apache-2.0",
+        data_terms=data[1],
+        metrics=tuple(Metric(n, v, u, f"ImageNet-1k val, {size} px", how) for n, v, u in figures),
+        repo=f"mit-han-lab/{repo}",
+        foreign=True,
+        notes="Apache-2.0 by the authors' word."
         + (f" Diffusion models multiply its latents by {scale}." if scale else " No scale of its latents is stated."),
-    }
-    return [
-        Weights(name=name, repo=f"mit-han-lab/{repo}", **facts, **data),
-        Weights(
-            name=f"{name}_diffusers",
-            repo=f"mit-han-lab/{repo}-diffusers",
-            file="diffusion_pytorch_model.safetensors",
-            **facts,
-            **data,
-        ),
-    ]
+        data=data[0],
+    )
+    twin = replace(
+        authors, name=f"{name}_diffusers", repo=f"{authors.repo}-diffusers", file="diffusion_pytorch_model.safetensors"
+    )
+    return [authors, twin]
 
 
 def _figures(rfid: float, psnr: float, ssim: float, lpips: float) -> Figures:
@@ -95,7 +95,8 @@ JPEG = "Tiny-ImageNet validation"
 MEAN = "mean over 10,000 images of 64 px, 256 latent floats each; `zoo eval`"
 
 
-def _own(name: str, recipe: str, sha256: str, size: int, figures: Figures, **facts: Any) -> Weights:
+def _own(name: str, recipe: str, sha256: str, size: int, figures: Figures) -> Weights:
+    """What a recipe gave; how long it took and what else is known comes on top."""
     return Weights(
         name=name,
         args={},
@@ -108,28 +109,31 @@ def _own(name: str, recipe: str, sha256: str, size: int, figures: Figures, **fac
         recipe=recipe,
         command=f"zoo fit {recipe} --data.source zh-plus/tiny-imagenet --seed_everything 0 --data.seed 0",
         hardware="cpu (1 core)",
-        **facts,
     )
 
 
 OWN = [
-    _own(
-        "dcae_tiny_f8c4.tiny_imagenet",
-        "dcae/tiny_imagenet_f8_cpu",
-        "258c8726ef44dda2a56f5a1139476308910f5cab37f1503630e04dd649de7a4c",
-        4_494_376,
-        (("psnr", 20.42, "dB"), ("ssim", 0.549, ""), ("l1", 0.0681, "")),
+    replace(
+        _own(
+            "dcae_tiny_f8c4.tiny_imagenet",
+            "dcae/tiny_imagenet_f8_cpu",
+            "258c8726ef44dda2a56f5a1139476308910f5cab37f1503630e04dd649de7a4c",
+            4_494_376,
+            (("psnr", 20.42, "dB"), ("ssim", 0.549, ""), ("l1", 0.0681, "")),
+        ),
         wall_time="40 min on a shared core",
         commit="bf3f1202725e8179f12329af4c80053521a0ee22",
         golden=(0.31794, 0.58185, 0.58804, 0.59833, 0.60434, 0.60088, 0.59894, 0.59268),
         notes="Phase 1, 2 epochs of 32, L1 alone: what a minute of a GPU would do better. Stored as float16.",
     ),
-    _own(
-        "dcae_tiny_f32c64.tiny_imagenet",
-        "dcae/tiny_imagenet_f32_cpu",
-        "259f8f52a813e9202f829736e957e8770dcdbbc07ca042beec2d7f6b20b85d21",
-        9_477_488,
-        (("psnr", 19.81, "dB"), ("ssim", 0.506, ""), ("l1", 0.0728, "")),
+    replace(
+        _own(
+            "dcae_tiny_f32c64.tiny_imagenet",
+            "dcae/tiny_imagenet_f32_cpu",
+            "259f8f52a813e9202f829736e957e8770dcdbbc07ca042beec2d7f6b20b85d21",
+            9_477_488,
+            (("psnr", 19.81, "dB"), ("ssim", 0.506, ""), ("l1", 0.0728, "")),
+        ),
         wall_time="28 min",
         commit="576bac6b5a2dc7c31e64345633c49e2b9dac82df",
         golden=(0.31854, 0.6234, 0.62931, 0.62377, 0.63398, 0.61519, 0.60599, 0.57957),

@@ -1,5 +1,7 @@
 """The facts of the MAE family: sizes, the authors' files, independent retrainings, and checkpoints of our own."""
 
+from dataclasses import replace
+
 from zoo.registry import Metric, Weights
 
 TITLE = "Masked autoencoders"
@@ -57,6 +59,17 @@ ARCHS = {
 NC, IMAGENET = "CC-BY-NC-4.0", "ImageNet: non-commercial research"
 META = "https://dl.fbaipublicfiles.com/mae"
 ENCODER = {"decoder_depth": 0}
+FOREIGN = Weights(  # what all of them have in common; a name and a place come on top
+    name="",
+    args={},
+    sha256="",
+    size=0,
+    licence=NC,
+    data_terms=IMAGENET,
+    metrics=(),
+    foreign=True,
+    data="imagenet-1k",
+)
 
 
 def _published(fine_tuned: float, probe: float, source: str) -> tuple[Metric, ...]:
@@ -67,18 +80,14 @@ def _published(fine_tuned: float, probe: float, source: str) -> tuple[Metric, ..
     )
 
 
-def _foreign(name: str, **facts) -> Weights:
-    defaults = {"args": {}, "sha256": "", "size": 0, "metrics": (), "data": "imagenet-1k", "data_terms": IMAGENET}
-    return Weights(name=name, foreign=True, **defaults | {"licence": NC} | facts)
-
-
 def _meta(size: str, fine_tuned: float, probe: float, top1: float, top5: float, md5: tuple[str, str]) -> list[Weights]:
     """The four files of a size, as Meta publishes them."""
     published = _published(fine_tuned, probe, "the authors")
     how = "published by the authors, 224 px centre crop; not measured here"
     return [
-        _foreign(
-            f"mae_vit_{size}.in1k",
+        replace(
+            FOREIGN,
+            name=f"mae_vit_{size}.in1k",
             url=f"{META}/pretrain/mae_pretrain_vit_{size}.pth",
             md5=md5[0],
             kind="encoder",
@@ -86,19 +95,22 @@ def _meta(size: str, fine_tuned: float, probe: float, top1: float, top5: float, 
             metrics=published,
             notes="1600 epochs, target norm_pixel; the encoder behind the published figures.",
         ),
-        _foreign(
-            f"mae_vit_{size}.in1k_full",
+        replace(
+            FOREIGN,
+            name=f"mae_vit_{size}.in1k_full",
             url=f"{META}/pretrain/mae_pretrain_vit_{size}_full.pth",
             notes="Encoder and decoder, target norm_pixel: to go on pretraining.",
         ),
-        _foreign(
-            f"mae_vit_{size}.in1k_visualize",
+        replace(
+            FOREIGN,
+            name=f"mae_vit_{size}.in1k_visualize",
             url=f"{META}/visualize/mae_visualize_vit_{size}.pth",
             args={"target": "pixel"},
             notes="Encoder and decoder, target pixel: the weights for pictures.",
         ),
-        _foreign(
-            f"mae_vit_{size}_classifier.in1k",
+        replace(
+            FOREIGN,
+            name=f"mae_vit_{size}_classifier.in1k",
             url=f"{META}/finetune/mae_finetuned_vit_{size}.pth",
             md5=md5[1],
             metrics=(
@@ -113,16 +125,18 @@ def _meta(size: str, fine_tuned: float, probe: float, top1: float, top5: float, 
 def _hub(size: str, patch: int, fine_tuned: float, probe: float) -> list[Weights]:
     """The same networks on the Hugging Face Hub. The two repositories hold different weights."""
     return [
-        _foreign(
-            f"mae_vit_{size}.in1k_timm",
+        replace(
+            FOREIGN,
+            name=f"mae_vit_{size}.in1k_timm",
             repo=f"timm/vit_{size}_patch{patch}_224.mae",
             kind="encoder",
             args=ENCODER,
             metrics=_published(fine_tuned, probe, "the authors"),
             notes="The tensors of in1k, as timm distributes them.",
         ),
-        _foreign(
-            f"mae_vit_{size}.in1k_hf",
+        replace(
+            FOREIGN,
+            name=f"mae_vit_{size}.in1k_hf",
             repo=f"facebook/vit-mae-{size}",
             file="pytorch_model.bin",
             args={"target": "pixel"},
@@ -137,8 +151,9 @@ def _mmpretrain(size: str, epochs: int, name: str, sha256: str, fine_tuned: floa
     run = f"mae_vit-{size}-p16_8xb512-fp16-coslr-{epochs}e_in1k"
     source = "OpenMMLab (mmpretrain)"
     metrics = _published(fine_tuned, probe or 0, source)
-    return _foreign(
-        f"mae_vit_{size}.in1k_mmpretrain_{epochs}e",
+    return replace(
+        FOREIGN,
+        name=f"mae_vit_{size}.in1k_mmpretrain_{epochs}e",
         url=f"https://download.openmmlab.com/mmselfsup/1.x/mae/{run}/{name}-{sha256}.pth",
         sha256=sha256,
         licence="Apache-2.0",
@@ -160,8 +175,9 @@ OFFICIAL = [
     *_meta("base", 83.6, 67.8, 83.664, 96.530, ("8cad7c", "1b25e9")),
     *_meta("large", 85.9, 76.0, 85.952, 97.570, ("b8b06e", "51f550")),
     *_meta("huge", 86.9, 77.2, 86.928, 98.088, ("9bdbb0", "2541f2")),
-    _foreign(
-        "mae_vit_large.in1k_visualize_gan",
+    replace(
+        FOREIGN,
+        name="mae_vit_large.in1k_visualize_gan",
         url=f"{META}/visualize/mae_visualize_vit_large_ganloss.pth",
         args={"target": "pixel"},
         notes="As in1k_visualize, trained on with an adversarial loss for sharper pictures.",
@@ -190,23 +206,26 @@ NEIGHBOURS = FROZEN + "20 nearest neighbours by cosine, weighted"
 PROBE = FROZEN + "softmax regression fitted to its optimum by L-BFGS, nothing augmented"
 
 
-def _own(name: str, recipe: str, source: str, **facts) -> Weights:
+def _own(name: str, recipe: str, source: str) -> Weights:
+    """What follows from a recipe; what came of it comes on top."""
     return Weights(
         name=name,
+        args={},
+        sha256="",
+        size=0,
         licence="Apache-2.0",
+        data_terms="",
+        metrics=(),
         recipe=recipe,
         command=f"zoo fit {recipe} --data.source {source} --seed_everything 0 --data.seed 0",
         hardware="cpu (2 cores)",
         commit="a8a766eecd03eca801a29351045654db57d8a1c8",
-        **facts,
     )
 
 
 OWN = [
-    _own(
-        "mae_vit_tiny.cifar10",
-        "mae/cifar10_pretrain_cpu",
-        "CIFAR10",
+    replace(
+        _own("mae_vit_tiny.cifar10", "mae/cifar10_pretrain_cpu", "CIFAR10"),
         args={"image_size": 32, "patch_size": 4} | SMALL_DECODER | CIFAR10_STATISTICS,
         sha256="b19eff08b40670c8787fcd44200e12c6ae061fee987010f1403d5171d7952d95",
         size=11_652_176,
@@ -220,10 +239,8 @@ OWN = [
         golden=(1.21218, 0.27546, -0.12485, -0.13532, 0.32143, -0.13497, -0.15519, 0.32275),
         notes="20 epochs where the full recipe, mae/cifar10_pretrain, has 2,000. Target norm_pixel. Stored as float16.",
     ),
-    _own(
-        "mae_vit_tiny.tiny_imagenet",
-        "mae/tiny_imagenet_pretrain_cpu",
-        "TINY_IMAGENET",
+    replace(
+        _own("mae_vit_tiny.tiny_imagenet", "mae/tiny_imagenet_pretrain_cpu", "TINY_IMAGENET"),
         args={"image_size": 64, "patch_size": 8} | SMALL_DECODER,
         sha256="fb9fc6672cf1ee50b21a775b9750f40a37f267306ec3ecf29eddedd9e1009d88",
         size=11_744_632,
@@ -238,10 +255,8 @@ OWN = [
         notes="12 epochs of two thirds of the training images, where the full recipe, mae/tiny_imagenet_pretrain, has "
         "more. Target norm_pixel. Stored as float16.",
     ),
-    _own(
-        "mae_vit_tiny_classifier.cifar10",
-        "mae/cifar10_finetune_cpu",
-        "CIFAR10",
+    replace(
+        _own("mae_vit_tiny_classifier.cifar10", "mae/cifar10_finetune_cpu", "CIFAR10"),
         args={"image_size": 32, "patch_size": 4, "num_classes": 10} | CIFAR10_STATISTICS,
         sha256="1fd577b9e5e914476c7ea8c86fb931e75139c8b8e226aceaffabb1fc8d59f705",
         size=10_739_220,

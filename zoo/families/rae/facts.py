@@ -1,5 +1,6 @@
 """The facts of the representation autoencoders: sizes, checkpoints of our own, the authors' files."""
 
+from dataclasses import replace
 from typing import Any
 
 from zoo.registry import Metric, Weights
@@ -35,35 +36,58 @@ ARCHS = {
 # The authors' weights, by name. None was downloaded here; names and figures are as their publishers state them.
 
 COLLECTION = "nyu-visionx/RAE-collections"
-IMAGENET: dict[str, Any] = {"data": "imagenet-1k", "data_terms": "ImageNet: non-commercial research"}
 HOW = "published by the authors; not measured here"
 SIGLIP = (0.5, 0.5, 0.5)
+FOREIGN = Weights(  # what all of them have in common; a name and a file come on top
+    name="",
+    args={},
+    sha256="",
+    size=0,
+    licence="MIT",
+    data_terms="ImageNet: non-commercial research",
+    metrics=(),
+    repo=COLLECTION,
+    foreign=True,
+    data="imagenet-1k",
+)
 
 
-def _decoder(tag: str, encoder: str, channels: int, folder: str, stats: str, repo: str, **facts: Any) -> list[Weights]:
-    """The authors' decoder with its statistics, and diffusers' folder, which holds the encoder too."""
-    metrics, licence = facts.pop("metrics", ()), facts.pop("licence", "MIT")
-    args = {"encoder": f"timm:{encoder}", "latent_channels": channels} | facts
-    shared = {"args": args, "sha256": "", "size": 0, "metrics": metrics, "foreign": True, **IMAGENET}
+def _decoder(
+    tag: str,
+    encoder: str,
+    channels: int,
+    folder: str,
+    stats: str,
+    repo: str,
+    metrics: tuple[Metric, ...] = (),
+    licence: str = "MIT",
+    **args: Any,
+) -> list[Weights]:
+    """The authors' decoder with its statistics, and diffusers' folder, which holds the encoder too.
+
+    Args:
+        licence: of the encoder.
+        args: of the model, beside its encoder's name and channels.
+    """
+    args = {"encoder": f"timm:{encoder}", "latent_channels": channels} | args
+    shared = replace(FOREIGN, args=args, metrics=metrics)
     return [
-        Weights(
+        replace(
+            shared,
             name=f"rae_vit_xl.{tag}",
-            repo=COLLECTION,
             file=f"decoders/{folder}/model.pt",
             extra_file=stats and f"stats/{stats}/stat.pt",
-            licence="MIT",
             notes="The encoder is fetched by its own name"
             + ("." if licence == "MIT" else f", under {licence}.")
             + ("" if stats else " No statistics are published with it: measure them with `zoo latents --measure`."),
-            **shared,
         ),
-        Weights(
+        replace(
+            shared,
             name=f"rae_vit_xl.{tag}_diffusers",
             repo=f"nyu-visionx/{repo}",
             file="diffusion_pytorch_model.safetensors",
             licence=licence,
             notes="The encoder is in the file.",
-            **shared,
         ),
     ]
 
@@ -71,20 +95,15 @@ def _decoder(tag: str, encoder: str, channels: int, folder: str, stats: str, rep
 def _transformer(
     name: str, folder: str, autoencoder: str, grid: int, figures: tuple[tuple[float, str], ...] = ()
 ) -> Weights:
-    return Weights(
+    return replace(
+        FOREIGN,
         name=name,
-        repo=COLLECTION,
         file=f"DiTs/Dinov2/wReg_base/{folder}/stage2_model.pt",
         args={"autoencoder": autoencoder, "grid": grid},
-        sha256="",
-        size=0,
-        licence="MIT",
         notes=f"Paints in the latents of {autoencoder}, which is fetched by its own name.",
         metrics=tuple(
             Metric("fid", value, "", f"ImageNet-1k, {16 * grid} px", f"{HOW}; {how}") for value, how in figures
         ),
-        foreign=True,
-        **IMAGENET,
     )
 
 
@@ -169,9 +188,11 @@ JPEG = "Tiny-ImageNet validation"
 MEAN = "mean over 10,000 images of 64 px, 12,288 latent floats each; `zoo eval`"
 
 
-def _own(name: str, recipe: str, sha256: str, size: int, metrics: tuple[Metric, ...], **facts: Any) -> Weights:
+def _own(name: str, recipe: str, sha256: str, size: int, metrics: tuple[Metric, ...]) -> Weights:
+    """What a recipe gave; its command and what else is known comes on top."""
     return Weights(
         name=name,
+        args={},
         sha256=sha256,
         size=size,
         licence="Apache-2.0",
@@ -180,18 +201,19 @@ def _own(name: str, recipe: str, sha256: str, size: int, metrics: tuple[Metric, 
         metrics=metrics,
         recipe=recipe,
         hardware="cpu (1 core)",
-        **facts,
     )
 
 
 RAE_FIGURES = (("psnr", 23.72, "dB"), ("ssim", 0.795, ""), ("l1", 0.0468, ""))
 OWN = [
-    _own(
-        "rae_mae_vit_tiny.tiny_imagenet",
-        "rae/tiny_imagenet_cpu",
-        "9fa2ddc4a65975d59e12d8877b2c4b6aaa42360ca6107f5c93656238a3d40060",
-        5_643_992,
-        tuple(Metric(n, v, u, JPEG, MEAN) for n, v, u in RAE_FIGURES),
+    replace(
+        _own(
+            "rae_mae_vit_tiny.tiny_imagenet",
+            "rae/tiny_imagenet_cpu",
+            "9fa2ddc4a65975d59e12d8877b2c4b6aaa42360ca6107f5c93656238a3d40060",
+            5_643_992,
+            tuple(Metric(n, v, u, JPEG, MEAN) for n, v, u in RAE_FIGURES),
+        ),
         args={"noise": 0.5, "encoder_hash": "53cf94ddb3536ebb"},
         command="zoo fit rae/tiny_imagenet_cpu --data.source zh-plus/tiny-imagenet --seed_everything 0 --data.seed 0",
         wall_time="46 min on a shared core",
@@ -199,19 +221,23 @@ OWN = [
         golden=(0.29223, 1.0182, 0.99751, 0.9865, 0.78731, 0.69596, 0.6134, 0.69368),
         notes="3 epochs of 64, L1 alone, noise τ 0.5, average of the weights. Stored as float16.",
     ),
-    _own(
-        "ditdh_tiny.tiny_imagenet",
-        "rae/tiny_imagenet_ditdh_cpu",
-        "49fb85d3f41b686d23fe2087c074af1c94bf9ef57bfe130f2e2dd5a53d86c451",
-        10_328_288,
-        (
-            Metric("loss", 0.5047, "", JPEG, "flow matching, mean (v̂ - v)² over normalised latents; `zoo fit`'s test"),
-            Metric(
-                "frechet_mae_vit_tiny.tiny_imagenet",
-                1.782,
-                "",
-                JPEG,
-                "not FID; 1,000 images drawn, 50 steps; `zoo eval`",
+    replace(
+        _own(
+            "ditdh_tiny.tiny_imagenet",
+            "rae/tiny_imagenet_ditdh_cpu",
+            "49fb85d3f41b686d23fe2087c074af1c94bf9ef57bfe130f2e2dd5a53d86c451",
+            10_328_288,
+            (
+                Metric(
+                    "loss", 0.5047, "", JPEG, "flow matching, mean (v̂ - v)² over normalised latents; `zoo fit`'s test"
+                ),
+                Metric(
+                    "frechet_mae_vit_tiny.tiny_imagenet",
+                    1.782,
+                    "",
+                    JPEG,
+                    "not FID; 1,000 images drawn, 50 steps; `zoo eval`",
+                ),
             ),
         ),
         args={

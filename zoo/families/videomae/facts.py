@@ -1,5 +1,7 @@
 """The facts of the video family: sizes, the authors' files, and checkpoints of our own."""
 
+from dataclasses import replace
+
 from zoo.registry import Metric, Weights
 
 TITLE = "Masked autoencoders of video"
@@ -82,11 +84,12 @@ TERMS = {
 CLASSES = {"k400": 400, "k710": 710, "ssv2": 174}
 VIEWS = {"k400": "5 clips × 3 crops", "k710": "5 clips × 3 crops", "ssv2": "2 clips × 3 crops"}
 ENCODER = {"decoder_depth": 0}
+FOREIGN = Weights("", args={}, sha256="", size=0, licence=NC, data_terms="", metrics=(), foreign=True)
 
 
-def _foreign(name: str, data: str, **facts) -> Weights:
-    defaults = {"args": {}, "sha256": "", "size": 0, "metrics": (), "licence": NC, "data_terms": TERMS[data]}
-    return Weights(name=name, foreign=True, **defaults | {"data": NAMES.get(data, "UnlabeledHybrid").lower()} | facts)
+def _foreign(name: str, data: str, place: Weights = FOREIGN) -> Weights:
+    """What all that were trained on such data have in common, at a place that `_hub` gives or that comes on top."""
+    return replace(place, name=name, data_terms=TERMS[data], data=NAMES.get(data, "UnlabeledHybrid").lower())
 
 
 def _accuracy(data: str, top1: float, top5: float | None = None) -> tuple[Metric, ...]:
@@ -100,29 +103,25 @@ def _fine_tuned(top1: float, data: str, how: str) -> tuple[Metric, ...]:
     return (Metric("fine_tuned_accuracy", top1, "%", f"{NAMES[data]} val", how),)
 
 
-def _hub(repo: str, revision: str | None = None, sha256: str = "", size: int = 0) -> dict:
+def _hub(repo: str, revision: str | None = None, sha256: str = "", size: int = 0) -> Weights:
     """Where MCG-NJU keeps a network on the Hugging Face Hub, and what the Hub states of the file."""
-    file = {"repo": f"MCG-NJU/videomae-{repo}", "file": "pytorch_model.bin"}
-    return file | {"revision": revision, "sha256": sha256, "size": size}
+    repo, file = f"MCG-NJU/videomae-{repo}", "pytorch_model.bin"
+    return replace(FOREIGN, repo=repo, file=file, revision=revision, sha256=sha256, size=size)
 
 
-def _pretrained(name: str, epochs: int, top1: float, place: dict) -> Weights:
+def _pretrained(name: str, epochs: int, top1: float, place: Weights) -> Weights:
     data = name.partition(".")[2].partition("_")[0]
-    return _foreign(
-        name,
-        data,
-        **place,
+    return replace(
+        _foreign(name, data, place),
         metrics=_fine_tuned(top1, data, VIEWS[data]),
         notes=f"{epochs} epochs, encoder and decoder, tubes of 0.9 hidden, target norm_pixel one colour at a time.",
     )
 
 
-def _classifier_of(name: str, epochs: int, top1: float, top5: float, place: dict, note: str = "") -> Weights:
+def _classifier_of(name: str, epochs: int, top1: float, top5: float, place: Weights, note: str = "") -> Weights:
     data = name.partition(".")[2].partition("_")[0]
-    return _foreign(
-        name,
-        data,
-        **place,
+    return replace(
+        _foreign(name, data, place),
         args={"num_classes": CLASSES[data]},
         metrics=_accuracy(data, top1, top5),
         notes=f"{epochs} epochs of pretraining, then fine-tuned; mean of the tokens.{note}",
@@ -215,39 +214,35 @@ TWO_LICENCES = (
 )
 
 
-def _v2(name: str, data: str, file: str, sha256: str = "", **facts) -> Weights:
-    place = {"repo": "OpenGVLab/VideoMAE2", "revision": "706cc172d65ebd4dedbee3f9c0183a93df9fa125"}
-    facts["notes"] += TWO_LICENCES
-    return _foreign(name, data, **place, file=file, sha256=sha256, **facts)
+def _v2(name: str, data: str, file: str, sha256: str = "") -> Weights:
+    revision = "706cc172d65ebd4dedbee3f9c0183a93df9fa125"
+    return replace(_foreign(name, data), repo="OpenGVLab/VideoMAE2", revision=revision, file=file, sha256=sha256)
 
 
 def _distilled(size: str, top1: float) -> Weights:
-    return _v2(
-        f"videomae_vit_{size}_classifier.k710_distilled",
-        "k710",
-        f"distill/vit_{size[0]}_k710_dl_from_giant.pth",
+    name, file = f"videomae_vit_{size}_classifier.k710_distilled", f"distill/vit_{size[0]}_k710_dl_from_giant.pth"
+    return replace(
+        _v2(name, "k710", file),
         args={"num_classes": 710},
         metrics=_accuracy("k710", top1),
-        notes="Distilled from V2's ViT-g that was fine-tuned on the labels of Kinetics-710. Stored as float16.",
+        notes="Distilled from V2's ViT-g that was fine-tuned on the labels of Kinetics-710. Stored as float16."
+        + TWO_LICENCES,
     )
 
 
 def _giant(data: str, top1: float, top5: float, sha256: str) -> Weights:
-    return _v2(
-        f"videomae_v2_vit_giant_classifier.{data}",
-        data,
-        f"mae-g/vit_g_hybrid_pt_1200e_{data}_ft.pth",
-        sha256,
+    name, file = f"videomae_v2_vit_giant_classifier.{data}", f"mae-g/vit_g_hybrid_pt_1200e_{data}_ft.pth"
+    return replace(
+        _v2(name, data, file, sha256),
         args={"num_classes": CLASSES[data]},
         metrics=_accuracy(data, top1, top5),
-        notes="1200 epochs of pretraining on UnlabeledHybrid, then fine-tuned. Stored as float16.",
+        notes="1200 epochs of pretraining on UnlabeledHybrid, then fine-tuned. Stored as float16." + TWO_LICENCES,
     )
 
 
 def _v2_features(size: str, data: str, revision: str | None, sha256: str, note: str) -> Weights:
-    return _foreign(
-        f"videomae_vit_{size}_classifier.v2_features",
-        data,
+    return replace(
+        _foreign(f"videomae_vit_{size}_classifier.v2_features", data),
         repo=f"OpenGVLab/VideoMAEv2-{size.title()}",
         revision=revision,
         sha256=sha256,
@@ -261,14 +256,16 @@ def _v2_features(size: str, data: str, revision: str | None, sha256: str, note: 
 CARD = "Its card says pretrained on UnlabeledHybrid alone."
 
 OPENGVLAB = [
-    _v2(
-        "videomae_v2_vit_giant.hybrid",
-        "hybrid",
-        "mae-g/vit_g_hybrid_pt_1200e.pth",
-        "5773c881d303426f2f0e906df9842c4ca95fba6a5901849a3e8d9d1ed8f79b5f",
+    replace(
+        _v2(
+            "videomae_v2_vit_giant.hybrid",
+            "hybrid",
+            "mae-g/vit_g_hybrid_pt_1200e.pth",
+            "5773c881d303426f2f0e906df9842c4ca95fba6a5901849a3e8d9d1ed8f79b5f",
+        ),
         size=4_105_433_973,
         metrics=_fine_tuned(83.8, "k710", VIEWS["k710"]),
-        notes="1200 epochs, target norm_pixel one colour at a time.",
+        notes="1200 epochs, target norm_pixel one colour at a time." + TWO_LICENCES,
     ),
     _giant("k710", 83.8, 96.4, "4c1b3fb76612bd5b767b82578833189c3fc83d351a9a25f0dcb2d9e2776ed8b3"),
     _giant("ssv2", 77.0, 95.9, "5a210a92f035dff30c53b46157b612e7a1a5d3c99700e1b2d71da5c399ca7e70"),
@@ -299,9 +296,8 @@ SPACE_TIME = (
 
 
 def _space_time(size: str, data: str, md5: str, metrics: tuple[Metric, ...] = ()) -> Weights:
-    return _foreign(
-        f"mae_st_vit_{size}.{data}",
-        data,
+    return replace(
+        _foreign(f"mae_st_vit_{size}.{data}", data),
         url=f"https://dl.fbaipublicfiles.com/video-mae/pretrain/mae_pretrain_vit_{size}_{data}.pth",
         md5=md5,
         kind="encoder",
@@ -312,9 +308,8 @@ def _space_time(size: str, data: str, md5: str, metrics: tuple[Metric, ...] = ()
 
 
 def _slowfast(size: str, tag: str, file: str, top1: float) -> Weights:
-    return _foreign(
-        f"mae_st_vit_{size}.{tag}",
-        "k400",
+    return replace(
+        _foreign(f"mae_st_vit_{size}.{tag}", "k400"),
         url=f"https://dl.fbaipublicfiles.com/pyslowfast/masked_models/{file}.pyth",
         kind="encoder",
         args=ENCODER,

@@ -1,6 +1,6 @@
 """The facts of the vector-quantised family: sizes, checkpoints of our own, the authors' files."""
 
-from typing import Any
+from dataclasses import replace
 
 from zoo.registry import Metric, Weights
 
@@ -57,21 +57,23 @@ ARCHS = {
 
 IMAGENET = "ImageNet: non-commercial research"
 HEIBOX = "https://heibox.uni-heidelberg.de/d"
-WEB: dict[str, Any] = {"data": None, "data_terms": "LAION and the authors' own images, their owners' rights"}
+WEB = "LAION and the authors' own images, their owners' rights"
 
 
-def _foreign(name: str, rfid: float | None = None, **facts: Any) -> Weights:
+def _foreign(name: str, rfid: float | None = None) -> Weights:
+    """What all of them have in common; a place comes on top."""
     how = "published by the authors; not measured here"
-    metrics = (Metric("rfid", rfid, "", "ImageNet-1k val, 256 px", how),) if rfid else ()
-    defaults: dict[str, Any] = {
-        "args": {},
-        "sha256": "",
-        "size": 0,
-        "licence": "MIT",
-        "data_terms": IMAGENET,
-        "data": "imagenet-1k",
-    }
-    return Weights(name=name, foreign=True, metrics=metrics, **defaults | facts)
+    return Weights(
+        name=name,
+        args={},
+        sha256="",
+        size=0,
+        licence="MIT",
+        data_terms=IMAGENET,
+        metrics=(Metric("rfid", rfid, "", "ImageNet-1k val, 256 px", how),) if rfid else (),
+        foreign=True,
+        data="imagenet-1k",
+    )
 
 
 def _taming(codes: int, folder: str, copy: str, rfid: float) -> list[Weights]:
@@ -81,32 +83,32 @@ def _taming(codes: int, folder: str, copy: str, rfid: float) -> list[Weights]:
         "MIT is the licence of the authors' code, nothing separate is said of the weights. Trained with β on the "
         "codebook loss (legacy_beta)."
     )
+    authors = replace(_foreign(f"vqgan_f16.in1k_{codes}", rfid), args=args, notes=notes)
     # Both files are called last.ckpt; what follows # is not sent and names the file in the cache.
     file = f"vqgan_f16_{codes}.ckpt"
     url = f"{HEIBOX}/{folder}/files/?p=%2Fckpts%2Flast.ckpt&dl=1#/{file}"
     return [
-        _foreign(f"vqgan_f16.in1k_{codes}", rfid, url=url, file=file, args=args, notes=notes),
-        _foreign(f"vqgan_f16.in1k_{codes}_hf", rfid, repo=copy, file="pytorch_model.bin", args=args, notes=notes),
+        replace(authors, url=url, file=file),
+        replace(authors, name=f"{authors.name}_hf", repo=copy, file="pytorch_model.bin"),
     ]
 
 
-def _llamagen(
-    name: str, file: str, rfid: float | None = None, repo: str = "FoundationVision/LlamaGen", **facts: Any
-) -> Weights:
+def _llamagen(name: str, file: str, rfid: float | None = None, repo: str = "FoundationVision/LlamaGen") -> Weights:
     notes = "Codes of unit length. Where the file holds a running mean of the weights, that is what is loaded."
-    return _foreign(name, rfid, repo=repo, file=file, args={"metric": "cosine"}, notes=notes, **facts)
+    return replace(_foreign(name, rfid), repo=repo, file=file, args={"metric": "cosine"}, notes=notes)
 
 
 def _amused(size: int) -> Weights:
     network = {"mults": (1, 2, 2, 4, 6), "attention": (), "mid_attention": False, "z_channels": 64}
-    return _foreign(
-        f"vqgan_f16.amused_{size}",
+    return replace(
+        _foreign(f"vqgan_f16.amused_{size}"),
         repo=f"amused/amused-{size}",
         file="vqvae/diffusion_pytorch_model.safetensors",
         licence="OpenRAIL++-M",
         args=network | {"image_size": size, "codebook_size": 8192, "code_dim": 64, "mean": 0.0, "std": 1.0},
         notes="aMUSEd's tokeniser; its network sees pixels in [0, 1]. The licence restricts uses.",
-        **WEB,
+        data=None,
+        data_terms=WEB,
     )
 
 
@@ -115,9 +117,13 @@ OFFICIAL = [
     *_taming(16384, "a7530b09fed84f80a887", "valhalla/vqgan_imagenet_f16_16384", 4.98),
     _llamagen("llamagen_ds16.in1k", "vq_ds16_c2i.pt", 2.19),
     _llamagen("llamagen_ds8.in1k", "vq_ds8_c2i.pt", 0.59),
-    _llamagen("llamagen_ds16.t2i", "vq_ds16_t2i.pt", repo="peizesun/llamagen_t2i", **WEB),
-    _foreign(
-        "vqgan_f4.celebahq",
+    replace(
+        _llamagen("llamagen_ds16.t2i", "vq_ds16_t2i.pt", repo="peizesun/llamagen_t2i"),
+        data=None,
+        data_terms=WEB,
+    ),
+    replace(
+        _foreign("vqgan_f4.celebahq"),
         repo="CompVis/ldm-celebahq-256",
         file="vqvae/diffusion_pytorch_model.bin",
         licence="Apache-2.0",
@@ -128,8 +134,8 @@ OFFICIAL = [
     ),
     _amused(256),
     _amused(512),
-    _foreign(
-        "vqgan_f8.ithq",
+    replace(
+        _foreign("vqgan_f8.ithq"),
         repo="microsoft/vq-diffusion-ithq",
         file="vqvae/diffusion_pytorch_model.bin",
         args={"width": 64, "mults": (1, 2, 4, 8), "z_channels": 256, "codebook_size": 4096, "code_dim": 128},
@@ -148,22 +154,25 @@ READ = "by bilinear_d256.mnist, seed 0, `python -m benchmarks.samples`; "
 USED = "share of the codes that the test set makes use of; `zoo eval`"
 
 
-def _own(name: str, recipe: str, source: str, **facts: Any) -> Weights:
+def _own(name: str, recipe: str, source: str) -> Weights:
+    """What follows from a recipe; what came of it comes on top."""
     return Weights(
         name=name,
+        args={},
+        sha256="",
+        size=0,
         licence="Apache-2.0",
+        data_terms="",
+        metrics=(),
         recipe=recipe,
         command=f"zoo fit {recipe} --data.source {source} --seed_everything 0 --data.seed 0",
         hardware="cpu (1 core)",
-        **facts,
     )
 
 
 OWN = [
-    _own(
-        "vqvae_conv_small.cifar10",
-        "vq/cifar10",
-        "CIFAR10",
+    replace(
+        _own("vqvae_conv_small.cifar10", "vq/cifar10", "CIFAR10"),
         args={
             "image_size": 32,
             "codebook_size": 512,
@@ -186,10 +195,8 @@ OWN = [
         golden=(2.1476, 0.60807, 0.61253, 0.6238, 0.58744, 0.54457, 0.48782, 0.47808),
         notes="10,000 steps of 32, as in the authors' example: 8×8 codes of 9 bits, 576 bits an image.",
     ),
-    _own(
-        "vqvae_conv_small.mnist",
-        "vq/mnist",
-        "MNIST",
+    replace(
+        _own("vqvae_conv_small.mnist", "vq/mnist", "MNIST"),
         args={
             "image_size": 28,
             "channels": 1,
@@ -214,10 +221,8 @@ OWN = [
         golden=(1.86804, 0.2071, 0.08456, 0.14439, 0.15326, 0.13395, 0.21641, 0.14191),
         notes="7×7 codes of 7 bits, 343 bits an image: the tokeniser of vqprior_tiny.mnist.",
     ),
-    _own(
-        "vqprior_tiny.mnist",
-        "vq/mnist_prior",
-        "MNIST",
+    replace(
+        _own("vqprior_tiny.mnist", "vq/mnist_prior", "MNIST"),
         args={
             "image_size": [28, 28],
             "channels": 1,
@@ -245,10 +250,8 @@ OWN = [
         golden=(8.84373, -2.62277, -5.01335, -3.69812, -1.03868, 3.75572, -1.04363, 1.44515),
         notes="4 epochs. Draws through vqvae_conv_small.mnist, which it loads by name and knows by hash.",
     ),
-    _own(
-        "qlae_conv.rendered",
-        "vq/qlae_rendered_cpu",
-        "rendered",
+    replace(
+        _own("qlae_conv.rendered", "vq/qlae_rendered_cpu", "rendered"),
         args={"image_size": 32, "width": 8, "latents": 14},
         sha256="b538df2faf8904c89ecb27301c7c972634a1ccde95b9ce8d03fc080266c3b6b8",
         size=3_001_872,
