@@ -91,6 +91,8 @@ def test_another_tokenizer_is_refused(tokenizer, tmp_path):
         model.sample(torch.tensor([1]))
     with pytest.raises(ValueError, match=r"has 24 codes for images \(1, 28, 28\), this prior 30"):
         prior(codebook_size=30, tokenizer=tokenizer).sample(torch.tensor([1]))
+    with pytest.raises(ValueError, match=r"bilinear_d256\.mnist has no codes"):
+        prior(tokenizer="bilinear_d256.mnist").sample(torch.tensor([1]))
 
 
 @pytest.mark.parametrize(

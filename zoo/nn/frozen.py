@@ -27,7 +27,7 @@ def weights_are_random() -> bool:
     return _RANDOM.get()
 
 
-class Network(Protocol):
+class Freezable(Protocol):
     """What is asked of a network that is frozen; every nn.Module has it. An owner's protocol says what else it can."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
@@ -43,10 +43,10 @@ class Network(Protocol):
     def to(self, dtype: torch.dtype) -> Self: ...
 
 
-N = TypeVar("N", bound=Network)
+N = TypeVar("N", bound=Freezable)
 
 
-def fingerprint(model: Network) -> str:
+def fingerprint(model: Freezable) -> str:
     """The sha256, in hex, of a model's tensors and their names, wherever they were stored; "" of random ones."""
     if weights_are_random():
         return ""
@@ -74,7 +74,7 @@ class Frozen(Generic[N]):
         name: str,
         digest: str,
         load: Callable[[], N],
-        tensors: Callable[[N], Network] = lambda network: network,
+        tensors: Callable[[N], Freezable] = lambda network: network,
     ):
         self.kind, self.name, self.digest, self.load, self.tensors = kind, name, digest, load, tensors
         self.network: N | None = None

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_floats, check_ints, check_least, check_types
 from zoo.nn.embed import sincos
-from zoo.nn.frozen import Frozen, Network
+from zoo.nn.frozen import Freezable, Frozen
 from zoo.nn.protocols import HasLatents, Input, Kind
 from zoo.nn.vit import attend
 
@@ -25,7 +25,7 @@ LATEST = 0.999  # training sees no pure noise
 
 
 @runtime_checkable
-class Autoencoder(Network, HasLatents, Protocol):
+class Autoencoder(Freezable, HasLatents, Protocol):
     """What a diffusion model paints in the latents of."""
 
     takes: Input

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.nn.frozen import Network, weights_are_random
+from zoo.nn.frozen import Freezable, weights_are_random
 from zoo.nn.protocols import Input
 
 TIMM = "timm:"
 
 
 @runtime_checkable
-class VisionTransformer(Network, Protocol):
+class VisionTransformer(Freezable, Protocol):
     """Gives the tokens after any of its blocks, as timm's do."""
 
     if TYPE_CHECKING:

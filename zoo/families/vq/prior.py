@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_images, check_ints, check_least, check_types, sides
-from zoo.nn.frozen import Frozen, Network
+from zoo.nn.frozen import Freezable, Frozen
 from zoo.nn.protocols import PIXELS, HasCodes, Input, Kind, Reconstructs
 from zoo.nn.vit import Mlp
 
 
 @runtime_checkable
-class Tokenizer(Network, HasCodes, Reconstructs, Protocol):
+class Tokenizer(Freezable, HasCodes, Reconstructs, Protocol):
     """What a prior learns the codes of: images become codes (B, h, w) int64, and codes images."""
 
     takes: Input
