@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zoo.metrics.images import psnr
 from zoo.metrics.probes import classification, features_of, pooled_features, separation
-from zoo.nn.protocols import Classifies, FillsIn, HasCodes, HasFeatures, Input, Reconstructs, Samples
+from zoo.nn.protocols import Classifies, FillsIn, HasCodes, HasFeatures, Input, Reconstructs, Samples, frames_of
 from zoo.report import plots
 from zoo.report.inputs import photographs
 from zoo.train import adversarial
@@ -309,13 +309,6 @@ def _filled(model: nn.Module, x: Tensor) -> list[Row]:
     pairs = ((model.takes.kind, frames_of(x, pasted)), ("seen", seen), ("predicted", predicted), ("pasted", pasted))
     draw = partial(plots.sample, kind=model.takes.kind)
     return [Row(title, each, draw) for title, each in pairs]
-
-
-def frames_of(x: Tensor, like: Tensor) -> Tensor:
-    """Of clips (B, F, C, H, W), the frames that a model predicts, of which `like` holds as many; images as they are."""
-    if x.ndim < 5:
-        return x
-    return x[:, torch.linspace(0, x.shape[1] - 1, like.shape[1]).long()]  # (B, F', C, H, W)
 
 
 def _reconstructed(model: nn.Module, x: Tensor) -> list[Row]:

@@ -143,7 +143,7 @@ class Perceptual:
         ValueError: VGG's weights are neither cached nor to be had.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity, _NoTrainLpips
 
         if weights_are_random():

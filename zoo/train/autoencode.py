@@ -4,10 +4,13 @@ import warnings
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from zoo.metrics.images import psnr
 from zoo.nn.checks import check_least
-from zoo.nn.protocols import PIXELS, Classifies, Reconstructs, Samples
+from zoo.nn.protocols import PIXELS, Classifies, Network, Reconstructs, Samples
 from zoo.train import adversarial, optim, parallel
 from zoo.train.common import Averaging
 
@@ -27,7 +30,7 @@ class LitAutoencoder(Averaging):
         ValueError: an arch that gives logits.
     """
 
-    def make_model(self) -> nn.Module:
+    def make_model(self) -> Network:
         model = super().make_model()
         if isinstance(model, Classifies):
             raise ValueError(f"{self.hparams.arch} gives logits and no loss; train it with zoo.LitClassifier")
@@ -62,17 +65,15 @@ class LitAutoencoder(Averaging):
             return {"loss": out.loss}
         pixels = self.model.takes.range == PIXELS
         error = ((recon.clamp(0, 1) if pixels else recon) - x).square().mean(tuple(range(1, x.ndim)))  # (B,)
-        psnr = {"psnr": (-10 * error.clamp(min=1e-10).log10()).mean()} if pixels else {}
-        return {"loss": out.loss, "mse": error.mean(), **psnr}
+        figures = {"loss": out.loss, "mse": error.mean()}
+        return figures | {"psnr": psnr(error).mean()} if pixels else figures
 
     def log_reconstructions(self, x: Tensor, recon: Tensor) -> None:
         """Eight images, or the frames of the first clip, above what was made of them; other samples are no pictures."""
         kind = self.model.takes.kind
         if kind in ("image", "clip"):
             above, below = (x[0], recon[0]) if kind == "clip" else (x[:8], recon[:8])  # (F or 8, C, H, W) each
-            self.log_pictures(
-                "val/reconstruction", lambda: torch.cat([above, below.clamp(0, 1).to(above)]), across=len(above)
-            )
+            self.log_pictures("val/reconstruction", lambda: torch.cat([above, below.clamp(0, 1).to(above)]))
 
     def on_validation_epoch_end(self) -> None:
         """Samples, where the model draws images and a logger takes them; the same noise each time."""
@@ -100,7 +101,6 @@ class Adversarial(LitAutoencoder):
     decays_discriminator: ClassVar[bool] = True
     discriminator: nn.Module | None
     perceptual: adversarial.Perceptual | None
-    last_layer: Tensor
 
     def __init__(
         self,
@@ -121,9 +121,14 @@ class Adversarial(LitAutoencoder):
             figures["perceptual"] = self.perceptual(2 * out.recon.clamp(0, 1) - 1, 2 * x - 1)
         return figures
 
-    def judge(self, x: Tensor) -> Tensor:
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight of the model's last layer."""
+        raise NotImplementedError
+
+    def judge(self, discriminator: nn.Module, x: Tensor) -> Tensor:
         """The discriminator's logits of images (B, C, H, W) in [-1, 1]."""
-        return self.discriminator(x)
+        return discriminator(x)
 
     def adversarial_step(
         self,
@@ -132,7 +137,7 @@ class Adversarial(LitAutoencoder):
         real: Tensor,
         fake: Tensor,
         last: bool,
-        figures: dict[str, Tensor],
+        figures: dict[str, Tensor | float],
         counts: bool = True,
         learns: bool = True,
         adaptive: bool = True,
@@ -150,11 +155,11 @@ class Adversarial(LitAutoencoder):
             adaptive: False sets λ to 1.
             clip: largest norm of the model's gradient.
         """
-        h = self.hparams
-        if counts:
-            self.discriminator.requires_grad_(False)
-            against = adversarial.generator_loss(self.judge(fake))
-            weight = 1.0
+        h, discriminator = self.hparams, self.discriminator
+        if counts and discriminator is not None:
+            discriminator.requires_grad_(False)
+            against = adversarial.generator_loss(self.judge(discriminator, fake))
+            weight: Tensor | float = 1.0
             if adaptive:
                 weight = adversarial.adaptive_weight(
                     reconstruction, against, self.last_layer, self.largest_weight, self.weight_eps
@@ -163,11 +168,12 @@ class Adversarial(LitAutoencoder):
             figures |= {"generator": against, "adaptive_weight": weight}
         with parallel.by_hand(self.trainer.strategy):
             self.manual_backward(loss / h.accumulate)
-            if learns:
-                self.discriminator.requires_grad_(True)
-                judged = adversarial.discriminator_loss(self.judge(real.detach()), self.judge(fake.detach()))
-                self.manual_backward(judged / h.accumulate)
-                figures["discriminator"] = judged
+            if learns and discriminator is not None:
+                discriminator.requires_grad_(True)
+                on_real, on_fake = (self.judge(discriminator, images.detach()) for images in (real, fake))
+                loss_of_discriminator = adversarial.discriminator_loss(on_real, on_fake)
+                self.manual_backward(loss_of_discriminator / h.accumulate)
+                figures["discriminator"] = loss_of_discriminator
         if last:
             parallel.average_gradients(self.parameters())
             if clip is not None:
@@ -187,9 +193,10 @@ class Adversarial(LitAutoencoder):
             # A discriminator that waits keeps to its schedule, which torch takes for a mistake.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-                scheduler.step()
+                if not isinstance(scheduler, ReduceLROnPlateau):  # which asks for a figure, and a step has none
+                    scheduler.step()
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         if self.automatic_optimization:
             return super().configure_optimizers()
         h = self.hparams
@@ -199,12 +206,12 @@ class Adversarial(LitAutoencoder):
             decay = h.weight_decay if self.decays_discriminator else 0.0
             groups.append(optim.decay_groups(self.discriminator, decay))
         optimizers = [torch.optim.AdamW(g, lr, tuple(h.betas), fused=True) for g in groups]
-        return optimizers, [self.schedule(o, lr, h.accumulate)["lr_scheduler"] for o in optimizers]
+        return [self.schedule(optimizer, lr, h.accumulate) for optimizer in optimizers]
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["steps"] = self.steps
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.steps = checkpoint["steps"]

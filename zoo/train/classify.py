@@ -4,12 +4,14 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo import hub
-from zoo.nn.protocols import HasLayers
+from zoo.nn.protocols import Classifies, HasLayers, Network, SparesDecay
 from zoo.train import optim
 from zoo.train.common import Training
 
@@ -59,22 +61,21 @@ class LitClassifier(Training):
             raise ValueError(f"optimizer={optimizer!r}, allowed adamw and lars")
         if layer_decay is not None and not isinstance(self.model, HasLayers):
             raise ValueError(f"{arch} has no layers to decay; leave layer_decay out")
-        outputs = self.model.head.out_features
         self.mix = None
         if mixup or cutmix:
             from timm.data import Mixup
 
-            self.mix = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=outputs)
-        self.val_accuracy = MulticlassAccuracy(outputs, average="micro")
-        self.test_accuracy = MulticlassAccuracy(outputs, average="micro")
+            self.mix = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=self.outputs)
+        self.val_accuracy = MulticlassAccuracy(self.outputs, average="micro")
+        self.test_accuracy = MulticlassAccuracy(self.outputs, average="micro")
 
-    def make_model(self) -> nn.Module:
+    def make_model(self) -> Network:
         h = self.hparams
         args = dict(h.arch_args or {})
         if h.weights is None and h.num_classes is not None:
             args["num_classes"] = h.num_classes
         model = hub.create(h.arch, h.weights, **args)
-        if not hasattr(model, "head"):
+        if not isinstance(model, Classifies):
             raise ValueError(
                 f"{h.arch} gives no logits; train {h.arch}_classifier, with weights={h.weights or h.arch!r}"
             )
@@ -83,6 +84,7 @@ class LitClassifier(Training):
         if h.probe:
             model.requires_grad_(False)
             model.head.requires_grad_(True)
+        self.outputs = model.head.out_features  # O
         return model
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,17 +115,19 @@ class LitClassifier(Training):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        classes, outputs = getattr(self.trainer.datamodule, "num_classes", 0), self.model.head.out_features
-        if classes > outputs:
-            raise ValueError(f"the data has {classes} classes, the model {outputs}; set model.num_classes to {classes}")
+        classes = getattr(self.datamodule, "num_classes", 0)
+        if classes > self.outputs:
+            raise ValueError(
+                f"the data has {classes} classes, the model {self.outputs}; set model.num_classes to {classes}"
+            )
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        classes = getattr(self.trainer.datamodule, "classes", ())
-        if len(classes) == self.model.head.out_features:
+        classes = getattr(self.datamodule, "classes", ())
+        if len(classes) == self.outputs:
             checkpoint["zoo"] = checkpoint["zoo"] | {"classes": list(classes)}
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         h = self.hparams
         lr = optim.learning_rate(self.trainer, 1e-3 if h.lr is h.base_lr is None else h.lr, h.base_lr)
         if h.layer_decay is None:
@@ -131,7 +135,7 @@ class LitClassifier(Training):
         else:
             from timm.optim import param_groups_layer_decay
 
-            no_decay = getattr(self.model, "no_decay", ())
+            no_decay = self.model.no_decay if isinstance(self.model, SparesDecay) else ()
             groups = param_groups_layer_decay(self.model, h.weight_decay, no_decay, layer_decay=h.layer_decay)
             groups = [{**g, "lr": lr * g["lr_scale"]} for g in groups]
         if h.optimizer == "lars":
@@ -139,7 +143,7 @@ class LitClassifier(Training):
 
             # As published: matrices are scaled by their trust ratio though nothing decays, biases never.
             groups = [{**g, "always_adapt": g["params"][0].ndim > 1} for g in groups]
-            optimizer = Lars(groups, lr, momentum=0.9, trust_coeff=0.001)
+            optimizer: Optimizer = Lars(groups, lr, momentum=0.9, trust_coeff=0.001)
         else:
             optimizer = torch.optim.AdamW(groups, lr, tuple(h.betas), weight_decay=h.weight_decay, fused=True)
         return self.schedule(optimizer, lr)

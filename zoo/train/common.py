@@ -1,10 +1,12 @@
 """What every training here shares: the hyperparameters, the optimiser, pictures; and an average of the model."""
 
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.data import AttributeDict
+from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -12,10 +14,25 @@ from torchvision.utils import make_grid
 
 from zoo import hub
 from zoo.nn.checks import check_types
-from zoo.nn.protocols import Recomputes
+from zoo.nn.protocols import Network, Recomputes
 from zoo.nn.signatures import keywords
 from zoo.registry import suggest
 from zoo.train import optim, parallel
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def check_class(model: Network, kind: type[M]) -> M:
+    """The model, if it is of this class, for a training that knows no other.
+
+    Raises:
+        ValueError: it is of another class.
+    """
+    if not isinstance(model, kind):
+        raise ValueError(
+            f"{model.zoo_config['arch']} is a {type(model).__name__}, this LightningModule trains {kind.__name__}"
+        )
+    return model
 
 
 class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
@@ -42,6 +59,8 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
         ValueError: a keyword that the class does not take, or a value of another type; grad_checkpointing of a model
             that has no blocks.
     """
+
+    hparams: AttributeDict  # the arguments, by name
 
     def __init__(
         self,
@@ -79,13 +98,18 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
         arch = hub.load(name).zoo_config["arch"]
         return cls(arch, weights=name.removeprefix(f"{arch}."), **args)
 
-    def make_model(self) -> nn.Module:
+    def make_model(self) -> Network:
         """The model that the hyperparameters ask for."""
         h = self.hparams
         return hub.create(h.arch, h.weights, **dict(h.arch_args or {}))
 
     def compile_model(self) -> None:
         self.model.compile()
+
+    @property
+    def datamodule(self) -> L.LightningDataModule | None:
+        """What the Trainer trains on; None where it was given loaders."""
+        return getattr(self.trainer, "datamodule", None)
 
     def evaluate(self, batch: Any, batch_idx: int, split: str) -> Any:
         """Log figures of a held-out batch under its split, "val/loss"; gives the output, for a child to go on with."""
@@ -97,16 +121,18 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.evaluate(batch, batch_idx, "test")
 
-    def log_step(self, loss: Tensor, figures: dict[str, Tensor] | None = None) -> None:
+    def log_step(self, loss: Tensor, figures: Mapping[str, Tensor | float] | None = None) -> None:
         """The loss of a training step as train/loss, and other figures of it by their names."""
         self.log_dict({f"train/{name}": figure for name, figure in (figures or {}).items()})
         self.log("train/loss", loss, prog_bar=True)
 
-    def log_pictures(self, name: str, draw: Callable[[], Tensor], across: int = 8) -> None:
-        """Images (B, C, H, W) in [0, 1] as a grid; they are only made where a logger takes pictures."""
-        boards = [b.experiment for b in self.loggers if hasattr(b.experiment, "add_image")]
+    def log_pictures(self, name: str, draw: Callable[[], Tensor], rows: int = 2) -> None:
+        """Images (B, C, H, W) in [0, 1] in so many rows; they are only made where a logger takes pictures."""
+        experiments: list[Any] = [getattr(logger, "experiment", None) for logger in self.loggers]
+        boards = [experiment for experiment in experiments if hasattr(experiment, "add_image")]
         if boards:
-            grid = make_grid(draw(), nrow=across)  # (C, H', W')
+            images = draw()
+            grid = make_grid(images, nrow=len(images) // rows)  # (C, H', W'); torchvision's nrow is of a row
             for board in boards:
                 board.add_image(name, grid, self.global_step)
 
@@ -120,26 +146,32 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
         # Lightning keeps the mode a submodule is handed over in, and a model from zoo.load may be in eval mode.
         self.train()
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         # All that export needs to build the model again.
         checkpoint["zoo"] = self.model.zoo_config
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         h = self.hparams
         lr = optim.learning_rate(self.trainer, h.lr, h.base_lr)
         optimizer = torch.optim.AdamW(optim.decay_groups(self.model, h.weight_decay), lr, tuple(h.betas), fused=True)
         return self.schedule(optimizer, lr)
 
-    def schedule(self, optimizer: Optimizer, lr: float, accumulate: int = 1) -> dict:
+    def schedule(self, optimizer: Optimizer, lr: float, accumulate: int = 1) -> OptimizerLRSchedulerConfig:
         """The optimiser with its step sizes, for Lightning: warm-up to `lr`, then half a cosine.
 
         Args:
-            accumulate: batches of an optimiser step, where not the trainer counts them.
+            accumulate: batches of an optimiser step, where the trainer does not count them.
         """
         h = self.hparams
         least = lr if h.min_lr is None else h.min_lr
         return optim.warmup_cosine(optimizer, self.trainer, lr, least, h.warmup_epochs, accumulate)
+
+
+class Average(AveragedModel):
+    """torch's moving average, of a model of this zoo."""
+
+    module: Network
 
 
 class Averaging(Training):
@@ -158,12 +190,12 @@ class Averaging(Training):
         super().__init__(arch, **common)
         if not 0 <= ema < 1:
             raise ValueError(f"ema={ema}, allowed 0 to below 1")
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
+        self.average = Average(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
         if self.average is not None:
             self.average.requires_grad_(False)
 
     @property
-    def averaged(self) -> nn.Module:
+    def averaged(self) -> Network:
         """The average once there is one, else the model."""
         return self.model if self.average is None or not self.average.n_averaged else self.average.module
 

@@ -1,14 +1,21 @@
 """LitMAE, which pretrains masked autoencoders of images and of video."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo import registry
 from zoo.metrics.probes import knn_accuracy
+from zoo.nn.masked import MaskedAutoencoder
+from zoo.nn.protocols import FillsIn, HasTokens, Network, frames_of
 from zoo.train import parallel
 from zoo.train.autoencode import LitAutoencoder
+
+if TYPE_CHECKING:
+
+    class Masked(Network, FillsIn, HasTokens):
+        """What LitMAE trains. A name for type checkers."""
 
 
 class LitMAE(LitAutoencoder):
@@ -23,8 +30,12 @@ class LitMAE(LitAutoencoder):
         probe_images: how many held-out samples the online probe looks at; 0 is off.
 
     Raises:
-        ValueError: weights without a decoder, or trained for another target than `arch_args` asks for.
+        ValueError: weights without a decoder, or trained for another target than `arch_args` asks for; an arch that
+            hides nothing.
     """
+
+    model: "Masked"
+    averaged: "Masked"
 
     def __init__(
         self,
@@ -46,10 +57,11 @@ class LitMAE(LitAutoencoder):
             )
         self.features: list[tuple[Tensor, Tensor]] = []
 
-    def make_model(self) -> nn.Module:
-        model = super().make_model()
-        if model.decoder is None:
-            h = self.hparams
+    def make_model(self) -> Network:
+        model, h = super().make_model(), self.hparams
+        if not (isinstance(model, FillsIn) and isinstance(model, HasTokens)):
+            raise ValueError(f"{h.arch} hides nothing that it could predict; train it with zoo.LitAutoencoder")
+        if isinstance(model, MaskedAutoencoder) and model.decoder is None:
             raise ValueError(f"{h.weights} is an encoder alone, pretraining needs a decoder; {_with_decoder(h.arch)}")
         return model
 
@@ -75,12 +87,11 @@ class LitMAE(LitAutoencoder):
             tokens = model.forward_features(x)[:, model.num_cls_tokens :]  # (B, N, D)
             self.features.append((tokens.mean(1).float(), y))  # (B, D), (B,)
         if split == "val" and batch_idx == 0:
-            across = getattr(model, "pred_frames", x.shape[1]) if x.ndim == 5 else len(x[:8])
-            self.log_pictures("val/reconstruction", lambda: self._rows(x[:8], order[:8]), across)
+            self.log_pictures("val/reconstruction", lambda: self._rows(x[:8], order[:8]), rows=4)
 
     def _order(self, x: Tensor, batch_idx: int) -> Tensor:
-        # The same masks at every validation, whatever the training has drawn and on however many processes: losses
-        # compare.
+        # Each validation draws the same masks, whatever the training has drawn and however many processes there are,
+        # so that its losses can be compared.
         rank, world = parallel.world()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(batch_idx)
@@ -97,11 +108,9 @@ class LitMAE(LitAutoencoder):
 
     def _rows(self, x: Tensor, order: Tensor) -> Tensor:
         """Samples, masked, predicted, pasted, one below the other; of clips, the first, a frame a picture."""
-        pictures = [x, *(p.to(x) for p in self.averaged.reconstruct(x, order))]
-        if x.ndim == 5:  # of a model that predicts some frames, the others are left out
-            frames = torch.linspace(0, x.shape[1] - 1, pictures[1].shape[1]).long()
-            pictures = [p[0, frames] if p is x else p[0] for p in pictures]  # (F, C, H, W) each
-        return torch.cat(pictures)  # (4 B or 4 F, C, H, W)
+        seen, predicted, pasted = (p.to(x) for p in self.averaged.reconstruct(x, order))
+        pictures = [frames_of(x, pasted), seen, predicted, pasted]
+        return torch.cat([p[0] if x.ndim == 5 else p for p in pictures])  # (4 B or 4 F', C, H, W)
 
 
 def _with_decoder(arch: str) -> str:

@@ -6,16 +6,21 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from zoo.nn.protocols import DecaysAlso, KeepsBatchState, SparesDecay
 
 
 def effective_batch(trainer: L.Trainer) -> int:
     """Images of one optimiser step: of a batch, times processes, times accumulated batches."""
     trainer.fit_loop.setup_data()  # builds the loader where it is not there yet
-    return trainer.train_dataloader.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    loader: Any = trainer.train_dataloader  # of whatever class the DataModule chose
+    return loader.batch_size * trainer.world_size * trainer.accumulate_grad_batches
 
 
 def learning_rate(trainer: L.Trainer, lr: float | None, base_lr: float | None) -> float:
@@ -24,28 +29,33 @@ def learning_rate(trainer: L.Trainer, lr: float | None, base_lr: float | None) -
     Raises:
         ValueError: both or neither are given, or one that is not above 0.
     """
-    given = base_lr if lr is None else lr
-    if given is not None and given <= 0:
+    rate = base_lr if lr is None else lr
+    if rate is not None and rate <= 0:
         raise ValueError(f"lr={lr}, base_lr={base_lr}: allowed above 0; 1e-3 is where to start")
-    if (lr is None) == (base_lr is None):
+    if rate is None or None not in (lr, base_lr):
         raise ValueError(f"lr={lr} and base_lr={base_lr}: give one of them; base_lr is scaled by the batch, over 256")
-    if lr is not None:
-        return lr
+    if base_lr is None:
+        return rate
     batch = effective_batch(trainer)
-    rank_zero_info(f"learning rate {base_lr * batch / 256:.4g} = {base_lr:g} × {batch} images a step / 256")
-    return base_lr * batch / 256
+    rank_zero_info(f"learning rate {rate * batch / 256:.4g} = {rate:g} × {batch} images a step / 256")
+    return rate * batch / 256
+
+
+def epochs(trainer: L.Trainer) -> int:
+    """How many the Trainer trains for; -1 where steps or hours end it."""
+    return -1 if trainer.max_epochs is None else trainer.max_epochs
 
 
 def warmup_cosine(
     optimizer: Optimizer, trainer: L.Trainer, lr: float, min_lr: float, warmup_epochs: float, accumulate: int = 1
-) -> dict:
+) -> OptimizerLRSchedulerConfig:
     """Linear warm-up, then half a cosine from lr to min_lr, step by step (Loshchilov and Hutter 2017).
 
     Args:
-        accumulate: batches of an optimiser step, where not the trainer counts them.
+        accumulate: batches of an optimiser step, where the trainer does not count them.
     """
     steps = math.ceil(trainer.estimated_stepping_batches / accumulate)
-    warmup = warmup_epochs * steps / trainer.max_epochs if warmup_epochs else 0
+    warmup = warmup_epochs * steps / epochs(trainer) if warmup_epochs else 0
 
     def scale(step: int) -> float:
         if step < warmup:
@@ -58,10 +68,10 @@ def warmup_cosine(
 
 def warmup_linear(
     optimizer: Optimizer, trainer: L.Trainer, lr: float, min_lr: float, warmup_epochs: float, decay_epoch: float | None
-) -> dict:
+) -> OptimizerLRSchedulerConfig:
     """Linear warm-up, a constant, and from `decay_epoch` on a line to min_lr, step by step."""
     steps = trainer.estimated_stepping_batches
-    epoch = steps / trainer.max_epochs
+    epoch = steps / epochs(trainer)
     warmup, start = warmup_epochs * epoch, steps if decay_epoch is None else decay_epoch * epoch
 
     def scale(step: int) -> float:
@@ -73,8 +83,8 @@ def warmup_linear(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, scale), "interval": "step"}}
 
 
-class Guarded:
-    """For a LightningModule: a loss that is not finite stops before anything is learned from it, and says where.
+class Guarded(L.LightningModule):
+    """A loss that is not finite stops the training before anything is learned from it, and the error says where.
 
     Up to `skip_nonfinite` batches of a run are left out instead, on all processes together, and counted as
     `train/skipped`: no gradient comes of them, and what they did to buffers is undone, as to what a module lists in
@@ -92,14 +102,16 @@ class Guarded:
 
     def log(self, name: str, value: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> None:
         # As a float: Lightning averages the counts of processes, and rounds integers down.
-        super().log(name, value, *args, batch_size=None if batch_size is None else float(batch_size), **kwargs)
+        kwargs["batch_size"] = None if batch_size is None else float(batch_size)
+        super().log(name, value, *args, **kwargs)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.left_out = False
         if self.skip_nonfinite:
             self._buffers_before = [(buffer, buffer.clone()) for buffer in self.buffers()]
-            kept = ((m, n, getattr(m, n)) for m in self.modules() for n in getattr(m, "batch_state", ()))
-            self._batch_state_before = [(m, n, v.clone() if isinstance(v, Tensor) else v) for m, n, v in kept]
+            stateful = [module for module in self.modules() if isinstance(module, KeepsBatchState)]
+            state = [(module, name, getattr(module, name)) for module in stateful for name in module.batch_state]
+            self._batch_state_before = [(m, n, v.clone() if isinstance(v, Tensor) else v) for m, n, v in state]
             by_hand = () if self.automatic_optimization else self.parameters()
             self._grads_before = [(p, None if p.grad is None else p.grad.clone()) for p in by_hand]
             self._learned_before = self.learned
@@ -121,8 +133,8 @@ class Guarded:
                 buffer.copy_(before)
         for module, name, before in self._batch_state_before:
             setattr(module, name, before)
-        for parameter, before in self._grads_before:
-            parameter.grad = before
+        for parameter, grad in self._grads_before:
+            parameter.grad = grad
         self.learned = self._learned_before
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -131,10 +143,14 @@ class Guarded:
             self.learned = True
 
     def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Optimizer, optimizer_closure: Callable[[], Any] | None = None
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         def closure() -> Any:
-            loss = optimizer_closure()
+            loss = None if optimizer_closure is None else optimizer_closure()
             return loss if self.learned else None  # which Lightning takes for a step that is skipped, where it scales
 
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
@@ -143,33 +159,37 @@ class Guarded:
         if self.skip_nonfinite:
             self.log("train/skipped", float(self.skipped))
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped"] = self.skipped
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped = checkpoint.get("skipped", 0)
 
     def _place(self, loss: Tensor, finite: bool) -> str:
         trainer = self.trainer
-        batch, loader = trainer.fit_loop.batch_idx, trainer.train_dataloader
-        images = f", images {loader.indices(batch)}" if hasattr(loader, "indices") else ""
-        said = "not finite on another process" if finite else loss.detach().flatten()[0].item()
+        batch, indices = trainer.fit_loop.batch_idx, getattr(trainer.train_dataloader, "indices", None)
+        images = "" if indices is None else f", images {indices(batch)}"
+        value = "not finite on another process" if finite else loss.detach().flatten()[0].item()
         step = trainer.global_step  # by hand it counts the steps of every optimiser
         step = step if self.automatic_optimization else getattr(self, "steps", step)
-        return f"the loss is {said} at step {step}, batch {batch} of epoch {trainer.current_epoch}{images}"
+        return f"the loss is {value} at step {step}, batch {batch} of epoch {trainer.current_epoch}{images}"
 
     def _complaint(self, loss: Tensor, finite: bool) -> str:
-        kept = [c.last_model_path or c.best_model_path for c in self.trainer.checkpoint_callbacks]
-        kept = next((path for path in [*kept, self.trainer.ckpt_path] if path), "")
+        attributes = ("last_model_path", "best_model_path")
+        paths = [getattr(callback, a, "") for callback in self.trainer.checkpoint_callbacks for a in attributes]
+        checkpoint = next(filter(None, [*paths, self.trainer.ckpt_path]), "")
         return (
             f"{self._place(loss, finite)}: nothing was learned from it. "
             + (f"{self.skipped} batches were left out before, as many as may be. " if self.skipped else "")
-            + (f"The last checkpoint is {kept}. " if kept else "")
+            + (f"The last checkpoint is {checkpoint}. " if checkpoint else "")
             + "Lower the learning rate, clip gradients, or train in float32"
         )
 
     def configure_gradient_clipping(
-        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
         if gradient_clip_val is None or self.trainer.precision != "bf16-mixed":
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -179,10 +199,11 @@ class Guarded:
         clip([p for group in optimizer.param_groups for p in group["params"]], gradient_clip_val)
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay on what has two axes or more, but for what the model lists in `no_decay`, and on `decay_also`."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    exempt, also = getattr(model, "no_decay", ()), getattr(model, "decay_also", ())
+    exempt = model.no_decay if isinstance(model, SparesDecay) else ()
+    also = model.decay_also if isinstance(model, DecaysAlso) else ()
     decays = {n: (p.ndim > 1 and n not in exempt) or n in also for n, p in named}
     groups = [
         {"params": [p for n, p in named if decays[n] == decay], "weight_decay": weight_decay if decay else 0.0}

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
+from zoo.nn.protocols import Network
+
 BUCKET = 25_000_000  # gradients averaged in one go
 METHODS = ("encode", "decode", "decode_unclamped", "reconstruct", "forward_features", "sample_latents")
 
@@ -43,9 +45,9 @@ def gather(thing: Any) -> list[Any]:
     _, size = world()
     if size == 1:
         return [thing]
-    found = [None] * size
-    dist.all_gather_object(found, thing)
-    return found
+    things: list[Any] = [None] * size
+    dist.all_gather_object(things, thing)
+    return things
 
 
 def rows(x: Tensor) -> Tensor:
@@ -74,8 +76,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
             bucket.append(grads.pop())
         flat = torch.cat([g.flatten() for g in bucket])
         dist.all_reduce(flat)
-        for grad, found in zip(bucket, (flat / size).split([g.numel() for g in bucket])):
-            grad.copy_(found.view_as(grad))
+        for grad, average in zip(bucket, (flat / size).split([g.numel() for g in bucket])):
+            grad.copy_(average.view_as(grad))
 
 
 @contextlib.contextmanager
@@ -185,7 +187,7 @@ class Sharded(L.LightningModule):
     A discriminator stays whole on every process.
     """
 
-    model: nn.Module
+    model: Network
 
     def configure_model(self) -> None:
         if self.device_mesh is None:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.families.dcae.model import DCAEOutput, mask_channels
+from zoo.families.dcae.model import DCAE, DCAEOutput, mask_channels
 from zoo.metrics.moments import Moments
 from zoo.train import adversarial
 from zoo.train.autoencode import Adversarial
+from zoo.train.common import check_class
 
 # What each phase trains: everything; what lies next to the latents; what makes the pixels.
 TRAINABLE = {
@@ -54,6 +55,8 @@ class LitDCAE(Adversarial):
     """
 
     decays_discriminator = False
+    model: DCAE
+    averaged: DCAE
 
     def __init__(
         self,
@@ -80,7 +83,7 @@ class LitDCAE(Adversarial):
         self.automatic_optimization = phase < 3
         self.moments = Moments((self.model.latent_channels, 1, 1))
 
-    def make_model(self) -> nn.Module:
+    def make_model(self) -> DCAE:
         h = self.hparams
         if h.phase not in TRAINABLE:
             raise ValueError(f"phase={h.phase}, allowed 1, 2, 3")
@@ -91,7 +94,7 @@ class LitDCAE(Adversarial):
             )
         if h.phase < 3 and h.accumulate != 1:
             raise ValueError(f"accumulate={h.accumulate} is phase 3's; give --trainer.accumulate_grad_batches")
-        model = super().make_model().to(memory_format=torch.channels_last)
+        model = check_class(super().make_model(), DCAE).to(memory_format=torch.channels_last)
         _train_only(model, h.trainable or TRAINABLE[h.phase])
         return model
 
@@ -108,7 +111,7 @@ class LitDCAE(Adversarial):
         recon = out.recon.to(torch.promote_types(out.recon.dtype, torch.float32))  # (B, C, H, W)
         real, fake = 2 * x - 1, 2 * recon - 1
         loss = F.l1_loss(fake, real)
-        figures = {"reconstruction": loss}
+        figures: dict[str, Tensor | float] = {"reconstruction": loss}
         if self.perceptual is not None:
             with torch.autocast(x.device.type, enabled=False):
                 figures["perceptual"] = self.perceptual(fake, real)
@@ -116,7 +119,7 @@ class LitDCAE(Adversarial):
         if h.equivariance_weight:
             figures["equivariance"] = self._equivariance(x, out.latents)
             loss = loss + h.equivariance_weight * figures["equivariance"]
-        if h.nuclear_weight:
+        if h.nuclear_weight and self.model.low_rank is not None:
             figures["nuclear"] = torch.linalg.matrix_norm(self.model.low_rank.weight[:, :, 0, 0].float(), "nuc")
             loss = loss + h.nuclear_weight * figures["nuclear"]
         if h.phase == 3:
@@ -127,10 +130,10 @@ class LitDCAE(Adversarial):
         return loss if h.phase < 3 else None
 
     def _pass(self, x: Tensor) -> DCAEOutput:
-        kept = self.hparams.mask_channels
-        if not kept:
+        counts = self.hparams.mask_channels
+        if not counts:
             return self.model(x)
-        z = mask_channels(self.model.encode(x), random.choice(kept))  # (B, c, h, w)
+        z = mask_channels(self.model.encode(x), random.choice(counts))  # (B, c, h, w)
         recon = self.model.decode_unclamped(z)  # (B, C, H, W)
         return DCAEOutput((recon - x).abs().mean(), recon, z)
 
@@ -143,7 +146,7 @@ class LitDCAE(Adversarial):
     @property
     def last_layer(self) -> Tensor:
         head = self.model.decoder.head
-        return getattr(head, "conv", head).weight
+        return (head if isinstance(head, nn.Conv2d) else head.conv).weight
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> DCAEOutput:
         out = super().evaluate(batch, batch_idx, split)
@@ -156,8 +159,8 @@ class LitDCAE(Adversarial):
         self.moments.reset()
         if not self.trainer.sanity_checking:
             for model in (self.model, self.averaged):
-                model.latent_mean.copy_(mean.flatten())
-                model.latent_std.copy_(std.flatten())
+                model.get_buffer("latent_mean").copy_(mean.flatten())
+                model.get_buffer("latent_std").copy_(std.flatten())
 
 
 def _train_only(model: nn.Module, patterns: Sequence[str]) -> None:

@@ -5,18 +5,21 @@ from functools import partial
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from zoo import hub
 from zoo.families.rae import encoder as encoders
-from zoo.families.rae.model import RAEOutput
+from zoo.families.rae.dit import DiTDH
+from zoo.families.rae.model import RAE, RAEOutput
 from zoo.metrics.moments import Moments
 from zoo.nn.frozen import Frozen, fingerprint
+from zoo.nn.protocols import HasLatents
 from zoo.train import adversarial, optim, parallel
 from zoo.train.autoencode import Adversarial
-from zoo.train.common import Averaging
+from zoo.train.common import Averaging, check_class
 
 
 class LitRAE(Adversarial):
@@ -47,6 +50,8 @@ class LitRAE(Adversarial):
     """
 
     weight_eps = 1e-6
+    model: RAE
+    averaged: RAE
 
     def __init__(
         self,
@@ -69,14 +74,14 @@ class LitRAE(Adversarial):
         self.discriminator = None
         if disc_weight:
             self.backbone = Frozen("disc_backbone", disc_backbone, "", lambda: encoders.load(disc_backbone, disc_size))
-            dim = self.backbone().vit.norm.weight.numel()
+            dim = self.backbone().vit.get_parameter("norm.weight").numel()
             self.discriminator = adversarial.TokenDiscriminator(self._taps, dim, len(disc_taps) + 1)
-        self.moments = Moments(self.model.latent_mean.shape) if self.hparams.weights is None else None
+        self.moments = Moments(self.model.get_buffer("latent_mean").shape) if self.hparams.weights is None else None
 
-    def make_model(self) -> nn.Module:
-        model = super().make_model()
+    def make_model(self) -> RAE:
+        model = check_class(super().make_model(), RAE)
         if self.hparams.weights is None:
-            model.zoo_config["args"].setdefault("encoder_hash", fingerprint(model.encoder.vit)[:16])
+            model.zoo_config["args"].setdefault("encoder_hash", fingerprint(model.encoder.get_submodule("vit"))[:16])
         return model
 
     def compile_model(self) -> None:
@@ -91,8 +96,8 @@ class LitRAE(Adversarial):
             self.moments.update(z)
         recon = model.decode_unclamped(model.add_noise(z) if model.noise else z)  # (B, 3, H, W)
         real, fake = 2 * x.to(recon.dtype) - 1, 2 * recon - 1
-        figures = {"reconstruction": F.l1_loss(fake, real)}
-        loss = figures["reconstruction"]
+        loss = F.l1_loss(fake, real)
+        figures: dict[str, Tensor | float] = {"reconstruction": loss}
         if self.perceptual is not None:
             with torch.autocast(x.device.type, enabled=False):
                 figures["perceptual"] = self.perceptual(fake, real)
@@ -106,10 +111,10 @@ class LitRAE(Adversarial):
             loss = self.adversarial_step(loss, loss, real, fake, last, figures, counts, learns)
         self.log_step(loss, figures)
 
-    def judge(self, x: Tensor) -> Tensor:
+    def judge(self, discriminator: nn.Module, x: Tensor) -> Tensor:
         if not x.requires_grad:
             x = ((x + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1  # as a file would hold it
-        return self.discriminator(adversarial.differentiable_augment(x))
+        return discriminator(adversarial.differentiable_augment(x))
 
     def _taps(self, x: Tensor) -> list[Tensor]:
         return self.backbone().to(x).taps(x, self.hparams.disc_taps)
@@ -122,15 +127,15 @@ class LitRAE(Adversarial):
         if self.moments is not None and self.current_epoch == 0:
             mean, std = self.moments.compute()
             for model in (self.model, self.averaged):
-                model.latent_mean.copy_(mean)
-                model.latent_std.copy_(std)
+                model.get_buffer("latent_mean").copy_(mean)
+                model.get_buffer("latent_std").copy_(std)
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         for key, name in self._sums():  # of all processes; the first one goes on with them
             checkpoint["state_dict"][key] = parallel.total(getattr(self.moments, name))
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         for key, _ in self._sums() if self.global_rank else ():
             checkpoint["state_dict"][key] = torch.zeros_like(checkpoint["state_dict"][key])
@@ -149,8 +154,10 @@ class LitRAE(Adversarial):
 
 def _images_and_tokens(batch: tuple[Any, Tensor]) -> tuple[Tensor, Tensor | None]:
     """Images (B, 3, H, W) of a batch, and their tokens (B, C, h, w) where they were written before."""
-    images = batch[0]
-    return images if isinstance(images, list | tuple) else (images, None)
+    if isinstance(batch[0], Tensor):
+        return batch[0], None
+    images, tokens = batch[0]
+    return images, tokens
 
 
 class LitDiT(Averaging):
@@ -172,6 +179,9 @@ class LitDiT(Averaging):
             latents that another one wrote.
     """
 
+    model: DiTDH
+    averaged: DiTDH
+
     def __init__(
         self,
         arch: str,
@@ -186,11 +196,13 @@ class LitDiT(Averaging):
     ):
         super().__init__(arch, betas=betas, min_lr=min_lr, ema=ema, **common)
 
-    def make_model(self) -> nn.Module:
+    def make_model(self) -> DiTDH:
         h = self.hparams
         args = dict(h.arch_args or {})
         if h.weights is None:
             autoencoder = hub.load(h.autoencoder)
+            if not isinstance(autoencoder, HasLatents):
+                raise ValueError(f"autoencoder={h.autoencoder} has no continuous latents; give an autoencoder that has")
             channels, grid, _ = autoencoder.latent_shape
             of_autoencoder = {
                 "latent_channels": channels,
@@ -199,23 +211,23 @@ class LitDiT(Averaging):
                 "autoencoder": h.autoencoder,
                 "autoencoder_hash": fingerprint(autoencoder)[:16],
             }
-            model = hub.create(h.arch, **of_autoencoder | args)
+            model = check_class(hub.create(h.arch, **of_autoencoder | args), DiTDH)
             model._autoencoder.network = autoencoder.requires_grad_(False)
         else:
-            model = hub.create(h.arch, h.weights, autoencoder=h.autoencoder, **args)
+            model = check_class(hub.create(h.arch, h.weights, autoencoder=h.autoencoder, **args), DiTDH)
         model.autoencoder  # noqa: B018, refuses another one than the weights were trained with
         return model
 
     def setup(self, stage: str) -> None:
-        names = getattr(self.trainer.datamodule, "classes", None)
+        names = getattr(self.datamodule, "classes", None)
         if names and len(names) == self.hparams.num_classes:
             self.model.zoo_config["classes"] = list(names)
-        wrote = getattr(self.trainer.datamodule, "config", {}).get("fingerprint")
-        if wrote is not None and not wrote.startswith(self.model._autoencoder.digest):
+        latents, own = getattr(self.datamodule, "config", {}), self.model._autoencoder
+        digest = latents.get("fingerprint")  # of the encoder that wrote them
+        if digest is not None and not digest.startswith(own.digest):
             raise ValueError(
-                f"the latents were written by {self.trainer.datamodule.config['encoder']}, the hash of whose tensors "
-                f"begins {wrote[:16]}; this model paints for {self.model._autoencoder.name}, "
-                f"{self.model._autoencoder.digest}: write them again with `zoo latents`"
+                f"the latents were written by {latents['encoder']}, the hash of whose tensors begins {digest[:16]}; "
+                f"this model paints for {own.name}, {own.digest}: write them again with `zoo latents`"
             )
 
     def forward(self, z: Tensor) -> Tensor:
@@ -234,9 +246,9 @@ class LitDiT(Averaging):
         rank, world = parallel.world()
         with torch.random.fork_rng(devices=[z.device] if z.is_cuda else []):
             torch.manual_seed(batch_idx)
-            drawn = self.model.draw(z.new_empty(len(z) * world, *z.shape[1:]))
-        drawn = tuple(each[rank::world] for each in drawn)
-        loss = self.averaged(z, y if self.hparams.num_classes else None, drawn).loss
+            times, noises = self.model.draw(z.new_empty(len(z) * world, *z.shape[1:]))
+        own = times[rank::world], noises[rank::world]  # of this process
+        loss = self.averaged(z, y if self.hparams.num_classes else None, own).loss
         self.log(f"{split}/loss", loss, batch_size=len(z), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
@@ -245,6 +257,6 @@ class LitDiT(Averaging):
         sample = partial(self.averaged.sample, steps=25, generator=generator)
         self.log_samples(sample, self.hparams.num_classes)
 
-    def schedule(self, optimizer: Optimizer, lr: float, accumulate: int = 1) -> dict:
+    def schedule(self, optimizer: Optimizer, lr: float, accumulate: int = 1) -> OptimizerLRSchedulerConfig:
         h = self.hparams
         return optim.warmup_linear(optimizer, self.trainer, lr, h.min_lr, h.warmup_epochs, h.decay_epoch)

@@ -10,8 +10,9 @@ from torch import Tensor
 from zoo.families.videomae.model import VideoMAE, VideoMAEClassifier
 from zoo.metrics.images import psnr
 from zoo.metrics.probes import classification, features_of, pooled_features, separation
+from zoo.nn.protocols import frames_of
 from zoo.report import plots
-from zoo.report.defaults import chosen, frames_of
+from zoo.report.defaults import chosen
 from zoo.report.inputs import batches, sample
 
 GALLERY = ("videomae_vit_tiny.sprites", "frames of a clip, the tenth that is seen, filled in")

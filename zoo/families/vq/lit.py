@@ -6,29 +6,41 @@ Codebook use is of whole epochs; InfoMEC is measured where factors are known.
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from zoo import hub
+from zoo.families.vq.model import VQVAE
+from zoo.families.vq.prior import CodePrior
+from zoo.families.vq.qlae import LatentAutoencoder
 from zoo.families.vq.quantize import VQOutput
 from zoo.families.vq.usage import CodebookUsage
+from zoo.families.vq.vqgan import VQGAN
 from zoo.metrics.infomec import infomec
 from zoo.nn.frozen import fingerprint
 from zoo.train import adversarial, parallel
 from zoo.train.autoencode import Adversarial, LitAutoencoder
-from zoo.train.common import Training
+from zoo.train.common import Training, check_class
+
+Coded = VQVAE | VQGAN | LatentAutoencoder
 
 
 class CountsCodes(LitAutoencoder):
     """What trainings of a model with codes share: images lie channels last, and the use of codes is of whole epochs."""
+
+    model: Coded
+    averaged: Coded
 
     def __init__(self, arch: str, **common: Any):
         super().__init__(arch, **common)
         quantizer = self.model.quantizer
         self.usage = None if quantizer is None else CodebookUsage(quantizer.codebook_size, quantizer.num_codebooks)
 
-    def make_model(self) -> nn.Module:
-        return super().make_model().to(memory_format=torch.channels_last)
+    def make_model(self) -> Coded:
+        model = super().make_model()
+        if not isinstance(model, Coded):
+            raise ValueError(f"{self.hparams.arch} has no quantiser; train it with zoo.LitAutoencoder")
+        return model.to(memory_format=torch.channels_last)
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> VQOutput:
         out = super().evaluate(batch, batch_idx, split)
@@ -38,7 +50,7 @@ class CountsCodes(LitAutoencoder):
 
     def measure(self, x: Tensor, out: VQOutput) -> dict[str, Tensor]:
         figures = super().measure(x, out)
-        if hasattr(self.model, "variance"):
+        if isinstance(self.model, VQVAE):
             figures["error"] = figures["mse"] / self.model.variance
         return figures
 
@@ -145,7 +157,7 @@ class LitVQGAN(Adversarial, CountsCodes):
         out = self.model(x, update=last)
         real, fake = 2 * x - 1, 2 * out.recon - 1
         reconstruction = (F.l1_loss if h.reconstruction == "l1" else F.mse_loss)(fake, real)
-        figures = out.losses | out.stats
+        figures: dict[str, Tensor | float] = out.losses | out.stats
         if self.perceptual is not None:
             figures["perceptual"] = self.perceptual(fake, real)
             reconstruction = reconstruction + h.perceptual_weight * figures["perceptual"]
@@ -165,7 +177,7 @@ class LitVQGAN(Adversarial, CountsCodes):
 
     @property
     def last_layer(self) -> Tensor:
-        return self.model.decoder.conv_out.weight
+        return check_class(self.model, VQGAN).decoder.conv_out.weight
 
 
 class LitPrior(Training):
@@ -179,8 +191,10 @@ class LitPrior(Training):
         weight_decay: decoupled; on the matrices, not on embeddings.
 
     Raises:
-        ValueError: `weights` that belong to another tokeniser.
+        ValueError: `weights` that belong to another tokeniser, or a tokeniser whose codes are no map.
     """
+
+    model: CodePrior
 
     def __init__(
         self,
@@ -194,14 +208,16 @@ class LitPrior(Training):
     ):
         super().__init__(arch, weight_decay=weight_decay, betas=betas, **common)
 
-    def make_model(self) -> nn.Module:
+    def make_model(self) -> CodePrior:
         h = self.hparams
         tokenizer = hub.load(h.tokenizer)
         args = dict(h.arch_args or {})
         if h.weights is not None:
-            model = hub.create(h.arch, h.weights, tokenizer=h.tokenizer, **args)
+            model = check_class(hub.create(h.arch, h.weights, tokenizer=h.tokenizer, **args), CodePrior)
             model.tokenizer  # noqa: B018, refuses another one than the weights were trained with
             return model
+        if not isinstance(tokenizer, VQVAE | VQGAN):
+            raise ValueError(f"tokenizer={h.tokenizer} is a {type(tokenizer).__name__}, allowed VQVAE and VQGAN")
         channels, height, width = tokenizer.takes.shape
         of_tokenizer = {
             "image_size": [height, width],
@@ -212,7 +228,7 @@ class LitPrior(Training):
             "tokenizer": h.tokenizer,
             "tokenizer_hash": fingerprint(tokenizer)[:16],
         }
-        return hub.create(h.arch, **of_tokenizer | args)
+        return check_class(hub.create(h.arch, **of_tokenizer | args), CodePrior)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] → logits of their codes, of any class, (B, N, K); `model.sample` draws."""
