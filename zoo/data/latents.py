@@ -13,7 +13,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.fabric.utilities.data import AttributeDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo import hub
 from zoo.data.batches import Batches, InMemory
@@ -22,7 +22,7 @@ from zoo.data.pixels import Pixels, new_map
 from zoo.metrics.moments import Moments
 from zoo.nn.checks import check_least, check_types
 from zoo.nn.frozen import fingerprint
-from zoo.nn.protocols import HasLatents
+from zoo.nn.protocols import HasLatents, Network
 from zoo.redact import redact
 
 FORMAT = "latentzoo latents 1"
@@ -30,7 +30,7 @@ FORMAT = "latentzoo latents 1"
 
 @torch.no_grad()
 def write(
-    model: nn.Module, data: ImageData, folder: str | Path, flip: bool = False, batch_size: int = 64, name: str = ""
+    model: Network, data: ImageData, folder: str | Path, flip: bool = False, batch_size: int = 64, name: str = ""
 ) -> Path:
     """Encode the training and the test split of `data` as they are, nothing augmented.
 
@@ -46,7 +46,7 @@ def write(
         ValueError: a model without latents or without statistics of them, or latents beyond float16.
     """
     if not isinstance(model, HasLatents):
-        raise ValueError(f"{type(model).__name__} has no continuous latents whose mean and deviation are known")
+        raise ValueError(_no_latents(model))
     if not model.measured:
         raise ValueError(
             "this model's latent_mean and latent_std were never measured; `zoo latents … --measure FOLDER` does so "
@@ -99,8 +99,14 @@ def write(
 
 
 @torch.no_grad()
-def measure(model: nn.Module, data: ImageData, batch_size: int = 64) -> None:
-    """Set a model's `latent_mean` and `latent_std` to those of the training images, exactly, in one pass."""
+def measure(model: Network, data: ImageData, batch_size: int = 64) -> None:
+    """Set a model's `latent_mean` and `latent_std` to those of the training images, exactly, in one pass.
+
+    Raises:
+        ValueError: a model without latents.
+    """
+    if not isinstance(model, HasLatents):
+        raise ValueError(_no_latents(model))
     data.prepare_data()
     data.setup()
     own = model.latent_mean
@@ -108,8 +114,12 @@ def measure(model: nn.Module, data: ImageData, batch_size: int = 64) -> None:
     for batch in data.in_order("train", batch_size):
         x, _ = data.on_after_batch_transfer(batch, 0)
         moments.update(model.eval().encode(x.to(model.latent_std.device)).cpu())
-    for own, found in zip((model.latent_mean, model.latent_std), moments.compute()):
-        own.copy_(found.reshape(own.shape))
+    for own, measured in zip((model.latent_mean, model.latent_std), moments.compute()):
+        own.copy_(measured.reshape(own.shape))
+
+
+def _no_latents(model: Network) -> str:
+    return f"{type(model).__name__} has no continuous latents whose mean and deviation are known"
 
 
 def _of_channels(latent_shape: tuple[int, ...]) -> tuple[int, ...]:

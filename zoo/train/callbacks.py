@@ -140,7 +140,8 @@ def resumable(trainer: L.Trainer, module: L.LightningModule, index: int) -> bool
     validation follows: whoever goes on from there would leave it out.
     """
     loop = trainer.fit_loop
-    validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    fetcher = loop._data_fetcher
+    validates = fetcher is not None and loop.epoch_loop._should_check_val_fx(fetcher)
     return steps_now(trainer, module, index) and not trainer.is_last_batch and not validates
 
 
@@ -152,11 +153,15 @@ class RunState(Callback):
     """
 
     def __init__(self, overridden: bool):
-        self.overridden, self.fresh, self.states, self.batches = overridden, [], None, None
+        self.overridden = overridden
+        self.fresh: list[list[dict[str, Any]]] = []  # of each optimiser and parameter group, as the recipe says
+        self.states: dict[str, Any] | None = None  # of this process's random numbers
+        self.batches: dict[str, Any] | None = None  # the loader's place in the epoch
         self.figures: dict[str, float] = {}  # of a run whose training was through already
 
-    def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict) -> None:
-        kind, keys, *rest = np.random.get_state()
+    def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        numpy: Any = np.random.get_state()  # a tuple, unless one asks otherwise
+        kind, keys, *rest = numpy
         mine = {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
@@ -167,10 +172,10 @@ class RunState(Callback):
         checkpoint["figures"] = {k: float(v) for k, v in trainer.callback_metrics.items()}
         # Lightning keeps this too, but forgets to give it back once anything has asked for estimated_stepping_batches.
         # A loader that cannot say how far it has come, torch's DataLoader, begins the epoch again: Lightning warns.
-        loader = trainer.train_dataloader
-        checkpoint["batches"] = loader.state_dict() if hasattr(loader, "state_dict") else None
+        state_dict = getattr(trainer.train_dataloader, "state_dict", None)
+        checkpoint["batches"] = None if state_dict is None else state_dict()
 
-    def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         states, self.batches = checkpoint["random"], checkpoint["batches"]
         if len(states) != trainer.world_size:
             raise ValueError(
@@ -188,7 +193,8 @@ class RunState(Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.batches is not None:
-            trainer.train_dataloader.load_state_dict(self.batches)
+            loader: Any = trainer.train_dataloader  # the one that said where it was
+            loader.load_state_dict(self.batches)
         elif trainer.world_size > 1:
             L.seed_everything(mix(torch.initial_seed(), trainer.global_rank) % 2**32, verbose=False)
         if self.states is None or not self.overridden:
@@ -222,8 +228,9 @@ class CSVLog(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
-        self._experiment = self._experiment or Rows(self.log_dir)
-        return self._experiment
+        rows = self._experiment if isinstance(self._experiment, Rows) else Rows(self.log_dir)
+        self._experiment = rows
+        return rows
 
 
 class Rows(ExperimentWriter):

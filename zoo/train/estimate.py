@@ -23,7 +23,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 import lightning as L
@@ -32,6 +32,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -40,7 +41,7 @@ from zoo import recipe
 from zoo.data.latents import ImageLatentData
 from zoo.nn.checks import check_least
 from zoo.nn.frozen import Frozen, random_weights
-from zoo.nn.protocols import Input, Recomputes
+from zoo.nn.protocols import HasLatents, Input, Network, Recomputes
 from zoo.registry import suggest
 from zoo.train import parse
 from zoo.train.adversarial import Perceptual
@@ -48,7 +49,13 @@ from zoo.train.adversarial import Perceptual
 # Dense TFLOP/s by data sheet: of bfloat16 and float16; of float32 convolutions, which torch computes in TF32; and of
 # float32 matrices, which it does not.
 KINDS = ("half", "tf32", "float32")
-DEVICES = {"h100": (989, 495, 67), "h200": (989, 495, 67), "a100": (312, 156, 19.5), "b200": (2250, 1125, 80)}
+Peaks = tuple[float, float, float]
+DEVICES: dict[str, Peaks] = {
+    "h100": (989, 495, 67),
+    "h200": (989, 495, 67),
+    "a100": (312, 156, 19.5),
+    "b200": (2250, 1125, 80),
+}
 # What comes last in an adversarial training is counted from the first step. No graph is compiled of shapes.
 LATE = {"disc_start": 0, "disc_warmup": 0, "compile": False}
 # Training images, or videos, of the data sets that everybody counts alike.
@@ -61,8 +68,19 @@ SIZES = {
     "torchvision:CIFAR10": 50_000,
     "zh-plus/tiny-imagenet": 100_000,
 }
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
-SHORT = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
+PRECISIONS: dict[str, Precision] = {
+    "32-true": "32-true",
+    "bf16-mixed": "bf16-mixed",
+    "16-mixed": "16-mixed",
+    "bf16-true": "bf16-true",
+    "16-true": "16-true",
+    "64-true": "64-true",
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+    "16": "16-mixed",
+    "64": "64-true",
+}
 # What CUDA's autocast computes in half precision, and what in float32; the rest takes what it gets.
 HALVED = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d matmul __matmul__ __rmatmul__"
 HALVED += " mm mv bmm addmm addmv addbmm baddbmm multi_dot einsum prelu scaled_dot_product_attention"
@@ -91,10 +109,10 @@ def main(argv: list[str]) -> int:
     share = _number("--utilisation", args.utilisation, 1)
     peaks = DEVICES[args.device] if args.tflops is None else _peaks(args.tflops)
     images = None if args.images is None else int(_number("--images", args.images))
-    found = estimate(args.recipe, overrides)
-    found |= speed(found, share, peaks, images)
-    print(table(found))
-    print(json.dumps(found))
+    figures = estimate(args.recipe, overrides)
+    figures |= speed(figures, share, peaks, images)
+    print(table(figures))
+    print(json.dumps(figures))
     return 0
 
 
@@ -113,26 +131,26 @@ def estimate(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     with shapes() as count, _quiet():
         module = plan.module()
         _check(module, plan)
-        again = plan.given.get("grad_checkpointing") if isinstance(module.model, Recomputes) else None
+        again = plan.given.get("grad_checkpointing") if isinstance(_model(module), Recomputes) else None
         whole = _step(module, plan, count, again=False)
-        found, other = whole, None
+        step, other = whole, None
         if again is not None:
             parts = _step(module, plan, count, again=True)
             parts.kept += max((whole.inside[m] for m in parts.again), default=0)
-            found, other = (parts, whole) if again else (whole, parts)
+            step, other = (parts, whole) if again else (whole, parts)
     train, b = plan.train, plan.data["batch_size"]
-    optimizers = 1 if module.automatic_optimization else len(found.optimizers)  # by hand, Lightning counts all steps
+    optimizers = 1 if module.automatic_optimization else len(step.optimizers)  # by hand, Lightning counts all steps
     return {
         "recipe": name,
         "module": plan.kind.__name__,
-        "optimizer": " and ".join(dict.fromkeys(type(o).__name__ for o in found.optimizers)),
+        "optimizer": " and ".join(dict.fromkeys(type(o).__name__ for o in step.optimizers)),
         "precision": plan.precision,
-        **_memory(module, found, plan.world),
+        **_memory(module, step, plan.world),
         "grad_checkpointing": again,
         "other_activation_bytes": other and other.kept,
         "other_flops_per_image": other and other.flops.total() / b,
-        "flops_per_image": found.flops.total() / b,
-        **{f"{k}_flops_per_image": found.flops[k] / b for k in KINDS},
+        "flops_per_image": step.flops.total() / b,
+        **{f"{k}_flops_per_image": step.flops[k] / b for k in KINDS},
         "batch": b,
         "devices": plan.world,
         "accumulate": train["accumulate_grad_batches"] * plan.given.get("accumulate", 1),
@@ -152,7 +170,7 @@ class Plan(NamedTuple):
     source: type[L.LightningDataModule]
     data: dict[str, Any]  # given to that one
     train: Any  # what the Trainer is given
-    precision: str
+    precision: Precision
     world: int  # devices of all nodes
 
     def module(self) -> L.LightningModule:
@@ -167,9 +185,9 @@ def resolve(name: str, overrides: Iterable[str] = ()) -> Plan:
     (kind, given), (source, data) = (_class(config[part]) for part in ("model", "data"))
     train = config["trainer"]
     precision, world = str(train["precision"] or "32-true"), _count(train["devices"]) * train["num_nodes"]
-    precision = SHORT.get(precision, precision)
     if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision} has no estimate; allowed {', '.join(PRECISIONS)}")
+        allowed = ", ".join(dict.fromkeys(PRECISIONS.values()))
+        raise ValueError(f"precision={precision} has no estimate; allowed {allowed}")
     if "batch_size" not in data:
         raise ValueError(f"{source.__name__} has no batch_size, and an estimate needs one; name such an argument of it")
     check_least(
@@ -177,31 +195,42 @@ def resolve(name: str, overrides: Iterable[str] = ()) -> Plan:
     )
     with contextlib.suppress(FileNotFoundError):  # what is not there yet takes no less
         source(**data)
-    return Plan(kind, given, source, data, train, precision, world)
+    return Plan(kind, given, source, data, train, PRECISIONS[precision], world)
 
 
 def _check(module: L.LightningModule, plan: Plan) -> None:
-    if not isinstance(getattr(getattr(module, "model", None), "takes", None), Input):
-        raise ValueError(f"{plan.kind.__name__} has no model that says what it `takes`, and an estimate needs one")
+    _model(module)
     if not module.automatic_optimization and plan.train["accumulate_grad_batches"] > 1:
         raise ValueError("this training accumulates by itself: give model.accumulate, not accumulate_grad_batches")
 
 
-def _memory(module: L.LightningModule, found: "Watch", world: int) -> dict[str, int]:
+def _model(module: L.LightningModule) -> Network:
+    """What a LightningModule trains.
+
+    Raises:
+        ValueError: it has no `model`, or one that does not say what it takes.
+    """
+    model: Any = getattr(module, "model", None)
+    if not isinstance(getattr(model, "takes", None), Input):
+        raise ValueError(f"{type(module).__name__} has no model that says what it `takes`, and an estimate needs one")
+    return model
+
+
+def _memory(module: L.LightningModule, step: "Watch", world: int) -> dict[str, int]:
     """Numbers of parameters, and bytes of one of so many devices."""
-    optimised = {p for o in found.optimizers for group in o.param_groups for p in group["params"]}
+    optimised = {p for o in step.optimizers for group in o.param_groups for p in group["params"]}
     average = getattr(module, "average", None)
     copied = set() if average is None else {*average.parameters(), *average.buffers()}
     held = {t for n in (module, *_beside(module)) for t in (*n.parameters(), *n.buffers())} - copied
-    state = {p: _bytes(s.values()) for o in found.optimizers for p, s in o.state.items()}
+    state = {p: _bytes(s.values()) for o in step.optimizers for p, s in o.state.items()}
     sizes = {
         "parameter_bytes": _bytes(held),
         "gradient_bytes": _bytes(optimised),
         "optimizer_bytes": sum(state.values()),
         "average_bytes": _bytes(copied),
-        "activation_bytes": found.kept,
+        "activation_bytes": step.kept,
     }
-    total, own = sum(sizes.values()), set(module.model.parameters())  # which FSDP2 shares, and no discriminator
+    total, own = sum(sizes.values()), set(_model(module).parameters())  # which FSDP2 shares, and no discriminator
     shared = _bytes(own) + _bytes(own & optimised) + sum(state.get(p, 0) for p in own) + sizes["average_bytes"]
     return {
         "trained": sum(p.numel() for p in optimised),
@@ -213,42 +242,41 @@ def _memory(module: L.LightningModule, found: "Watch", world: int) -> dict[str, 
     }
 
 
-def speed(
-    found: dict[str, Any], utilisation: float, peaks: tuple[float, float, float], images: int | None = None
-) -> dict[str, Any]:
+def speed(estimated: dict[str, Any], utilisation: float, peaks: Peaks, images: int | None = None) -> dict[str, Any]:
     """Images a second of all devices, and hours of the training where the number of its images is known.
 
     Args:
-        found: what `estimate` gives.
+        estimated: what `estimate` gives.
         utilisation: share of the peak that a training reaches, above 0 up to 1.
         peaks: of a device in TFLOP/s, dense, for each of KINDS.
         images: images or videos of an epoch; None where the data set is one that everybody knows.
     """
-    seconds = sum(found[f"{k}_flops_per_image"] / peak for k, peak in zip(KINDS, peaks)) / 1e12 / utilisation
-    rate, images = found["devices"] / seconds, images or found["images"]
-    batch = found["batch"] * found["devices"]
-    step, limit, seen = batch * found["accumulate"], found["limit_train_batches"], []
-    if images and found["epochs"]:
-        epoch = images * found["repeats"]
+    e = estimated
+    seconds = sum(e[f"{k}_flops_per_image"] / peak for k, peak in zip(KINDS, peaks)) / 1e12 / utilisation
+    rate, images = e["devices"] / seconds, images or e["images"]
+    batch = e["batch"] * e["devices"]
+    step, limit = batch * e["accumulate"], e["limit_train_batches"]
+    ends = []  # images after which the training ends, by its epochs and by its steps
+    if images and e["epochs"]:
+        epoch = images * e["repeats"]
         epoch = min(epoch, limit * batch) if isinstance(limit, int) else epoch * (1.0 if limit is None else limit)
-        seen.append(epoch * found["epochs"])
-    if found["steps"]:
-        seen.append(step * found["steps"])
-    seen = min(seen, default=None)
+        ends.append(epoch * e["epochs"])
+    if e["steps"]:
+        ends.append(step * e["steps"])
     return {
         "utilisation": utilisation,
         "peak_tflops": dict(zip(KINDS, peaks)),
         "images_per_step": step,
-        "flops_per_step": found["flops_per_image"] * step,
+        "flops_per_step": e["flops_per_image"] * step,
         "images_per_second": rate,
         "images": images,
-        "hours": seen / rate / 3600 if seen else None,
+        "hours": min(ends) / rate / 3600 if any(ends) else None,
     }
 
 
-def table(found: dict[str, Any]) -> str:
+def table(figures: dict[str, Any]) -> str:
     """What `zoo validate --estimate` prints of an estimate with its speed."""
-    f, again, n = found, found["grad_checkpointing"], found["devices"]
+    f, again, n = figures, figures["grad_checkpointing"], figures["devices"]
     lines = [
         ("parameters", f"{f['trained']:,} trained, {f['frozen']:,} frozen: {_size(f['parameter_bytes'])} with buffers"),
         ("gradients", _size(f["gradient_bytes"])),
@@ -326,29 +354,30 @@ class Attention(torch.autograd.Function):
     """Keeps what a fused kernel does: q, k, v, the output, and a float32 a query."""
 
     @staticmethod
-    def forward(ctx, count: "Count", causal: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, count: "Count", causal: bool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         b, heads, n, _ = q.shape
         y = q.new_empty(b, n, heads, v.shape[-1]).transpose(1, 2)  # (B, heads, N, D), as it lies
         ctx.save_for_backward(q, k, v, y, q.new_empty(q.shape[:-1], dtype=torch.float32))
         flops = 2 * q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
-        ctx.count, ctx.flops = count, flops / 2 if causal else flops
+        ctx.count, ctx.flops = count, flops // 2 if causal else flops
         count.add(ctx.flops, q)
         return y
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[None, None, Tensor, Tensor, Tensor]:
-        ctx.count.add(2.5 * ctx.flops, dy)  # the scores again, and four products
-        return None, None, *map(torch.empty_like, ctx.saved_tensors[:3])
+    def backward(ctx: Any, dy: Tensor) -> tuple[None, None, Tensor, Tensor, Tensor]:
+        ctx.count.add(5 * ctx.flops // 2, dy)  # the scores again, and four products
+        dq, dk, dv = map(torch.empty_like, ctx.saved_tensors[:3])
+        return None, None, dq, dk, dv
 
 
 class Count(TorchDispatchMode):
     """Counts operations, by KINDS. A value that the code asks for is 1, or True."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.flops: Counter[str] = Counter()
 
-    def add(self, flops: float, x: Tensor, convolved: bool = False) -> None:
+    def add(self, flops: int, x: Tensor, convolved: bool = False) -> None:
         """Operations on x and the like of it."""
         half = x.dtype.itemsize < 4
         self.flops["half" if half else "tf32" if convolved and x.dtype == torch.float32 else "float32"] += flops
@@ -374,7 +403,7 @@ def _convolution(x: Tensor, weight: Tensor, transposed: bool, y: Tensor) -> int:
     return 2 * len(x) * (x if transposed else y).shape[2:].numel() * weight.numel()
 
 
-FLOPS = {
+FLOPS: dict[Any, Callable[..., int]] = {
     aten.mm: _product,
     aten.bmm: _product,
     aten.addmm: lambda _, a, b, out: _product(a, b),
@@ -396,7 +425,9 @@ class Watch(Callback):
         self.before: list[int] = []  # of each module that runs
         self.inside: dict[nn.Module, int] = {}
         self.again: set[nn.Module] = set()
-        self.backward, self.flops, self.optimizers = False, Counter(), []
+        self.backward = False
+        self.flops: Counter[str] = Counter()
+        self.optimizers: list[Optimizer] = []
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         networks, self.optimizers = (module, *_beside(module)), trainer.optimizers
@@ -461,16 +492,25 @@ class Batches(list):
         self.batch_size = batch_size
 
 
-def trainer(*callbacks: Callback, accelerator: str = "cpu", precision: str | None = None) -> L.Trainer:
+def trainer(*callbacks: Callback, accelerator: str = "cpu", precision: Precision | None = None) -> L.Trainer:
     """Of one epoch on one device, which writes and shows nothing."""
-    silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    how = {"accelerator": accelerator, "devices": 1, "precision": precision, "max_epochs": 1}
-    return L.Trainer(callbacks=[*callbacks], **how, **dict.fromkeys(silent, False))
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,
+        max_epochs=1,
+        callbacks=[*callbacks],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
 
 def _step(module: L.LightningModule, plan: Plan, count: Count, again: bool) -> Watch:
-    if isinstance(module.model, Recomputes):
-        module.model.grad_checkpointing = again
+    model = _model(module)
+    if isinstance(model, Recomputes):
+        model.grad_checkpointing = again
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(plan.precision)
     casts, count.flops = Casts(half, count), Counter()
     watch, batch = Watch(casts), _batch(module, plan)
@@ -491,19 +531,20 @@ def _class(part: Any) -> tuple[type, dict[str, Any]]:
 
 def _batch(module: L.LightningModule, plan: Plan) -> Any:
     """What a DataModule gives: samples that the model takes, images or clips at the recipe's size, and labels."""
-    takes, b, size = module.model.takes, plan.data["batch_size"], plan.data.get("image_size")
-    shape = takes.shape
-    if isinstance(size, int) and takes.kind in ("image", "clip"):
+    model, b, size = _model(module), plan.data["batch_size"], plan.data.get("image_size")
+    shape = model.takes.shape
+    if isinstance(size, int) and model.takes.kind in ("image", "clip"):
         shape = (*shape[:-2], size, size)
     x, y = torch.empty(b, *shape), torch.empty(b, dtype=torch.int64)
-    both = issubclass(plan.source, ImageLatentData)
-    return ([x, torch.empty(b, *module.model.latent_shape)] if both else x), y
+    if issubclass(plan.source, ImageLatentData) and isinstance(model, HasLatents):
+        return [x, torch.empty(b, *model.latent_shape)], y
+    return x, y
 
 
 def _beside(module: nn.Module) -> list[nn.Module]:
     """Networks that a module runs and does not own, in its steps or to draw samples."""
-    found = [v for m in module.modules() for v in vars(m).values() if isinstance(v, Frozen | Perceptual)]
-    return list(dict.fromkeys(v.network for v in found if v.network is not None))
+    owners = [v for m in module.modules() for v in vars(m).values() if isinstance(v, Frozen | Perceptual)]
+    return list(dict.fromkeys(v.network for v in owners if v.network is not None))
 
 
 def _key(t: Tensor) -> int:
@@ -542,22 +583,23 @@ def _quiet() -> Iterator[None]:
             logging.disable(before)
 
 
-def _peaks(given: str) -> tuple[float, ...]:
+def _peaks(text: str) -> Peaks:
     """TFLOP/s for each of KINDS; one number is for all."""
-    found = [_number("--tflops", each) for each in given.split(",")]
-    if len(found) not in (1, len(KINDS)):
-        raise ValueError(f"--tflops {given}, allowed one number, or three: of {', '.join(KINDS)}")
-    return tuple(found * (len(KINDS) // len(found)))
+    numbers = [_number("--tflops", each) for each in text.split(",")]
+    if len(numbers) not in (1, len(KINDS)):
+        raise ValueError(f"--tflops {text}, allowed one number, or three: of {', '.join(KINDS)}")
+    half, tf32, float32 = numbers * (len(KINDS) // len(numbers))
+    return half, tf32, float32
 
 
-def _number(flag: str, given: str, most: float = math.inf) -> float:
+def _number(flag: str, text: str, most: float = math.inf) -> float:
     try:
-        value = float(given)
+        value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value <= most or value == math.inf:
         allowed = "a number above 0" if most == math.inf else f"above 0 up to {most:g}, a share of the peak"
-        raise ValueError(f"{flag} {given}, allowed {allowed}")
+        raise ValueError(f"{flag} {text}, allowed {allowed}")
     return value
 
 

@@ -17,9 +17,10 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo import __version__, recipe
@@ -43,22 +44,23 @@ def _one_line() -> Iterator[None]:
 @_one_line()
 def fit(argv: list[str]) -> int:
     """Train by a recipe, or go on with a run; returns the exit status, 128 + signal when one stopped it."""
-    argv, root = _take(list(argv), "--runs", "runs")
-    argv, run = _take(argv, "--resume", None)
-    argv, place = _take(argv, "--run", None)
+    argv, runs = _take(list(argv), "--runs")
+    argv, resumed = _take(argv, "--resume")
+    argv, place = _take(argv, "--run")
+    root = Path("runs" if runs is None else runs)
     if place is not None and (Path(place) / LAST).is_file():
-        run, argv = place, _same_recipe(Path(place), argv)
-    if run is None:
+        resumed, argv = place, _same_recipe(Path(place), argv)
+    if resumed is None:
         name, overrides = argv[0], argv[1:]
         file = recipe.recipe_path(name)
         cli = parse(file, overrides)
         # Of several processes, the first one makes the directory and writes into it; the others need no place.
         run = Path(place or root)
         if cli.trainer.is_global_zero:
-            run = _new_run(Path(root), name) if place is None else run
+            run = _new_run(root, name) if place is None else run
             run.mkdir(parents=True, exist_ok=True)
     else:
-        run, overrides = Path(run), argv
+        run, overrides = Path(resumed), argv
         if not (run / "recipe.yaml").is_file():
             raise ValueError(f"{run} is no run to resume: it needs recipe.yaml; runs lie under runs/RECIPE/")
         cli = parse(run / "recipe.yaml", overrides)
@@ -88,8 +90,8 @@ def fit(argv: list[str]) -> int:
 
 def describe(argv: list[str]) -> int:
     """Print what can be set in a recipe, with what the rest of the command line sets already."""
-    argv, _ = _take(argv, "--runs", None)
-    argv, _ = _take(argv, "--run", None)
+    argv, _ = _take(argv, "--runs")
+    argv, _ = _take(argv, "--run")
     print(keys.describe(argv[0], resolve(recipe.recipe_path(argv[0]), argv[1:])))
     return 0
 
@@ -135,23 +137,25 @@ def _name(x: torch.Tensor, takes: Input) -> str:
 def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridden: bool) -> int:
     trainer, stop = cli.trainer, Stop(run)
     trainer.strategy.checkpoint_io = WriteAside()
-    if getattr(trainer.strategy, "_layer_sync", None) and trainer.strategy.root_device.type == "cpu":
-        trainer.strategy._layer_sync = parallel.JoinBatchNorms()
+    strategy = trainer.strategy
+    if isinstance(strategy, ParallelStrategy) and strategy._layer_sync and strategy.root_device.type == "cpu":
+        strategy._layer_sync = parallel.JoinBatchNorms()
     state = RunState(overridden)
-    trainer.callbacks[:0] = [state]
-    bars = trainer.progress_bar_callback is not None
-    if bars and sys.stdout.isatty():
-        trainer.callbacks.remove(trainer.progress_bar_callback)
-        trainer.callbacks.append(RichProgressBar())
-    elif bars and isinstance(trainer.progress_bar_callback, TQDMProgressBar):
-        trainer.progress_bar_callback._refresh_rate = 50  # a log file wants few lines
-    trainer.callbacks = [c for c in trainer.callbacks if not (isinstance(c, ModelCheckpoint) and c.dirpath is None)]
-    trainer.callbacks += [
+    callbacks: list[Callback] = vars(trainer)["callbacks"]  # an attribute that Lightning does not annotate
+    callbacks.insert(0, state)
+    bar = trainer.progress_bar_callback
+    if bar is not None and sys.stdout.isatty():
+        callbacks.remove(bar)
+        callbacks.append(RichProgressBar())
+    elif isinstance(bar, TQDMProgressBar):
+        bar._refresh_rate = 50  # a log file wants few lines
+    callbacks[:] = [c for c in callbacks if not (isinstance(c, ModelCheckpoint) and c.dirpath is None)]
+    callbacks += [
         stop,
         ModelCheckpoint(run / LAST.parent, "last", save_on_train_epoch_end=True, enable_version_counter=False),
     ]
     if cli.config["save_steps"] is not None:
-        trainer.callbacks.append(SaveSteps(run, cli.config["save_steps"]))
+        callbacks.append(SaveSteps(run, cli.config["save_steps"]))
     if cli.config["trainer"]["logger"] in (None, True):
         trainer.loggers = [CSVLog(run, "logs"), TensorBoardLogger(str(run), "logs/tensorboard", version="")]
     for part in (cli.model, cli.datamodule):  # what the loggers write down
@@ -180,23 +184,23 @@ def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridde
     (figures,) = trainer.test(cli.model, cli.datamodule, verbose=False)
     if not trainer.is_global_zero:
         return 0
-    found = {
+    measured = {
         "recipe": name,
         "seed": cli.config["seed_everything"],
         "data": cli.datamodule.hparams.get("source", type(cli.datamodule).__name__),
-        "metrics": {k: float(v) for k, v in (validated | figures).items()},
+        "metrics": {k: float(v) for k, v in {**validated, **figures}.items()},
         "expect": cli.config["expect"],
         "seconds": round(seconds, 2),
         "images_per_second": round(stop.images * trainer.world_size / seconds),
     }
-    _write_json(run / "metrics.json", found)
+    _write_json(run / "metrics.json", measured)
     for key, value in figures.items():
         print(f"{key:<12} {value:.4f}")
-    expect = found["expect"] or {}
+    expect = cli.config["expect"] or {}
     if expect.get("value") is not None:
         about = redact(expect.get("about", "see the recipe"))
         print(f"{'expected':<12} {expect['metric']} {expect['value']} ({about})")
-    print(f"{seconds:.1f} s, {found['images_per_second']:,} images/s")
+    print(f"{seconds:.1f} s, {measured['images_per_second']:,} images/s")
     print(run)
     return 0
 
@@ -276,11 +280,11 @@ def _write_text(path: Path, text: str) -> None:
         aside(path.name).write_text(text)
 
 
-def _take(argv: list[str], flag: str, default: str | None) -> tuple[list[str], str | None]:
-    """Remove `flag VALUE` or `flag=VALUE` from argv."""
+def _take(argv: list[str], flag: str) -> tuple[list[str], str | None]:
+    """The command line without `flag VALUE` or `flag=VALUE`, and the value; None where the flag is not there."""
     for i, arg in enumerate(argv):
         if arg == flag and i + 1 < len(argv):
             return argv[:i] + argv[i + 2 :], argv[i + 1]
         if arg.startswith(f"{flag}="):
             return argv[:i] + argv[i + 1 :], arg.partition("=")[2]
-    return argv, default
+    return argv, None

@@ -60,11 +60,11 @@ def keys_of(kind: type) -> dict[str, Argument]:
 
 def sections(names: Named) -> dict[str, dict[str, Argument]]:
     """Where a key can stand, "model" or "model.arch_args" ("" is the recipe itself) → the keys there."""
-    found = {role: keys_of(kind) for role, kind in names.classes.items()}
-    if names.arch in registry.archs() and "arch_args" in found.get("model", ()):
-        kind = arguments(hub.model_class(names.arch))
-        found["model.arch_args"] = {key: kind[key] for key in hub.keywords(names.arch)}
-    return found | {"trainer": arguments(L.Trainer), "": OWN}
+    keys, arch = {role: keys_of(kind) for role, kind in names.classes.items()}, names.arch
+    if arch is not None and arch in registry.archs() and "arch_args" in keys.get("model", ()):
+        explained = arguments(hub.model_class(arch))
+        keys["model.arch_args"] = {key: explained[key] for key in hub.keywords(arch)}
+    return keys | {"trainer": arguments(L.Trainer), "": OWN}
 
 
 def suggest(section: str, key: str, file: Path, overrides: list[str]) -> str:
@@ -111,7 +111,9 @@ def describe(name: str, config: jsonargparse.Namespace) -> str:
         config: the recipe as its parser resolves it.
     """
     trainer = yaml.safe_load(recipe.recipe_path(name).read_text(encoding="utf-8")).get("trainer", {})
-    values = {role: dict(vars(config[role].get("init_args", jsonargparse.Namespace()))) for role in ROLES}
+    values: dict[str, Mapping[str, Any] | jsonargparse.Namespace] = {
+        role: dict(vars(config[role].get("init_args", jsonargparse.Namespace()))) for role in ROLES
+    }
     arch = values["model"].get("arch")
     classes = {role: pkgutil.resolve_name(config[role].class_path) for role in ROLES}
     known = sections(Named(classes, arch))
@@ -120,7 +122,7 @@ def describe(name: str, config: jsonargparse.Namespace) -> str:
     about = {role: f"{kind.__name__}: {_first_line(kind)}" for role, kind in classes.items()}
     about["trainer"] = "Lightning's Trainer, as far as this recipe sets it; its other arguments are keys as well"
     about[""] = "of the recipe itself"
-    if "model.arch_args" in known:
+    if arch is not None and "model.arch_args" in known:
         about["model.arch_args"] = f"{arch}: {registry.summary(arch)}"
     lines = [_cut(f"{name}: {recipe.about(name)}", WIDTH)]
     for place in ("model", "model.arch_args", "data", "trainer", ""):
@@ -130,8 +132,15 @@ def describe(name: str, config: jsonargparse.Namespace) -> str:
 
 
 def _table(keys: dict[str, Argument], values: Mapping[str, Any] | jsonargparse.Namespace) -> list[str]:
-    rows = [(key, a.type, _value(values[key]) if key in values else "the arch's", a.about) for key, a in keys.items()]
-    rows = [(*(_cut(cell, CELL) for cell in row[:3]), row[3]) for row in rows]
+    rows = [
+        (
+            _cut(key, CELL),
+            _cut(a.type, CELL),
+            _cut(_value(values[key]) if key in values else "the arch's", CELL),
+            a.about,
+        )
+        for key, a in keys.items()
+    ]
     widths = [*(max(len(row[i]) for row in rows) for i in range(3)), 0]
     return [_cut("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)), WIDTH) for row in rows]
 
