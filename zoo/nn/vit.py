@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_floats, check_ints
-from zoo.nn.protocols import Input, Kind
+from zoo.nn.protocols import Input, Kind, Network
 
 
 class Attention(nn.Module):
@@ -172,7 +172,7 @@ class PatchEmbed(nn.Module):
         return F.linear(patches.to(weight.dtype), weight, self.proj.bias)  # (B, K, D)
 
 
-class ViT(nn.Module):
+class ViT(Network):
     """A vision transformer over any of its patches (Dosovitskiy et al. 2021), of images or of clips.
 
     A child gives its class tokens and its positions to `embed` through `tables`.

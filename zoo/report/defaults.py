@@ -4,20 +4,31 @@ A family's report.py says something else where it has more to say: `evaluate`, `
 are taken from there, each of them alone, or from here.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.metrics.images import psnr
 from zoo.metrics.probes import classification, features_of, pooled_features, separation
-from zoo.nn.protocols import Classifies, FillsIn, HasCodes, HasFeatures, Input, Reconstructs, Samples, frames_of
+from zoo.nn.protocols import (
+    Classifies,
+    FillsIn,
+    HasCodes,
+    HasFeatures,
+    Input,
+    Model,
+    Network,
+    Reconstructs,
+    Samples,
+    frames_of,
+)
 from zoo.report import plots
 from zoo.report.inputs import photographs
 from zoo.train import adversarial
@@ -29,11 +40,19 @@ RANKED = 4096  # channels of a latent whose rank is computed, at most
 SHOWN, DRAWN = 8, 10  # samples and classes of a figure, at most
 
 
+class Autoencoder(Model, Reconstructs, Protocol):
+    """A model that gives samples back."""
+
+
+class FillingIn(Model, FillsIn, Protocol):
+    """A model that predicts what it hides of samples."""
+
+
 # zoo eval
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches, train: Batches = ()) -> dict[str, float | str]:
+def evaluate(model: Network, batches: Batches, train: Batches = ()) -> Mapping[str, float | str]:
     """Figures of a test set: of a classifier its accuracy, of an autoencoder its reconstructions, else its features.
 
     Args:
@@ -57,7 +76,7 @@ def evaluate(model: nn.Module, batches: Batches, train: Batches = ()) -> dict[st
 
 
 @torch.no_grad()
-def features(model: nn.Module, batches: Batches, train: Batches) -> dict[str, float]:
+def features(model: Network, batches: Batches, train: Batches) -> dict[str, float]:
     """The mean `loss`, where what is drawn at random is seeded by the batch; where labels exist, `knn` and `linear`."""
     total, count = 0.0, 0
     queries: list[Tensor] = []
@@ -78,7 +97,7 @@ def features(model: nn.Module, batches: Batches, train: Batches) -> dict[str, fl
 
 
 @torch.no_grad()
-def reconstruction(model: nn.Module, batches: Batches) -> dict[str, float | str]:
+def reconstruction(model: Autoencoder, batches: Batches) -> dict[str, float | str]:
     """How much of a sample survives, and how many numbers it survives in.
 
     Of images and clips, `psnr` (dB), `ssim` (Wang et al. 2004, torchmetrics) and `l1` are means over samples of pixels
@@ -125,7 +144,8 @@ class Quality:
             from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
             pictures, truth = (t.flatten(0, -4) for t in (recon, x))  # (B F, C, H, W) each
-            self._add("ssim", ssim(pictures, truth, data_range=1.0, reduction="sum") / (len(pictures) / len(x)))
+            total = ssim(pictures, truth, data_range=1.0, reduction="sum")  # a pair only where images are asked for
+            self._add("ssim", torch.as_tensor(total) / (len(pictures) / len(x)))
         self._add("l1", (recon - x).abs().double().mean(axes))
         if self.perceptual is not None:
             self._add("lpips", self.perceptual(2 * recon - 1, 2 * x - 1) * len(x))
@@ -146,7 +166,7 @@ class Quality:
 class Bottleneck:
     """Of latents or codes, batch by batch."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Model):
         self.used = torch.zeros(model.count_codes() if isinstance(model, HasCodes) else 0, dtype=torch.bool)
         self.numbers, self.places = 0, 0
         self.first = self.second = torch.zeros((), dtype=torch.float64)  # sums of channels and of their products
@@ -195,7 +215,7 @@ def chosen(batches: Batches | None, takes: Input, most: int = SHOWN) -> Tensor:
 
 
 @torch.no_grad()
-def figure(model: nn.Module, classes: list[str], batches: Batches | None) -> Figure:
+def figure(model: Network, classes: list[str], batches: Batches | None) -> Figure:
     """What a model draws; else shipped photographs through it, or samples of the test set."""
     if isinstance(model, Samples):
         labels = torch.arange(model.num_classes)[:DRAWN] if model.num_classes else torch.tensor([-1])
@@ -218,7 +238,7 @@ class Row(NamedTuple):
 
 
 @torch.no_grad()
-def explain(model: nn.Module, x: Tensor, names: list[str], classes: list[str]) -> Figure:
+def explain(model: Network, x: Tensor, names: list[str], classes: list[str]) -> Figure:
     """Samples and what a model makes of them, a column each.
 
     Of a classifier the likeliest classes; of a model that fills in, what it saw, predicted and pasted; of an
@@ -248,7 +268,7 @@ def explain(model: nn.Module, x: Tensor, names: list[str], classes: list[str]) -
 
 
 @torch.no_grad()
-def film(model: nn.Module, clips: Tensor) -> Tensor:
+def film(model: Network, clips: Tensor) -> Tensor:
     """Clips (B, F, C, H, W) in motion side by side over what the model makes of them: (F, 3, H', W') in [0, 1].
 
     Raises:
@@ -265,7 +285,7 @@ def film(model: nn.Module, clips: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def samples(model: nn.Module, labels: Tensor, each: int, names: list[str], seed: int = 0, **how: object) -> Figure:
+def samples(model: Samples, labels: Tensor, each: int, names: list[str], seed: int = 0, **how: Any) -> Figure:
     """A row of drawn samples for each label (R,), -1 is any class; `how` as keywords of the model's `sample`."""
     drawn = model.sample(labels.repeat_interleave(each), generator=torch.Generator().manual_seed(seed), **how)
     rows = len(labels)
@@ -301,7 +321,7 @@ def _aspect(row: Row) -> float:
     return float(row.samples.shape[1]) if row.samples.ndim == 5 else 1.0
 
 
-def _filled(model: nn.Module, x: Tensor) -> list[Row]:
+def _filled(model: FillingIn, x: Tensor) -> list[Row]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         order = model.draw(len(x))
@@ -311,8 +331,9 @@ def _filled(model: nn.Module, x: Tensor) -> list[Row]:
     return [Row(title, each, draw) for title, each in pairs]
 
 
-def _reconstructed(model: nn.Module, x: Tensor) -> list[Row]:
+def _reconstructed(model: Autoencoder, x: Tensor) -> list[Row]:
     kind, z = model.takes.kind, model.encode(x)  # (B, c, h, w) or (B, D)
+    draw: Callable[[Axes, Tensor], None]
     recon = model.decode(z)  # as x
     error = (recon - x).square().flatten(1).mean(1)  # (B,)
     difference = (recon - x).abs()  # as x
@@ -334,7 +355,7 @@ def _reconstructed(model: nn.Module, x: Tensor) -> list[Row]:
     ]
 
 
-def _bottleneck(model: nn.Module, z: Tensor) -> Row:
+def _bottleneck(model: Model, z: Tensor) -> Row:
     """Latents, features or codes of samples."""
     if not z.is_floating_point():
         count = model.count_codes() if isinstance(model, HasCodes) else int(z.max()) + 1

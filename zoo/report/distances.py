@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoo import hub
 from zoo.metrics.probes import pooled_features
+from zoo.nn.protocols import Network
 
 INCEPTION = "inception"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's, where it looks for it
@@ -23,9 +24,9 @@ class Features(nn.Module):
     Resized where they must be.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Network):
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model: Network = model.eval().requires_grad_(False)
         blank = torch.zeros(1, *model.takes.shape)
         self.num_features = self(blank).shape[1]
 
@@ -59,9 +60,9 @@ def distances(
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    if features == INCEPTION:
-        network, names = 2048, ("fid", "kid")
-    else:
+    network: int | Features = 2048  # of Inception's features
+    names = ("fid", "kid")
+    if features != INCEPTION:
         network, names = Features(hub.load(features)), (f"frechet_{features}", f"kernel_{features}")
     sides = {True: real, False: drawn}
     frechet = FrechetInceptionDistance(network, normalize=True)

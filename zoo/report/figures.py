@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from zoo import hub, registry
 from zoo.hub.make import model_class
-from zoo.nn.protocols import Classifies, Samples, can
+from zoo.nn.protocols import Classifies, Network, Samples, can
 from zoo.report import defaults, plots, sampling
 from zoo.report.inputs import KINDS, batches, sample, subject
 
@@ -78,8 +77,8 @@ def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int =
     how = sampling.settle(name, model, how)
     names = model.zoo_config.get("classes") or []
     count = model.num_classes
-    given = classes or [str(c) for c in range(min(8, count))] or ["any"]
-    labels = torch.tensor([_label(c, names, count) for c in given])
+    wanted = classes or [str(c) for c in range(min(8, count))] or ["any"]
+    labels = torch.tensor([_label(c, names, count) for c in wanted])
     return plots.write(part(model, "samples")(model, labels, each, names, seed, **how), output)
 
 
@@ -94,7 +93,7 @@ def _label(given: str, names: list[str], count: int) -> int:
     return label
 
 
-def part(model: nn.Module, what: str) -> Callable[..., Any]:
+def part(model: Network, what: str) -> Callable[..., Any]:
     """What is said of a model, "evaluate": by its family's report.py, or by default."""
     own = registry.home(model.zoo_config["arch"]).part("report")
     return getattr(own, what, None) or getattr(defaults, what)

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.data.readers import SAMPLES as FOLDER
-from zoo.nn.protocols import Classifies, Input, Kind, PrefersData, Samples
+from zoo.nn.protocols import Classifies, Input, Kind, Network, PrefersData, Samples
 
 # (kind, shape of a sample) -> what ships with the package and fits.
 SAMPLES: dict[tuple[Kind, tuple[int, ...]], str] = {
@@ -31,12 +31,12 @@ class Reading(NamedTuple):
     sources: str  # what `--data` takes, for messages
 
 
-def subject(model: nn.Module) -> Input:
+def subject(model: Network) -> Input:
     """What a person sees of a model: what it draws, else what it takes."""
     return model.draws() if isinstance(model, Samples) else model.takes
 
 
-def sample(model: nn.Module) -> str:
+def sample(model: Network) -> str:
     """The data that a model prefers, or the shipped samples of its input's kind and shape and a classifier's classes.
 
     Raises:
@@ -56,7 +56,7 @@ def sample(model: nn.Module) -> str:
     return source
 
 
-def batches(model: nn.Module, source: str, batch_size: int, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
+def batches(model: Network, source: str, batch_size: int, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
     """The test or training set of a source in order, sized for a model, nothing augmented. Read when first asked.
 
     Each batch is (samples, labels); labels are -1 where the data has none. A DataModule named as `class:` gives the
@@ -122,7 +122,7 @@ def _activations(source: str, about: Input) -> Any:
     )
 
 
-def photographs(model: nn.Module, most: int | None = None) -> tuple[list[str], Tensor]:
+def photographs(model: Network, most: int | None = None) -> tuple[list[str], Tensor]:
     """Names and pixels, (B, C, H, W) in [0, 1], of the photographs that ship with the package, sized for a model."""
     paths = sorted((FOLDER / "photos").glob("*.jpg"))[:most]
     return [p.stem for p in paths], torch.stack([read_image(p, subject(model)) for p in paths])

@@ -10,6 +10,7 @@ from torch import nn
 
 from zoo import hub
 from zoo.hub.places import open_source
+from zoo.nn.protocols import Network
 from zoo.nn.signatures import REQUIRED, arguments
 from zoo.registry import suggest
 
@@ -20,16 +21,16 @@ class Flag(NamedTuple):
     """A keyword of `sample` that a command line can give."""
 
     type: type  # of a value; a model is given by name
-    count: int | None  # values of a tuple; None is one value alone
+    length: int | None  # of a tuple; None is one value alone
     about: str
 
     @property
     def metavar(self) -> str | tuple[str, ...]:
         word = "NAME" if issubclass(self.type, nn.Module) else {int: "N", float: "X"}.get(self.type, "WORD")
-        return word if self.count is None else (word,) * self.count
+        return word if self.length is None else (word,) * self.length
 
 
-def class_of(name: str) -> type[nn.Module]:
+def class_of(name: str) -> type[Network]:
     """The class of a checkpoint; its tensors are not read. Errors as `zoo.load`'s."""
     return hub.model_class(open_source(name).config["arch"])
 
@@ -42,13 +43,13 @@ def flags(kind: type[nn.Module]) -> dict[str, Flag]:
     sample = getattr(kind, "sample", None)
     if sample is None:
         return {}
-    found, hints = {}, typing.get_type_hints(sample)
+    takes, hints = {}, typing.get_type_hints(sample)
     for name, argument in arguments(sample).items():
-        value, count = _of_one(hints.get(name))
+        value, length = _of_one(hints.get(name))
         if argument.default is not REQUIRED and isinstance(value, type) and issubclass(value, (*PLAIN, nn.Module)):
             default = "" if argument.default is None else f" (default: {_words(argument.default)})"
-            found[name] = Flag(value, count, f"{argument.about}{default}")
-    return found
+            takes[name] = Flag(value, length, f"{argument.about}{default}")
+    return takes
 
 
 def add_flags(parser: argparse.ArgumentParser, name: str) -> None:
@@ -58,14 +59,14 @@ def add_flags(parser: argparse.ArgumentParser, name: str) -> None:
         group.add_argument(
             _flag(key),
             type=flag.type if flag.type in PLAIN else str,
-            nargs=flag.count,
+            nargs=flag.length,
             metavar=flag.metavar,
             default=argparse.SUPPRESS,
             help=flag.about.replace("%", "%%"),
         )
 
 
-def settle(name: str, model: nn.Module, keywords: Mapping[str, Any]) -> dict[str, Any]:
+def settle(name: str, model: Network, keywords: Mapping[str, Any]) -> dict[str, Any]:
     """Keywords as a model's `sample` takes them: another model that is given by name is loaded.
 
     Raises:

@@ -188,7 +188,7 @@ def _curve(ax: Axes, model: BilinearClassifier, eigen: Eigen, batches: Iterable[
     ax.plot(range(1, len(accuracy) + 1), accuracy, color=plots.INK, linewidth=1.5)
     ax.set_xscale("log")
     ticks = [k for k in (1, 2, 5, 10, 15, 30, 100, len(accuracy)) if k <= len(accuracy)]
-    ax.set_xticks(ticks, ticks)
+    ax.set_xticks(ticks, [str(k) for k in ticks])
     ax.minorticks_off()
     kept = min(KEPT, len(accuracy))
     ax.plot(kept, accuracy[kept - 1], "o", color=plots.UP)

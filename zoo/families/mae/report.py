@@ -71,7 +71,7 @@ def explain(model: MAE | MAEClassifier, images: Tensor, names: list[str], classe
     """
     model = model.eval()
     if isinstance(model, MAEClassifier):
-        return plots.scores(images, names, model(images).softmax(-1), classes)
+        return plots.scores(list(images), names, model(images).softmax(-1), classes)
     columns = [images, *model.reconstruct(images, _order(model, len(images), 0))]
     titles = ["image", f"{1 - model.num_keep / model.num_patches:.0%} hidden", "prediction", "pasted"]
     rows, per_row = len(images), min(2, len(images))  # images side by side

@@ -1,6 +1,7 @@
 """What `zoo eval` prints and `zoo show` and `zoo sample` draw of a representation autoencoder and its transformer."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from matplotlib import pyplot as plt
@@ -18,7 +19,7 @@ DRAWN = 1000  # images that distances are measured on, at most
 
 
 @torch.no_grad()
-def evaluate(model: RAE | DiTDH, batches: Batches, train: Batches) -> dict[str, float | str]:
+def evaluate(model: RAE | DiTDH, batches: Batches, train: Batches) -> Mapping[str, float | str]:
     """Of an autoencoder, as of every one with continuous latents; of a transformer, how far its images are from real.
 
     Distances are of as many drawn images as real ones, 1,000 at most, classes as the real ones have them, 50 Euler
@@ -26,13 +27,12 @@ def evaluate(model: RAE | DiTDH, batches: Batches, train: Batches) -> dict[str, 
     """
     if isinstance(model, RAE):
         return defaults.evaluate(model, batches)
-    real, labels = [], []
+    pairs: list[tuple[Tensor, Tensor]] = []
     for x, y in batches:
-        real.append(x)
-        labels.append(y)
-        if sum(map(len, labels)) >= DRAWN:
+        pairs.append((x, y))
+        if sum(len(labels) for _, labels in pairs) >= DRAWN:
             break
-    real, labels = torch.cat(real)[:DRAWN], torch.cat(labels)[:DRAWN]
+    real, labels = (torch.cat(parts)[:DRAWN] for parts in zip(*pairs))  # (N, 3, H, W), (N,)
     generator = torch.Generator().manual_seed(0)
 
     def drawn() -> Iterator[Tensor]:
@@ -66,7 +66,7 @@ def explain(model: RAE | DiTDH, images: Tensor, names: list[str], classes: list[
 
 @torch.no_grad()
 def samples(
-    model: DiTDH, labels: Tensor, each: int, names: list[str], seed: int = 0, beside: float | None = None, **how
+    model: DiTDH, labels: Tensor, each: int, names: list[str], seed: int = 0, beside: float | None = None, **how: Any
 ) -> Figure:
     """A row of drawn images for each label, and below, how the first of them comes out of the noise.
 
@@ -77,9 +77,10 @@ def samples(
         beside: the same noise again to the right, with so much guidance.
         how: keywords of `DiTDH.sample_latents`.
     """
-    every, trace = labels.repeat_interleave(each), []
+    every = labels.repeat_interleave(each)  # (R · each,)
+    trace: list[Tensor] = []
 
-    def draw(**how) -> Tensor:
+    def draw(**how: Any) -> Tensor:
         z = model.sample_latents(every, generator=torch.Generator().manual_seed(seed), **how)
         images = torch.cat([model.decode(part) for part in z.split(64)])  # (R · each, 3, H, W)
         return images.unflatten(0, (len(labels), each))  # (R, each, 3, H, W)

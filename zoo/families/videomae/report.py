@@ -85,9 +85,9 @@ def explain(model: VideoMAE | VideoMAEClassifier, clips: Tensor, names: list[str
     fig = plt.figure(figsize=(5.6 * per_row, 2.35 * lines + 0.3))
     grid = fig.add_gridspec(lines, per_row, hspace=0.22, wspace=0.04)
     for i in range(len(clips)):
-        strips = grid[i // per_row, i % per_row].subgridspec(len(rows), 1, hspace=0.05)
+        places = grid[i // per_row, i % per_row].subgridspec(len(rows), 1, hspace=0.05)
         for j, (title, pictures) in enumerate(rows.items()):
-            ax = fig.add_subplot(strips[j])
+            ax = fig.add_subplot(places[j])
             plots.sample(ax, pictures[i], "clip")
             if j == 0:
                 ax.set_title(names[i], fontsize=8)

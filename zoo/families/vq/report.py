@@ -12,9 +12,11 @@ from zoo.data.factors import RENDERED, render
 from zoo.families.vq.model import VQVAE
 from zoo.families.vq.prior import CodePrior
 from zoo.families.vq.qlae import LatentAutoencoder
+from zoo.families.vq.quantize import ScalarCodebooks, VectorQuantizer
 from zoo.families.vq.usage import CodebookUsage
 from zoo.metrics.images import psnr
 from zoo.metrics.infomec import infomec
+from zoo.nn.protocols import HasCodes
 from zoo.report import plots
 from zoo.report.defaults import samples
 from zoo.report.inputs import photographs
@@ -131,11 +133,12 @@ def explain(model: Model, images: Tensor, names: list[str], classes: list[str]) 
 def _traversals(model: LatentAutoencoder, image: Tensor, recon: Tensor, meanings: list[str] | None = None) -> Figure:
     """A row for a latent: it takes its values, one after the other, all others stay; those of a factor together."""
     latents = model.forward_features(image[None])  # (1, L) or (1, L·D)
-    if model.bottleneck == "qlae":
-        values = model.quantizer.values.sort(-1).values.expand(model.latents, -1)  # (L, V)
-    elif model.bottleneck == "vq":
-        pick = torch.linspace(0, model.quantizer.codebook_size - 1, STEPS).long()
-        values = model.quantizer.decode(pick).expand(model.latents, -1, -1)  # (L, V, D)
+    quantizer = model.quantizer
+    if isinstance(quantizer, ScalarCodebooks):
+        values = quantizer.values.sort(-1).values.expand(model.latents, -1)  # (L, V)
+    elif isinstance(quantizer, VectorQuantizer):
+        pick = torch.linspace(0, quantizer.codebook_size - 1, STEPS).long()
+        values = quantizer.decode(pick).expand(model.latents, -1, -1)  # (L, V, D)
     else:
         span = latents.abs().max().clamp(min=1)
         values = torch.linspace(-1, 1, STEPS).mul(span).expand(model.latents, -1)  # (L, V)
@@ -180,7 +183,9 @@ def _surprise(model: CodePrior, images: Tensor, names: list[str]) -> Figure:
     out = model(images)
     log_p = out.logits.float().log_softmax(-1).gather(-1, out.indices.flatten(1)[..., None])  # (B, N, 1)
     nats = -log_p.reshape(out.indices.shape)  # (B, h, w)
-    recon = model.tokenizer.decode(out.indices)  # (B, C, H, W)
+    tokenizer = model.tokenizer
+    assert isinstance(tokenizer, HasCodes)  # it made the codes
+    recon = tokenizer.decode(out.indices)  # (B, C, H, W)
     fig, axes = plt.subplots(3, len(images), figsize=(1.5 * len(images) + 0.6, 4.8), squeeze=False)
     for column, (image, again, surprise, name) in enumerate(zip(images, recon, nats, names)):
         plots.picture(axes[0, column], image)
