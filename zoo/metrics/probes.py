@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.nn.protocols import HasTokens
+from zoo.nn.protocols import HasFeatures, HasTokens
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def linear_accuracy(
     return (found == labels).float().mean().item()
 
 
-def pooled_features(model: nn.Module, x: Tensor) -> Tensor:
+def pooled_features(model: HasFeatures, x: Tensor) -> Tensor:
     """Features of samples as one vector each, (B, D): the mean of the tokens that belong to a place, or of a map."""
     features = model.forward_features(x)
     if features.ndim == 3:
@@ -76,7 +76,7 @@ def pooled_features(model: nn.Module, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def features_of(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def features_of(model: HasFeatures, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Pooled features (N, D) and labels (N,) of all batches."""
     features, labels = zip(*((pooled_features(model, x), y) for x, y in batches))
     return torch.cat(features), torch.cat(labels)

@@ -69,7 +69,7 @@ class Model(Protocol):
 if TYPE_CHECKING:
 
     class Network(nn.Module):
-        """An nn.Module that is a Model: what the hub makes. A name for type checkers; nothing inherits it."""
+        """An nn.Module that is a Model: what the hub makes. When code runs it is nn.Module itself."""
 
         kind: ClassVar[Kind]
         takes: Input
@@ -164,6 +164,13 @@ class FillsIn(Protocol):
     def reconstruct(
         self, x: Tensor, order: Tensor | None = None, statistics: str = "own"
     ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+def frames_of(x: Tensor, like: Tensor) -> Tensor:
+    """Of clips (B, F, C, H, W), the frames that a model predicts, of which `like` holds as many; images as they are."""
+    if x.ndim < 5:
+        return x
+    return x[:, torch.linspace(0, x.shape[1] - 1, like.shape[1]).long()]  # (B, F', C, H, W)
 
 
 @runtime_checkable

@@ -90,7 +90,7 @@ def features(model: Network, batches: Batches, train: Batches) -> dict[str, floa
             queries.append(pooled_features(model, x))
             answers.append(y)
     figures = {"loss": total / count}
-    if queries:
+    if queries and isinstance(model, HasFeatures):
         bank, labels = features_of(model, train)
         figures |= separation(bank, labels, torch.cat(queries), torch.cat(answers)) | {"bank": len(bank)}
     return figures | {f"{model.takes.kind}s": count}

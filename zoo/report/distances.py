@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zoo import hub
 from zoo.metrics.probes import pooled_features
-from zoo.nn.protocols import Network
+from zoo.nn.protocols import HasFeatures, Network
 
 INCEPTION = "inception"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's, where it looks for it
@@ -34,6 +34,10 @@ class Features(nn.Module):
         size = self.model.takes.size
         if x.shape[2:] != size:
             x = nn.functional.interpolate(x, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        if not isinstance(self.model, HasFeatures):
+            raise ValueError(
+                f"{type(self.model).__name__} has no features to compare images by; give weights that have"
+            )
         return pooled_features(self.model, x)  # (B, D)
 
 

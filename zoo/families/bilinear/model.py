@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.nn.checks import check_images, check_least
-from zoo.nn.protocols import PIXELS, Input, Kind
+from zoo.nn.protocols import PIXELS, Input, Kind, Network
 
 GATES = {None: lambda a: a, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 
 
-class BilinearClassifier(nn.Module):
+class BilinearClassifier(Network):
     """Embed, n bilinear layers, head; no bias anywhere (Pearce, Dooms et al. 2024, §3).
 
     Args:

@@ -19,7 +19,7 @@ from zoo.families.dcae.blocks import HEAD, Fuses
 from zoo.families.dcae.stages import Decoder, Encoder, Stage
 from zoo.nn.checkpointing import Checkpointed
 from zoo.nn.checks import check_floats, check_images, check_least, check_types, sides
-from zoo.nn.protocols import PIXELS, Input, Kind
+from zoo.nn.protocols import PIXELS, Input, Kind, Network
 from zoo.nn.tiles import tiled
 
 SHORTCUTS = ("grouped", "isotropic", "none")
@@ -33,7 +33,7 @@ class DCAEOutput(NamedTuple):
     latents: Tensor  # (B, c, H/f, W/f)
 
 
-class DCAE(Checkpointed, nn.Module):
+class DCAE(Checkpointed, Network):
     """Convolutions near the pixels, linear attention near the latents, and shortcuts that reshape space into channels.
 
     Any image whose sides are multiples of f = 2^(stages - 1) goes through; `image_size` is what it was trained at.

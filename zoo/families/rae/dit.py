@@ -16,7 +16,7 @@ from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_floats, check_ints, check_least, check_types
 from zoo.nn.embed import sincos
 from zoo.nn.frozen import Freezable, Frozen
-from zoo.nn.protocols import HasLatents, Input, Kind
+from zoo.nn.protocols import HasLatents, Input, Kind, Network
 from zoo.nn.vit import attend
 
 SOLVERS = ("euler", "heun")
@@ -39,7 +39,7 @@ class FlowOutput(NamedTuple):
     time: Tensor  # (B,)
 
 
-class DiTDH(nn.Module):
+class DiTDH(Network):
     """Predicts the velocity `v = ε - z` of `z_t = (1 - t) z + t ε`, z the normalised latents of a frozen autoencoder.
 
     A deep narrow transformer looks at all of z_t and says, token by token, how a shallow wide one should take it apart:

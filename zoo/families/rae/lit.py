@@ -74,14 +74,14 @@ class LitRAE(Adversarial):
         self.discriminator = None
         if disc_weight:
             self.backbone = Frozen("disc_backbone", disc_backbone, "", lambda: encoders.load(disc_backbone, disc_size))
-            dim = self.backbone().vit.get_parameter("norm.weight").numel()
+            dim = self.backbone().vit.norm.weight.numel()
             self.discriminator = adversarial.TokenDiscriminator(self._taps, dim, len(disc_taps) + 1)
-        self.moments = Moments(self.model.get_buffer("latent_mean").shape) if self.hparams.weights is None else None
+        self.moments = Moments(self.model.latent_mean.shape) if self.hparams.weights is None else None
 
     def make_model(self) -> RAE:
         model = check_class(super().make_model(), RAE)
         if self.hparams.weights is None:
-            model.zoo_config["args"].setdefault("encoder_hash", fingerprint(model.encoder.get_submodule("vit"))[:16])
+            model.zoo_config["args"].setdefault("encoder_hash", fingerprint(model.encoder.vit)[:16])
         return model
 
     def compile_model(self) -> None:

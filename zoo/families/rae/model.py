@@ -14,7 +14,7 @@ from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_floats, check_images, check_least
 from zoo.nn.embed import sincos, unpatchify
 from zoo.nn.frozen import Frozen
-from zoo.nn.protocols import PIXELS, Input, Kind
+from zoo.nn.protocols import PIXELS, Input, Kind, Network
 from zoo.nn.vit import Block
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class RAEOutput(NamedTuple):
     latents: Tensor  # (B, C, h, w), before the noise
 
 
-class RAE(nn.Module):
+class RAE(Network):
     """A decoder for a frozen encoder (§3), and the statistics of its latents.
 
     The encoder is part of the model by name and hash, not by weight: it is loaded when images first go in, stays

@@ -13,10 +13,10 @@ from zoo.families.vq.qlae import LatentAutoencoder
 from zoo.families.vq.quantize import QUANTIZERS, VQOutput
 from zoo.families.vq.vqgan import VQGAN
 from zoo.nn.checks import check_images, check_ints, check_least, sides
-from zoo.nn.protocols import PIXELS, Input, Kind
+from zoo.nn.protocols import PIXELS, Input, Kind, Network
 
 
-class VQVAE(nn.Module):
+class VQVAE(Network):
     """The convolutional VQ-VAE of the authors' CIFAR-10 example (van den Oord et al. 2017, §4.1).
 
     `loss = mean (x̂ - x)² / variance + losses of the quantiser`; an error of 1 is that of the mean grey.

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_images, check_ints, check_least, check_types, sides
 from zoo.nn.frozen import Freezable, Frozen
-from zoo.nn.protocols import PIXELS, HasCodes, Input, Kind, Reconstructs
+from zoo.nn.protocols import PIXELS, HasCodes, Input, Kind, Network, Reconstructs
 from zoo.nn.vit import Mlp
 
 
@@ -33,7 +33,7 @@ class PriorOutput(NamedTuple):
     indices: Tensor  # (B, h, w) int64
 
 
-class CodePrior(nn.Module):
+class CodePrior(Network):
     """`p(codes | class) = Π_n p(code_n | codes before it, class)`, and with its tokeniser a generator of images.
 
     The tokeniser is part of the model by name and hash, not by weight: it is loaded when images first go in or come

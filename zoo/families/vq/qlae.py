@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from zoo.families.vq.quantize import QuantizeOutput, Quantizer, ScalarCodebooks, VectorQuantizer, VQOutput
 from zoo.nn.checks import check_dense, check_floats, check_images, check_ints, check_least
-from zoo.nn.protocols import PIXELS, Input, Kind
+from zoo.nn.protocols import PIXELS, Input, Kind, Network
 
 BOTTLENECKS = ("qlae", "none", "vae", "vq")
 
 
-class LatentAutoencoder(nn.Module):
+class LatentAutoencoder(Network):
     """QLAE, and its baselines with the same network (Hsu et al. 2023, §3 and appendix C).
 
     An image becomes L numbers, each one of V learned values of its own. A decoder that is styled by them, layer after

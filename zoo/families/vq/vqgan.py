@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from zoo.families.vq.quantize import VectorQuantizer, VQOutput
 from zoo.nn.checkpointing import Checkpointed, recompute
 from zoo.nn.checks import check_images, check_ints, check_least, sides
-from zoo.nn.protocols import PIXELS, Input, Kind
+from zoo.nn.protocols import PIXELS, Input, Kind, Network
 
 
-class VQGAN(Checkpointed, nn.Module):
+class VQGAN(Checkpointed, Network):
     """Convolutional encoder and decoder around a vector quantiser (Esser et al. 2021, §3.1, table 7).
 
     Any image whose sides are multiples of f = 2^(levels - 1) goes through; `image_size` is what it was trained at.
