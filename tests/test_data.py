@@ -222,9 +222,9 @@ def test_grey_sets_stay_grey_and_one_colour_picture_makes_them_rgb(tmp_path):
         (tmp_path / "train" / "a").mkdir(parents=True, exist_ok=True)
         Image.new("L", (4, 4), i).save(tmp_path / "train" / "a" / f"{i}.png")
     args = {"channels": None, "batch_size": 2, "val_fraction": 0.2}
-    assert ready(str(tmp_path), **args).takes.shape == (1, 4, 4)
+    assert ready(str(tmp_path), **args).input_shape == (1, 4, 4)
     Image.new("RGB", (4, 4)).save(tmp_path / "train" / "a" / "colour.png")
-    assert ready(str(tmp_path), **args).takes.shape == (3, 4, 4)
+    assert ready(str(tmp_path), **args).input_shape == (3, 4, 4)
 
 
 def test_random_images_have_a_class_that_can_be_seen():

@@ -351,7 +351,7 @@ def checkpoint(tmp_path_factory):
     (package / "facts.py").write_text(FACTS)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zoo-narrow\nVersion: 1\n")
     (info / "entry_points.txt").write_text(f"[{registry.GROUP}]\nnarrow = zoo_narrow\n")
-    caches = (registry.families, registry._all_facts, registry.archs, registry.records, registry.public)
+    caches = (registry.families, registry._known, registry.archs, registry.records, registry.public)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root))
         for cached in caches:

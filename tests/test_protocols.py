@@ -9,7 +9,7 @@ from conftest import classes, image_batch, small
 from torch import Tensor, nn
 
 import zoo
-from zoo import hub
+from zoo import hub, registry
 from zoo.nn import protocols
 from zoo.nn.protocols import (
     AdaptsState,
@@ -80,7 +80,9 @@ def test_no_question_loads_a_frozen_network():
 
 
 def test_every_capability_is_public():
-    assert {*CAPABILITIES, Input, protocols.Model} == {getattr(zoo, n) for n in ("Input", "Model", *zoo._CAPABILITIES)}
+    assert {*CAPABILITIES, Input, protocols.Model} == {
+        getattr(zoo, n) for n in ("Input", "Model", *registry.CAPABILITIES)
+    }
 
 
 def test_every_capability_is_one_of_some_class():

@@ -338,7 +338,7 @@ def test_mixing_treats_all_frames_of_a_clip_alike():
 
 
 def test_figures_of_an_autoencoder_and_of_its_classifier():
-    from zoo.families.videomae import report
+    from zoo.report import defaults as report
 
     x, y = clips(40), torch.arange(40) % 2
     x[y == 1] *= 0.5

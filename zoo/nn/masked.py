@@ -108,6 +108,10 @@ class MaskedAutoencoder(ViT):
         """A random order of the patches for each sample, (B, N) int64: the first K are kept."""
         raise NotImplementedError
 
+    def reconstruct(self, x: Tensor, order: Tensor | None = None, statistics: str = "own") -> Reconstruction:
+        """Pictures of samples, of which an order (B, N) says what is hidden, see `_reconstruct`."""
+        raise NotImplementedError
+
     def shown(self, patches: Tensor) -> Tensor:
         """What is predicted of patches (B, N, V), as pixels in [0, 1], (B, N, outputs)."""
         raise NotImplementedError

@@ -244,6 +244,10 @@ class ViT(Network):
         """Patches (B, K, V) at places ids (B, K), None for all in raster order → tokens (B, T + K, D)."""
         return self.norm(self._run(self.blocks, self.embed(patches, ids)))
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Samples (B, …) → normalised tokens (B, T + N, D), nothing masked."""
+        raise NotImplementedError
+
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A checkpoint's tensors, with the positions of another grid made over for this one."""
         return state

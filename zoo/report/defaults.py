@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zoo.metrics.images import psnr
 from zoo.metrics.probes import classification, features_of, pooled_features, separation
+from zoo.nn.masked import MaskedAutoencoder
 from zoo.nn.protocols import (
     Classifies,
     FillsIn,
@@ -29,7 +30,7 @@ from zoo.nn.protocols import (
     Samples,
     frames_of,
 )
-from zoo.report import plots
+from zoo.report import masked, plots
 from zoo.report.inputs import photographs
 from zoo.train import adversarial
 
@@ -65,6 +66,8 @@ def evaluate(model: Network, batches: Batches, train: Batches = ()) -> Mapping[s
     model = model.eval()
     if isinstance(model, Classifies):
         return classification(model, batches)
+    if isinstance(model, MaskedAutoencoder):
+        return masked.evaluate(model, batches, train)
     if isinstance(model, Reconstructs):
         return reconstruction(model, batches)
     if isinstance(model, Samples) and model.draws().kind != model.takes.kind:

@@ -35,9 +35,7 @@ class Features(nn.Module):
         if x.shape[2:] != size:
             x = nn.functional.interpolate(x, size=size, mode="bicubic", antialias=True).clamp(0, 1)
         if not isinstance(self.model, HasFeatures):
-            raise ValueError(
-                f"{type(self.model).__name__} has no features to compare by; give others"
-            )
+            raise ValueError(f"{type(self.model).__name__} has no features to compare by; give others")
         return pooled_features(self.model, x)  # (B, D)
 
 

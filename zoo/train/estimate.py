@@ -418,7 +418,7 @@ class Watch(Callback):
     """What a step keeps for its backward pass, in bytes, and inside which modules; and which ones run again."""
 
     def __init__(self, casts: Casts):
-        self.casts, self.made = casts, contextlib.ExitStack()
+        self.casts, self.modes = casts, contextlib.ExitStack()
         self.held: set[int] = set()  # storages of parameters and buffers
         self.keepers: Counter[int] = Counter()  # of each storage
         self.now = self.kept = 0  # bytes, and the most of them
@@ -449,7 +449,7 @@ class Watch(Callback):
             with self.casts, saved_tensors_hooks(lambda t: Keeper(t, self), lambda keeper: keeper.tensor):
                 yield
         finally:
-            self.made.close()
+            self.modes.close()
             enter.remove()
             leave.remove()
 
@@ -458,14 +458,14 @@ class Watch(Callback):
             self.again.add(module)
         self.before.append(self.now)
         if self.backward and len(self.before) == 1:  # inside Tensor.backward torch has left the mode
-            self.made.enter_context(self.casts)
-            self.made.enter_context(self.casts.autocast())
+            self.modes.enter_context(self.casts)
+            self.modes.enter_context(self.casts.autocast())
 
     def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
         inside = self.now - self.before.pop()
         self.inside[module] = max(inside, self.inside.get(module, 0))
         if self.backward and not self.before:
-            self.made.close()
+            self.modes.close()
 
 
 class Keeper:

@@ -8,48 +8,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zoo.families.videomae.model import VideoMAE, VideoMAEClassifier
-from zoo.metrics.images import psnr
-from zoo.metrics.probes import classification, features_of, pooled_features, separation
 from zoo.nn.protocols import frames_of
 from zoo.report import plots
 from zoo.report.defaults import chosen
 from zoo.report.inputs import batches, sample
+from zoo.report.masked import seeded_order
 
 GALLERY = ("videomae_vit_tiny.sprites", "frames of a clip, the tenth that is seen, filled in")
 Batches = Iterable[tuple[Tensor, Tensor]]
-
-
-@torch.no_grad()
-def evaluate(model: VideoMAE | VideoMAEClassifier, batches: Batches, train: Batches) -> dict[str, float]:
-    """Of a classifier, its accuracy; of an autoencoder, how well it fills in and how well its features separate.
-
-    `psnr` is over the hidden cubes' pixels of predicted frames, in dB, with each cube's own mean and deviation put
-    back, or with the average of the visible ones. `knn` and `linear` classify by the mean token, with the training
-    clips as bank.
-    """
-    model = model.eval()
-    if isinstance(model, VideoMAEClassifier):
-        return classification(model, batches)
-    figures, features, labels = {}, [], []
-    sums, count = torch.zeros(3, dtype=torch.float64), 0
-    for i, (x, y) in enumerate(batches):
-        if model.decoder is not None:
-            order = _order(model, len(x), i)
-            sums[0] += model(x, order).loss.double() * len(x)
-            for j, statistics in ((1, "own"), (2, "visible")):
-                pasted = model.reconstruct(x, order, statistics).pasted
-                sums[j] += (pasted - frames_of(x, pasted)).double().square().mean((1, 2, 3, 4)).sum()
-        count += len(x)
-        features.append(pooled_features(model, x))
-        labels.append(y)
-    if model.decoder is not None:
-        hidden = 1 - model.num_keep / model.num_cubes
-        figures["loss"] = (sums[0] / count).item()
-        figures["psnr"] = psnr(sums[1] / count / hidden).item()
-        figures["psnr_visible_statistics"] = psnr(sums[2] / count / hidden).item()
-    bank, bank_labels = features_of(model, train)
-    figures |= separation(bank, bank_labels, torch.cat(features), torch.cat(labels))
-    return figures | {"clips": count, "bank": len(bank)}
 
 
 def gallery(model: VideoMAE, across: int) -> Tensor:
@@ -113,11 +79,5 @@ def film(model: VideoMAE, clips: Tensor) -> Tensor:
 
 
 def _rows(model: VideoMAE, clips: Tensor) -> dict[str, Tensor]:
-    pictures = model.reconstruct(clips, _order(model, len(clips), 0))
+    pictures = model.reconstruct(clips, seeded_order(model, len(clips), 0))
     return {"clip": frames_of(clips, pictures.pasted), "masked": pictures.masked, "filled in": pictures.pasted}
-
-
-def _order(model: VideoMAE, count: int, seed: int) -> Tensor:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return model.draw(count)
