@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import harness
-from benchmarks.dcae import high_water
 from zoo import hub
 from zoo.families.rae import encoder as encoders
 from zoo.families.rae.model import RAE
@@ -176,9 +175,9 @@ def peak(row: str, what: str, side: int, batch: int) -> int:
     with torch.set_grad_enabled(what != "encode and decode"):
         call()
         Path("/proc/self/clear_refs").write_text("5")  # the high water falls to what is held
-        before = high_water()
+        before = harness.memory()
         call()
-    return high_water() - before
+    return harness.memory() - before
 
 
 def memory(row: str, what: str, args: argparse.Namespace) -> list[float]:

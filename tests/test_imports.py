@@ -1,6 +1,7 @@
 """`import zoo` is light, the command line answers at once, families stay apart, the wheel holds what it should."""
 
 import ast
+import importlib.util
 import json
 import subprocess
 import sys
@@ -195,3 +196,31 @@ def test_the_wheel_holds_zoo_and_nothing_else_at_top_level(tmp_path):
     assert len([n for n in names if n.startswith("zoo/recipes/") and n.endswith(".yaml")]) == len(
         list((ROOT / "recipes").rglob("*.yaml"))
     )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_is_there(path):
+    """Benchmarks run seldom: names that moved are noticed here. Peers need not be installed."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("zoo", "benchmarks"):
+            module = importlib.import_module(node.module) if node.module.startswith("zoo") else None
+            names = {a.name for a in node.names}
+            if module is None:  # read, not run: it may need a peer
+                file = ROOT.joinpath(*node.module.split(".")).with_suffix(".py")
+                there = words_at_top(file) if file.is_file() else {p.stem for p in (ROOT / "benchmarks").glob("*.py")}
+                assert names <= there, f"{node.module} has no {names - there}"
+            else:
+                for name in names:
+                    assert hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}"), name
+
+
+def words_at_top(path: Path) -> set[str]:
+    """Names that a module binds at its top level."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bound = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            bound |= {(a.asname or a.name).split(".")[0] for a in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            bound |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return bound
