@@ -355,11 +355,11 @@ def weights_info(name: str) -> Weights:
     tags = [w.tag for w in records().values() if w.arch == arch]
     if not tags:
         raise ValueError(f"no weights for {arch}; train some with a recipe, `zoo ls --recipes` lists them")
-    given = f"{arch} has no weights {tag!r}" if dot else f"{name!r} names an arch, not weights"
-    raise ValueError(f"{given}; it has {', '.join(f'{arch}.{t}' for t in tags)}")
+    problem = f"{arch} has no weights {tag!r}" if dot else f"{name!r} names an arch, not weights"
+    raise ValueError(f"{problem}; it has {', '.join(f'{arch}.{t}' for t in tags)}")
 
 
-def suggest(given: str, options: Any) -> str:
+def suggest(word: str, options: Any) -> str:
     """`, did you mean a or b?`: the nearest of the options, or nothing."""
-    near = difflib.get_close_matches(given, list(options), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(word, list(options), n=3, cutoff=0.5)
     return f", did you mean {' or '.join(near)}?" if near else ""

@@ -153,17 +153,17 @@ class ClipData(L.LightningDataModule):
             return
         kind, _, place = self.hparams.source.partition(":")
         make = {"sprites": self._sprites, "moving": self._moving, "shards": self._shards}.get(kind)
-        found = make(place, needed) if make else self._videos()
+        splits = make(place, needed) if make else self._videos()
         for role, other in (("val", "test"), ("test", "val")):
-            if role not in found and other in found:
-                found[role] = found[other]
-        missing = [split for split in needed if split not in found]
+            if role not in splits and other in splits:
+                splits[role] = splits[other]
+        missing = [split for split in needed if split not in splits]
         if missing:
-            there = ", ".join(found)
+            there = ", ".join(splits)
             raise ValueError(
                 f"{self.hparams.source} has no {missing[0]} split, only {there}; set val_fraction, or add one"
             )
-        self.splits |= found
+        self.splits |= splits
 
     def train_dataloader(self) -> Batches:
         h = self.hparams
@@ -220,23 +220,23 @@ class ClipData(L.LightningDataModule):
 
     def _videos(self) -> Splits:
         h = self.hparams
-        found, self.classes = find_videos(Path(h.source).expanduser())
+        splits, self.classes = find_videos(Path(h.source).expanduser())
         if h.bad == "skip":
-            found = {split: _readable(paths, labels, h.frames) for split, (paths, labels) in found.items()}
-        if h.val_fraction and set(found) == {"train"}:
-            paths, labels = found["train"]
+            splits = {split: _readable(paths, labels, h.frames) for split, (paths, labels) in splits.items()}
+        if h.val_fraction and set(splits) == {"train"}:
+            paths, labels = splits["train"]
             order = np.random.default_rng(h.seed).permutation(len(paths)).tolist()
             held = max(1, round(h.val_fraction * len(paths)))
             for role, part in (("train", order[held:]), ("val", order[:held])):
-                found[role] = [paths[i] for i in part], [labels[i] for i in part]
-        if h.limit is not None and "train" in found:
-            found["train"] = _some(*found["train"], h.limit, h.seed)
-        return {split: (Videos(paths), torch.tensor(labels)) for split, (paths, labels) in found.items()}
+                splits[role] = [paths[i] for i in part], [labels[i] for i in part]
+        if h.limit is not None and "train" in splits:
+            splits["train"] = _some(*splits["train"], h.limit, h.seed)
+        return {split: (Videos(paths), torch.tensor(labels)) for split, (paths, labels) in splits.items()}
 
     def _shards(self, place: str, needed: tuple[str, ...]) -> Splits:
-        found = shards.find(place, "clips")
-        self.classes = next(iter(found.values())).classes
-        return {split: (Streams(some), some.labels) for split, some in found.items()}
+        splits = shards.find(place, "clips")
+        self.classes = next(iter(splits.values())).classes
+        return {split: (Streams(some), some.labels) for split, some in splits.items()}
 
     def _sprites(self, place: str, needed: tuple[str, ...]) -> Splits:
         h = self.hparams
@@ -244,7 +244,7 @@ class ClipData(L.LightningDataModule):
             raise ValueError(f"Sprites are 8 frames of 64 px RGB, given {h.frames}, {h.image_size} px, {h.channels}")
         names = {"action": list(ACTIONS)} | {layer: [f"{layer} {i}" for i in range(6)] for layer in SHEET_LAYERS}
         self.classes = names[h.label]
-        found: Splits = {}
+        splits: Splits = {}
         sheets = Path(place).expanduser() if place else readers.SAMPLES / "sprite_sheets"
         for split, characters in sprite_characters().items():
             if split == "train" and "train" not in needed:
@@ -256,8 +256,8 @@ class ClipData(L.LightningDataModule):
             if split == "train" and h.limit is not None:
                 keep = np.asarray(_some(keep.tolist(), labels.tolist(), h.limit, h.seed)[0])
             clips = compose_sprites(sheets, each[keep], actions[keep])
-            found[split] = InMemory(torch.from_numpy(clips)), torch.from_numpy(labels[keep])
-        return found
+            splits[split] = InMemory(torch.from_numpy(clips)), torch.from_numpy(labels[keep])
+        return splits
 
     def _moving(self, place: str, needed: tuple[str, ...]) -> Splits:
         h, items = self.hparams, readers.read(place or "samples/mnist")
@@ -304,14 +304,14 @@ def find_videos(root: Path) -> tuple[dict[str, tuple[list[Path], list[int]]], li
     """
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}; give a folder of videos, sprites:FOLDER or moving:SOURCE")
-    found: dict[str, tuple[list[Path], list[int]]] = {}
+    roles: dict[str, tuple[list[Path], list[int]]] = {}
     for role, names in readers.SPLITS.items():
         file = next((root / f"{n}.csv" for n in names if (root / f"{n}.csv").is_file()), None)
         if file is not None:
-            found[role] = _read_list(file)
-    if found:
-        count = 1 + max(max(labels) for _, labels in found.values())
-        return found, [str(c) for c in range(count)]
+            roles[role] = _read_list(file)
+    if roles:
+        count = 1 + max(max(labels) for _, labels in roles.values())
+        return roles, [str(c) for c in range(count)]
     folders = {
         role: next((root / n for n in names if (root / n).is_dir()), None) for role, names in readers.SPLITS.items()
     }
@@ -332,8 +332,8 @@ def find_videos(root: Path) -> tuple[dict[str, tuple[list[Path], list[int]]], li
             raise ValueError(
                 f"{folder} holds no videos; expected {folder}/CLASS/*.mp4, or lists such as {root}/train.csv"
             )
-        found[role] = paths, labels
-    return found, classes
+        roles[role] = paths, labels
+    return roles, classes
 
 
 def _read_list(file: Path) -> tuple[list[Path], list[int]]:
@@ -400,10 +400,10 @@ def read_frames(path: Path | shards.Sample, choose: Callable[[int], list[int]], 
             stream.thread_type = "NONE"  # the workers are the threads
             count = stream.frames
             if whole or not count:
-                found = sum(1 for p in container.demux(stream) if p.size)
-                if found < count:
-                    raise ValueError(f"{path} is cut off: it holds {found} of {count} frames; get it again")
-                count = found
+                whole_frames = sum(1 for p in container.demux(stream) if p.size)
+                if whole_frames < count:
+                    raise ValueError(f"{path} is cut off: it holds {whole_frames} of {count} frames; get it again")
+                count = whole_frames
             wanted = choose(count)
             container.seek(0)
             rate, base, start = stream.average_rate, stream.time_base, stream.start_time or 0

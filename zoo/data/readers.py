@@ -140,8 +140,8 @@ def _torchvision(source: str) -> dict[str, Items]:
 
 
 def _folder(root: Path) -> dict[str, Items]:
-    found = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}
-    roles = {role: found[n] for role, names in SPLITS.items() for n in names if n in found}
+    folders = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}
+    roles = {role: folders[n] for role, names in SPLITS.items() for n in names if n in folders}
     roots = roles if "train" in roles else {"train": root}
     classes = sorted(p.name for p in roots["train"].iterdir() if p.is_dir())
     out = {}
@@ -205,9 +205,9 @@ def _columns(data: Any, source: str, image_column: str | None, label_column: str
     return Items(encoded, labels, list(names), source)
 
 
-def _pick(given: str | None, found: list[str], features: Any, what: str, source: str) -> str:
-    if given is not None and given not in features:
-        raise ValueError(f"{source} has no column {given!r}{suggest(given, features)}; it has {', '.join(features)}")
-    if given is None and not found:
+def _pick(name: str | None, fitting: list[str], features: Any, what: str, source: str) -> str:
+    if name is not None and name not in features:
+        raise ValueError(f"{source} has no column {name!r}{suggest(name, features)}; it has {', '.join(features)}")
+    if name is None and not fitting:
         raise ValueError(f"{source} has no {what} column among {', '.join(features)}; name it with {what}_column")
-    return given or found[0]
+    return name or fitting[0]

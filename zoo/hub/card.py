@@ -158,8 +158,8 @@ def _metric_row(m: Metric) -> tuple[str, ...]:
 
 def _made_with(args: dict[str, Any]) -> str:
     """What these weights have otherwise than the arch by default."""
-    given = ", ".join(f"`{k}={v}`" for k, v in args.items() if v not in (None, {}, []))
-    return f" That is the arch; these weights have {given}." if given else ""
+    differing = ", ".join(f"`{k}={v}`" for k, v in args.items() if v not in (None, {}, []))
+    return f" That is the arch; these weights have {differing}." if differing else ""
 
 
 def _use(arch: str) -> str:

@@ -33,9 +33,9 @@ def read_tensors(file: Path, sha256: str, size: int) -> dict[str, Tensor]:
         raise ValueError(
             f"{file} is a pickle, not safetensors; it was not opened. `zoo convert` reads such files safely"
         )
-    found = file.stat().st_size
-    if found != size:
-        raise ValueError(f"{file} has {found:,} bytes of {size:,}: it is cut or changed; {again(file)}")
+    held = file.stat().st_size
+    if held != size:
+        raise ValueError(f"{file} has {held:,} bytes of {size:,}: it is cut or changed; {again(file)}")
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(hash_file, file)
         try:
@@ -138,10 +138,10 @@ def check_made(config: Any) -> None:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose keys are each there once; readers differ in which of two they take."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
         raise ValueError("a key is there twice")
-    return found
+    return unique
 
 
 # Old versions of Lightning file what a callback remembers under its class: an empty one of that name stands in for it.

@@ -31,10 +31,10 @@ def convert(source: str | Path | Mapping[str, Any], arch: str, **args: Any) -> N
         ValueError: no known dialect of the arch's family, or a tensor missing, left over or misshapen.
         FileNotFoundError: nothing there.
     """
-    given, place = (source, "the state dict") if isinstance(source, Mapping) else (read_state(Path(source)), source)
-    state, found = translate(given, arch, args, place)
+    held, place = (source, "the state dict") if isinstance(source, Mapping) else (read_state(Path(source)), source)
+    state, shape_args = translate(held, arch, args, place)
     allowed = keywords(arch)
-    model = build_for(state, place, arch, {k: v for k, v in found.items() if k in allowed} | args)
+    model = build_for(state, place, arch, {k: v for k, v in shape_args.items() if k in allowed} | args)
     state |= {k: v for k, v in model.state_dict().items() if k in args}  # mean and std, which few files hold
     load_strictly(model, state, place)
     return model.eval()

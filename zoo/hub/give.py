@@ -99,10 +99,10 @@ def push(folder: str | Path, repo: str, dry_run: str | Path | None = None) -> st
     Returns:
         The commit's sha, or the folder of the dry run.
     """
-    given = is_place(str(folder))
-    source = Path(folder) if given else embedded_folder(registry.weights_info(str(folder)))
+    from_folder = is_place(str(folder))
+    source = Path(folder) if from_folder else embedded_folder(registry.weights_info(str(folder)))
     files = [source / f for f in (CONFIG, WEIGHTS, CARD)]
-    for file in files if given else ():
+    for file in files if from_folder else ():
         if not file.resolve().is_relative_to(source.resolve()):
             raise ValueError(
                 f"{file} is a link to {file.resolve()}, only files of the folder are published; if all may see that "
@@ -140,9 +140,9 @@ def verify(name: str) -> dict[str, Any]:
     result: dict[str, Any] = {"name": name, "sha256": "ok", "strict": "ok"}
     golden = registry.records()[name].golden if name in registry.records() else ()
     if golden:
-        found = golden_output(model)
-        if not torch.allclose(found, torch.tensor(golden), rtol=1e-4, atol=1e-4):
-            raise ValueError(f"{name} gives {found.tolist()} on the golden input, its record says {list(golden)}")
+        out = golden_output(model)
+        if not torch.allclose(out, torch.tensor(golden), rtol=1e-4, atol=1e-4):
+            raise ValueError(f"{name} gives {out.tolist()} on the golden input, its record says {list(golden)}")
         result["golden"] = "ok"
     return result
 
@@ -187,11 +187,13 @@ def _made_here(model: nn.Module) -> Network:
 def _run_metrics(run: Path) -> tuple[registry.Metric, ...]:
     if not (run / "metrics.json").is_file():
         return ()
-    found = json.loads((run / "metrics.json").read_text())
-    data = found.get("data", "?")
+    measured = json.loads((run / "metrics.json").read_text())
+    data = measured.get("data", "?")
     return tuple(
-        registry.Metric(name, value, "", data, f"`zoo fit`, {found.get('recipe', '?')}, seed {found.get('seed', '?')}")
-        for name, value in found.get("metrics", {}).items()
+        registry.Metric(
+            name, value, "", data, f"`zoo fit`, {measured.get('recipe', '?')}, seed {measured.get('seed', '?')}"
+        )
+        for name, value in measured.get("metrics", {}).items()
         if name.startswith("test/")
     )
 

@@ -178,16 +178,16 @@ def load_strictly(model: Network, state: Mapping[str, Tensor], source: object) -
     unexpected = [k for k in state if k not in own]
     misshapen = [k for k in own if k in state and own[k].shape != state[k].shape]
     if missing or unexpected or misshapen:
-        found = []
+        faults = []
         if missing:
-            found.append(f"{len(missing)} missing ({missing[0]} first)")
+            faults.append(f"{len(missing)} missing ({missing[0]} first)")
         if unexpected:
-            found.append(f"{len(unexpected)} unexpected ({unexpected[0]} first)")
+            faults.append(f"{len(unexpected)} unexpected ({unexpected[0]} first)")
         if misshapen:
             k = misshapen[0]
-            found.append(f"{len(misshapen)} misshapen ({k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)})")
+            faults.append(f"{len(misshapen)} misshapen ({k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)})")
         raise ValueError(
-            f"{source} does not fit {model.zoo_config['arch']} with {model.zoo_config['args']}: {', '.join(found)}; "
+            f"{source} does not fit {model.zoo_config['arch']} with {model.zoo_config['args']}: {', '.join(faults)}; "
             "nothing was loaded. Load it as what it is, or convert it with `zoo convert`"
         )
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=True, assign=True)

@@ -87,11 +87,11 @@ class Frozen(Generic[N]):
         """
         if self.network is None:
             network = self.load().requires_grad_(False).eval()
-            found = fingerprint(self.tensors(network))
-            if found and not found.startswith(self.digest):
+            digest = fingerprint(self.tensors(network))
+            if digest and not digest.startswith(self.digest):
                 raise ValueError(
                     f"{self.name} is not the {self.kind} that these weights were trained with: the hash of its tensors "
-                    f"begins {found[:16]}, not {self.digest}; give {self.kind}=PLACE of the right one"
+                    f"begins {digest[:16]}, not {self.digest}; give {self.kind}=PLACE of the right one"
                 )
             self.network = network
         return self.network

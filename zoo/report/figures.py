@@ -82,14 +82,14 @@ def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int =
     return plots.write(part(model, "samples")(model, labels, each, names, seed, **how), output)
 
 
-def _label(given: str, names: list[str], count: int) -> int:
-    if given == "any":
+def _label(name: str, names: list[str], count: int) -> int:
+    if name == "any":
         return -1
-    matches = [i for i, n in enumerate(names) if given.lower() in [part.strip().lower() for part in n.split(",")]]
-    label = int(given) if given.lstrip("-").isdigit() else matches[0] if matches else None
+    matches = [i for i, n in enumerate(names) if name.lower() in [part.strip().lower() for part in n.split(",")]]
+    label = int(name) if name.lstrip("-").isdigit() else matches[0] if matches else None
     if label is None or not 0 <= label < count:
-        known = f", or a name{registry.suggest(given, names)}" if names else ""
-        raise ValueError(f"no class {given!r}; give 0 to {count - 1}, any{known}")
+        known = f", or a name{registry.suggest(name, names)}" if names else ""
+        raise ValueError(f"no class {name!r}; give 0 to {count - 1}, any{known}")
     return label
 
 
