@@ -105,6 +105,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is not a checkpoint's config ({said}); it needs arch, args, and weights with file, sha256, size"
         ) from error
+    check_arch(config, path)
     if file != os.path.basename(file) or file in ("", ".", "..") or "\\" in file:
         raise ValueError(f"{path} names {file!r}, outside its folder; a checkpoint holds its own weights")
     return config
@@ -124,16 +125,23 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
+def check_arch(config: dict[str, Any], source: object) -> None:
+    """Raise a ValueError where no family that is installed has the arch of a config."""
+    if config["arch"] not in registry.archs():
+        brought, near = config.get("distribution"), registry.suggest(config["arch"], registry.archs())
+        mend = f"install {brought}, which brings it" if brought else "no family that is installed has it"
+        raise ValueError(f"{source}: no arch {config['arch']!r}{'' if brought else near}; {mend}")
+
+
 def check_made(config: Any) -> None:
-    """That a config says how to make a model; KeyError, TypeError or ValueError otherwise."""
+    """That a config says how to make a model; KeyError or TypeError otherwise."""
     if not (isinstance(config, dict) and isinstance(config["arch"], str) and isinstance(config["args"], dict)):
         raise TypeError("arch or args is of the wrong type")
-    registry.family_of(config["arch"])
     classes = config.get("classes") or []
     if not (isinstance(classes, list | tuple) and all(isinstance(c, str) for c in [*classes, *config["args"]])):
         raise TypeError("classes are no list of names")
-    if not all(isinstance(config.get(key) or "", str) for key in ("name", "parent")):
-        raise TypeError("name or parent is of the wrong type")
+    if not all(isinstance(config.get(key) or "", str) for key in ("name", "parent", "distribution")):
+        raise TypeError("name, parent or distribution is of the wrong type")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A module of an arch and its keywords, and how it gets every tensor of a file or none."""
+"""Builds the model of an arch, and fills it from a file: every tensor or none."""
 
 import inspect
 import reprlib
@@ -17,7 +17,7 @@ from zoo import registry
 from zoo.nn import signatures
 from zoo.nn.checks import check_types
 from zoo.nn.frozen import weights_are_random
-from zoo.nn.protocols import AdaptsState, Classifies, FixesArguments, Network
+from zoo.nn.protocols import AdaptsState, Classifies, FixesArguments, Input, Network
 
 LARGEST = 2**24  # integer among the arguments of a model; no arch has one above 2^14
 CALLS = 50_000  # of torch, while a model is made; the deepest arch needs 4,489
@@ -55,7 +55,11 @@ def build(arch: str, args: Mapping[str, Any]) -> Network:
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError) as error:
         said = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"no {arch} can be made with {reprlib.repr(dict(args))}: {said}; change these") from error
+    if not isinstance(getattr(model, "takes", None), Input):
+        raise ValueError(f"{type(model).__name__} does not say what it takes; set self.takes = Input(self.kind, shape)")
     model.zoo_config = {"arch": arch, "args": dict(args)}
+    if not (family := registry.home(arch)).ours:
+        model.zoo_config["distribution"] = family.distribution
     return model
 
 
@@ -148,13 +152,18 @@ def _plain(value: Any) -> Any:
 
 
 def _builder(arch: str) -> Callable[..., Network]:
-    builder: Callable[..., Network] = getattr(registry.home(arch).part("model"), arch)
+    family = registry.home(arch)
+    builder: Callable[..., Network] | None = getattr(family.part("model"), arch, None)
+    if builder is None:
+        raise ValueError(f"{family} lists {arch}, and its model.py has no function of that name; write the builder")
     return builder
 
 
 def model_class(arch: str) -> type[Network]:
     """The class of an arch: what its builder says it returns."""
-    returned: type[Network] = typing.get_type_hints(_builder(arch))["return"]
+    returned: type[Network] | None = typing.get_type_hints(_builder(arch)).get("return")
+    if returned is None or not hasattr(returned, "kind"):
+        raise ValueError(f"{registry.home(arch)}: {arch} must be annotated with its class, which states kind")
     return returned
 
 
@@ -191,3 +200,15 @@ def load_strictly(model: Network, state: Mapping[str, Tensor], source: object) -
             "nothing was loaded. Load it as what it is, or convert it with `zoo convert`"
         )
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=True, assign=True)
+    _refuse_without_values(model)
+
+
+def _refuse_without_values(model: Network) -> None:
+    """A model is made without memory, so a tensor that no file holds has no values: a fault of its class."""
+    for place, module in model.named_modules():
+        for name, tensor in [*module.named_buffers(recurse=False), *vars(module).items()]:
+            if isinstance(tensor, Tensor) and tensor.is_meta:
+                raise ValueError(
+                    f"{type(model).__name__}: {'.'.join(filter(None, (place, name)))} is in no state dict, so no file "
+                    "holds it; make it a persistent buffer with register_buffer"
+                )

@@ -14,6 +14,7 @@ from zoo import registry
 from zoo.hub.files import (
     CONFIG,
     again,
+    check_arch,
     check_made,
     hash_file,
     plain_tensors,
@@ -90,6 +91,7 @@ def _open_lightning(file: Path) -> Source:
         check_made(checkpoint["zoo"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} does not say how its model is made ({error}); train it again") from error
+    check_arch(checkpoint["zoo"], file)
     tensors = plain_tensors(checkpoint["state_dict"], file)
     averaged = "average.module."  # a moving average is what was evaluated
     prefix = averaged if any(k.startswith(averaged) for k in tensors) else "model."

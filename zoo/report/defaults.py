@@ -219,8 +219,8 @@ def chosen(batches: Batches | None, takes: Input, most: int = SHOWN) -> Tensor:
 
 @torch.no_grad()
 def figure(model: Network, classes: list[str], batches: Batches | None) -> Figure:
-    """What a model draws; else shipped photographs through it, or samples of the test set."""
-    if isinstance(model, Samples):
+    """Shipped photographs through a model, or samples of the test set; of one that gives none back, what it draws."""
+    if isinstance(model, Samples) and not isinstance(model, Reconstructs):
         labels = torch.arange(model.num_classes)[:DRAWN] if model.num_classes else torch.tensor([-1])
         return samples(model, labels, DRAWN, classes)
     if model.takes.kind == "image" and (model.takes.channels == 3 or batches is None):

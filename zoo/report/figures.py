@@ -85,6 +85,8 @@ def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int =
 def _label(name: str, names: list[str], count: int) -> int:
     if name == "any":
         return -1
+    if not count:
+        raise ValueError(f"this model has no classes, so no class {name!r}; leave --classes out")
     matches = [i for i, n in enumerate(names) if name.lower() in [part.strip().lower() for part in n.split(",")]]
     label = int(name) if name.lstrip("-").isdigit() else matches[0] if matches else None
     if label is None or not 0 <= label < count:

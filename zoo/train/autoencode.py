@@ -43,6 +43,11 @@ class LitAutoencoder(Averaging):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         out = self.model(batch[0])
+        if not hasattr(out, "loss"):
+            raise ValueError(
+                f"{type(self.model).__name__}.forward gives a {type(out).__name__}; training needs a NamedTuple that "
+                "begins with loss"
+            )
         self.log_step(out.loss, {**getattr(out, "losses", {}), **getattr(out, "stats", {})})
         return out.loss
 
