@@ -164,3 +164,45 @@ print(json.dumps([cli.main(["validate", "mine.yaml"]), cli.main(["info", "identi
     assert (validate, info) == (2, 0)
     assert "Traceback" not in err
     assert "family identity of identity_family (distribution identity_family): identity_family.model cannot" in err
+
+
+ATTEMPT = """
+import json, zoo
+try:
+    said = type(({call})).__name__
+except ValueError as error:
+    said = str(error)
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "call", "message"),
+    [
+        (
+            ("return Identity(**args)", "return None"),
+            "zoo.create('identity_one')",
+            "NoneType does not say what it takes",
+        ),
+        ((" -> Identity", ""), "zoo.create('identity_one')", "must be annotated with its class"),
+        (("def identity_one", "def other"), "zoo.create('identity_one')", "has no function of that name"),
+        (
+            ("super().__init__()", "super().__init__(); self.mean = torch.zeros(1)"),
+            "zoo.load(str(zoo.save(zoo.create('identity_one'), 'folder')))",
+            "Identity: mean is in no state dict, so no file holds it; make it a persistent buffer",
+        ),
+    ],
+)
+def test_what_a_family_lacks_is_said_in_a_line(tmp_path, change, call, message):
+    model = MODEL.replace("from torch import nn", "import torch\nfrom torch import nn").replace(*change)
+    said, _ = python(distribution(tmp_path, model=model), ATTEMPT.format(call=call))
+    assert message in said
+
+
+def test_a_checkpoint_names_the_distribution_that_brings_its_arch(tmp_path):
+    save = "str(zoo.save(zoo.create('identity_one'), 'folder'))"
+    assert python(distribution(tmp_path / "site", name="latentzoo-identity"), ATTEMPT.format(call=save))[0] == "str"
+    folder = tmp_path / "site" / "folder"
+    (tmp_path / "bare").mkdir()
+    said, _ = python(tmp_path / "bare", ATTEMPT.format(call=f"zoo.load({str(folder)!r})"))
+    assert said == f"{folder}/config.json: no arch 'identity_one'; install latentzoo-identity, which brings it"

@@ -28,6 +28,7 @@ def create(arch: str, weights: str | None = None, **args: Any) -> Network:
         ValueError: unknown arch, tag or keyword; weights that do not fit the arch to the last tensor.
     """
     family = registry.family_of(arch)
+    # An estimate of a recipe that starts from a run which does not exist yet.
     planned = weights is not None and weights_are_random() and is_place(weights) and not Path(weights).exists()
     if weights is None or planned:
         return make.build(arch, args)

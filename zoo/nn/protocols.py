@@ -105,7 +105,7 @@ class HasTokens(Protocol):
 
 @runtime_checkable
 class Reconstructs(Protocol):
-    """Keeps a sample, as latents in floats or as codes in int64, and gives it back as it takes it.
+    """Keeps a sample, as latents in floats or as codes in int64, and decodes it to what it was, shaped alike.
 
     `reconstruct(x)` is x after the bottleneck, of x's shape and within the range of `takes`.
     """
@@ -122,7 +122,7 @@ class HasLatents(Protocol):
     """Keeps a sample as floats and knows their mean and deviation, so that other models can learn them.
 
     `encode` gives latents as `decode` takes them; normalised, each channel has about mean 0 and deviation 1. The
-    statistics are (c,) or (c, h, w) of a map, (D,) of a vector. `measured` says whether they are of any latents.
+    statistics are (c,) or (c, h, w) of a map, (D,) of a vector. `measured` is False until they were computed.
     """
 
     if TYPE_CHECKING:
@@ -211,21 +211,21 @@ class StartsFrom(Protocol):
 
 @runtime_checkable
 class AdaptsState(Protocol):
-    """Makes over what follows from arguments alone, such as a position table of another grid, before it is loaded."""
+    """Rebuilds tensors that arguments determine, such as a position table of another grid, before they are loaded."""
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]: ...
 
 
 @runtime_checkable
 class FixesArguments(Protocol):
-    """Names the keywords that training fixes: weights are not to be had otherwise by asking for another value."""
+    """Names the keywords that training fixes: loading weights with another value is refused."""
 
     fixed_by_training: tuple[str, ...]
 
 
 @runtime_checkable
 class KeepsBatchState(Protocol):
-    """Names attributes other than buffers that a training batch changes: a batch that is left out gives them back."""
+    """Names attributes other than buffers that a training batch changes: they are restored when a batch is left out."""
 
     batch_state: tuple[str, ...]
 

@@ -35,7 +35,7 @@ from zoo.report.inputs import photographs
 from zoo.train import adversarial
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-PIXELS = ("image", "clip")  # kinds whose reconstructions are judged as pictures
+PICTORIAL = ("image", "clip")  # kinds whose reconstructions are judged as pictures
 VGG = "vgg16-397923af.pth"
 RANKED = 4096  # channels of a latent whose rank is computed, at most
 SHOWN, DRAWN = 8, 10  # samples and classes of a figure, at most
@@ -137,7 +137,7 @@ class Quality:
         axes = tuple(range(1, x.ndim))
         error = (recon - x).double().square().mean(axes)  # (B,)
         self.count += len(x)
-        if self.takes.kind not in PIXELS:
+        if self.takes.kind not in PICTORIAL:
             self._add("mse", error)
             self.first = self.first + x.double().sum(0)  # (D,) or (c, h, w)
             self.second = self.second + x.double().square().sum(0)
@@ -155,7 +155,7 @@ class Quality:
 
     def compute(self) -> dict[str, float | str]:
         figures: dict[str, float | str] = {k: v / self.count for k, v in self.sums.items()}
-        if self.takes.kind not in PIXELS:
+        if self.takes.kind not in PICTORIAL:
             variance = (self.second / self.count - (self.first / self.count).square()).mean().item()
             return figures | {"explained": 1 - self.sums["mse"] / self.count / max(variance, 1e-12)}
         if self.coloured and self.perceptual is None:
@@ -341,7 +341,7 @@ def _reconstructed(model: Autoencoder, x: Tensor) -> list[Row]:
     error = (recon - x).square().flatten(1).mean(1)  # (B,)
     difference = (recon - x).abs()  # as x
     notes = [f"mse {value:.3g}" for value in error.tolist()]
-    if kind in PIXELS:
+    if kind in PICTORIAL:
         difference = difference.mean(-3, keepdim=True)  # (B, …, 1, H, W)
         difference = difference / difference.max().clamp(min=1e-6)
         notes, draw = [f"{value:.1f} dB" for value in psnr(error).tolist()], partial(plots.sample, kind=kind)

@@ -51,7 +51,7 @@ def show(name: str, files: list[Path], output: Path) -> Path:
     try:
         data = batches(model, sample(model), KINDS[about.kind].batch_size)
     except ValueError:
-        data = None  # nothing that ships fits this model: the figure leaves its curve out and says so by its absence
+        data = None  # nothing that ships fits this model: the figure is drawn without what needs data
     if moving:
         return plots.write_gif(part(model, "film")(model, defaults.chosen(data, about, 4)), output)
     return plots.write(part(model, "figure")(model, classes, data), output)

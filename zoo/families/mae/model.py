@@ -3,8 +3,7 @@
 B images · C channels · H W sides, P patch side in pixels · N = HW/P² patches, K of them kept, M predicted
 T class tokens · D width of the encoder, E of the decoder. Encoder tensors are named as in timm's VisionTransformer.
 
-A new way to hide is a row of masks.py, a new thing to predict a row of targets.py; an objective of its own would be a
-class in `methods/`.
+A new way to hide is a row of masks.py, a new thing to predict a row of targets.py.
 """
 
 import math

@@ -4,8 +4,7 @@
 B clips · F frames · C channels · H W sides, P patch side in pixels · U frames of a cube ("tubelet") · S = HW/P² places,
 G = F/U steps · N = GS cubes, K of them kept, M predicted · D width of the encoder, E of the decoder · T class tokens
 
-A new way to hide is a row of masks.py, a new thing to predict a row of targets.py; an objective of its own would be a
-class in `methods/`.
+A new way to hide is a row of masks.py, a new thing to predict a row of targets.py.
 """
 
 import math
