@@ -5,10 +5,8 @@ point of the group `latentzoo.families`: its name is the family's, its value the
 `facts.py`, `card.md` and `recipes/`. Of such a package facts.py alone is run to list it, the package is not imported.
 """
 
-import difflib
 import fnmatch
 import importlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -107,6 +105,8 @@ class Weights:
         """Names of the classes, as the config.json of weights that ship with the package states them; else none."""
         if not self.embedded:
             return ()
+        import json
+
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         return tuple(config.get("classes", ()))
 
@@ -361,5 +361,7 @@ def weights_info(name: str) -> Weights:
 
 def suggest(word: str, options: Any) -> str:
     """`, did you mean a or b?`: the nearest of the options, or nothing."""
+    import difflib  # here and not above: `import zoo` and `zoo ls` seldom need it
+
     near = difflib.get_close_matches(word, list(options), n=3, cutoff=0.5)
     return f", did you mean {' or '.join(near)}?" if near else ""
