@@ -152,7 +152,7 @@ class MaskedAutoencoder(ViT):
                 "trains nor reconstructs; take weights of kind full, `zoo ls --pretrained` tells which"
             )
         latent = self.encode(gather_rows(patches, ids_keep), ids_keep)  # (B, T + K, D)
-        tokens = self._run(self.decoder.blocks, self.decoder.tokens(latent, ids_keep, ids_pred))
+        tokens = self._run(self.decoder.blocks, self.decoder.tokens(latent, ids_keep, ids_pred))  # (B, any + K + M, E)
         return self.decoder.head(tokens[:, -count:])  # (B, count, outputs)
 
     def _reconstruct(self, patches: Tensor, order: Tensor, statistics: str) -> Reconstruction:

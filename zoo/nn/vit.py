@@ -42,7 +42,7 @@ class Attention(nn.Module):
         b, n, d = x.shape
         bias: Tensor = self.qkv.bias
         if not self.key_bias:
-            of_q, of_k, of_v = bias.chunk(3)
+            of_q, of_k, of_v = bias.chunk(3)  # (D,) each
             bias = torch.cat([of_q, torch.zeros_like(of_k), of_v])  # (3D,)
         qkv = F.linear(x, self.qkv.weight, bias).reshape(b, n, 3, self.heads, d // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, D/heads) each
@@ -242,7 +242,7 @@ class ViT(Network):
 
     def encode(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
         """Patches (B, K, V) at places ids (B, K), None for all in raster order → tokens (B, T + K, D)."""
-        return self.norm(self._run(self.blocks, self.embed(patches, ids)))
+        return self.norm(self._run(self.blocks, self.embed(patches, ids)))  # (B, T + K, D)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Samples (B, …) → normalised tokens (B, T + N, D), nothing masked."""

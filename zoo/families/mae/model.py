@@ -83,7 +83,7 @@ class ImageViT(ViT):
 
         They are normalised, but for those of a classifier whose pool is "avg".
         """
-        return self.encode(self.patches(x))
+        return self.encode(self.patches(x))  # (B, T + N, D)
 
     def forward_intermediates(
         self,
@@ -336,7 +336,7 @@ class MAEClassifier(ViTClassifier, ImageViT):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] → logits (B, num_classes)."""
-        return self.head(self.head_norm(self.pooled(x)))
+        return self.head(self.head_norm(self.pooled(x)))  # (B, num_classes)
 
     def pooled(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] → what the head reads, (B, D)."""

@@ -126,9 +126,9 @@ class VideoMAE(MaskedVideo):
 
     def _mean(self, error: Tensor, ids_keep: Tensor, ids_pred: Tensor) -> Tensor:
         if not self.training or not DECODE[self.decode_kind].sees:
-            return error.mean()
+            return error.mean()  # ()
         hidden = error.new_ones(len(error), self.num_cubes).scatter(1, ids_keep, 0).gather(1, ids_pred)  # (B, M)
-        return (error * hidden).sum() / hidden.sum()
+        return (error * hidden).sum() / hidden.sum()  # ()
 
     def _pixels(self, pred: Tensor, cubes: Tensor, ids: Tensor | None) -> Tensor:
         return TARGETS[self.target_kind].undo(pred, cubes, ids, self.takes.channels)  # (B, N, UP²C)
@@ -185,7 +185,7 @@ class VideoMAEClassifier(ViTClassifier, VideoViT):
 
     def forward(self, x: Tensor) -> Tensor:
         """Clips (B, F, C, H, W) in [0, 1] → logits (B, num_classes)."""
-        return self.head(self.head_drop(self.head_norm(self.pooled(x))))
+        return self.head(self.head_drop(self.head_norm(self.pooled(x))))  # (B, num_classes)
 
     def pooled(self, x: Tensor) -> Tensor:
         """Clips (B, F, C, H, W) in [0, 1] → what the head reads, (B, D)."""

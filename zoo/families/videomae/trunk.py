@@ -107,7 +107,7 @@ class VideoViT(ViT):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips (B, F, C, H, W) in [0, 1] → tokens (B, T + N, D), step by step in raster order, nothing masked."""
-        return self.encode(self.cubes(x))
+        return self.encode(self.cubes(x))  # (B, T + N, D)
 
     def adapt_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A checkpoint's tensors, with the positions of another grid made over for this one.
