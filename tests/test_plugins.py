@@ -91,7 +91,7 @@ print(json.dumps([type(again) is zoo.Identity, again.takes.shape, again.zoo_conf
     (same, shape, config, card), _ = python(distribution(tmp_path), code)
     assert same
     assert shape == [3]
-    assert config == {"arch": "identity_one", "args": {"dim": 3}}
+    assert config == {"arch": "identity_one", "args": {"dim": 3}, "distribution": "identity_family"}
     assert "Mind." in card
 
 
