@@ -11,6 +11,7 @@ from zoo.families.vq.lit import LitVQ, LitVQGAN
 from zoo.families.vq.model import VQVAE
 from zoo.families.vq.qlae import LatentAutoencoder, kl_divergence
 from zoo.families.vq.usage import CodebookUsage
+from zoo.metrics.infomec import infomec
 from zoo.train import optim
 from zoo.train.adversarial import adaptive_weight
 
@@ -120,6 +121,23 @@ def test_known_factors_are_scored():
         (found,) = run.test(lit, data, verbose=False)
         assert {"test/infom", "test/infoe", "test/infoc"} <= found.keys()
         assert all(v == v for v in found.values())
+
+
+def test_latents_are_scored_in_full_precision():
+    data = FactorData(image_size=32, num_images=64, num_test=64, batch_size=32)
+    lit = LitVQ("ae_conv", arch_args={"image_size": 32}, lr=1e-3)
+    (found,) = trainer(precision="bf16-mixed").test(lit, data, verbose=False)
+    batches = [data.on_after_batch_transfer(b, 0) for b in data.test_dataloader()]
+    latents, factors = (torch.cat(parts) for parts in zip(*((lit.model.eval().encode(x), y) for x, y in batches)))
+    scores = infomec(latents, factors, discrete=False)
+    assert abs(found["test/infom"] - scores.infom) < 1e-4
+    assert abs(found["test/infoc"] - scores.infoc) < 1e-4
+
+
+def test_known_factors_say_nothing_of_a_map_of_codes():
+    data = FactorData(image_size=16, num_images=64, num_test=64, batch_size=32)
+    (found,) = trainer().test(LitVQ("vqvae_conv_small", arch_args=TINY, lr=1e-3), data, verbose=False)
+    assert "test/infom" not in found
 
 
 def test_usage_over_an_epoch_does_not_depend_on_the_batch_size():

@@ -6,6 +6,7 @@ N samples · S sources (factors) · L latents · A of them active · k neighbour
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -70,7 +71,7 @@ def infomec(latents: Tensor, sources: Tensor, discrete: bool, definition: str = 
         codes = [z.unique(return_inverse=True)[1] for z in latents.unbind(1)]  # L of (N,)
         rows = [torch.stack([_information(s, z) for z in codes]) for s in classes]
     else:
-        rows = [_knn_information(_standard(x), s, rules.neighbours) for s in classes]
+        rows = [_knn_information(_untied(x), s, rules.neighbours) for s in classes]
     nmi = torch.stack([row / _entropy(s) for row, s in zip(rows, classes)])  # (S, L)
     active = _active(x, discrete, rules)  # (L,)
     features = torch.cat([F.one_hot(z).double() for z in codes], 1) if discrete and rules.one_hot else _standard(x)
@@ -123,6 +124,16 @@ def _standard(x: Tensor) -> Tensor:
     return (x - x.mean(0)) / x.std(0, correction=0).clamp(min=1e-12)  # (N, L)
 
 
+def _untied(x: Tensor) -> Tensor:
+    """x (N, L) of unit deviation, equal values moved apart by `1e-10 max(1, mean |x|)` of noise, scikit-learn's.
+
+    Of equal values every neighbour lies at distance 0, and an estimate from distances is 0 whatever they tell.
+    """
+    x = x / x.std(0, correction=0).clamp(min=1e-12)
+    noise = torch.from_numpy(np.random.RandomState(0).standard_normal(x.shape)).to(x.device)
+    return x + 1e-10 * x.abs().mean(0).clamp(min=1) * noise  # (N, L)
+
+
 def _entropy(classes: Tensor) -> Tensor:
     p = classes.bincount().double() / len(classes)
     return -torch.xlogy(p, p).sum()
@@ -139,8 +150,9 @@ def _information(a: Tensor, b: Tensor) -> Tensor:
 def _knn_information(x: Tensor, classes: Tensor, k: int) -> Tensor:
     """I(x_l; class) in nats of every column of x (N, L), continuous, by neighbours (Ross 2014), (L,).
 
-    `ψ(N) + mean ψ(k) - mean ψ(N_class) - mean ψ(m)`, m the points nearer than the k-th neighbour of the own class. All
-    on the line, so that neighbours stand beside one another once it is sorted. Classes of one sample are left out.
+    `ψ(N) + mean ψ(k) - mean ψ(N_class) - mean ψ(m)`, m the points nearer than the k-th neighbour of the own class, the
+    point itself among them. All on the line, so that neighbours stand beside one another once it is sorted. Classes of
+    one sample are left out.
     """
     n = torch.bincount(classes)[classes]  # (N,), size of the own class
     x, classes, n = x[n > 1].T.contiguous(), classes[n > 1], n[n > 1]  # (L, N), (N,), (N,)
@@ -149,12 +161,21 @@ def _knn_information(x: Tensor, classes: Tensor, k: int) -> Tensor:
     for c in classes.unique():
         own = (classes == c).nonzero()[:, 0]
         radius[:, own] = _kth_distance(x[:, own], int(near[own[0]]))
-    radius = (radius - 1e-12).clamp(min=0)  # strictly nearer, whatever the rounding of x ± radius; x has unit spread
-    line = x.sort(1).values  # (L, N)
-    m = torch.searchsorted(line, x + radius, right=True) - torch.searchsorted(line, x - radius)  # (L, N)
+    m = _strictly_nearer(x, radius)  # (L, N)
     digamma = torch.digamma(torch.arange(len(n) + 1, dtype=torch.float64))  # of every count there can be
     of_near, of_class, of_all = digamma[near].mean(), digamma[n].mean(), digamma[m.clamp(min=1)].mean(1)
     return (digamma[-1] + of_near - of_class - of_all).clamp(min=0)  # (L,)
+
+
+def _strictly_nearer(x: Tensor, radius: Tensor) -> Tensor:
+    """How many points of each row of x (L, N) lie nearer to each than its radius, itself among them, (L, N)."""
+    line = x.sort(1).values  # (L, N)
+    first = torch.searchsorted(line, x - radius, right=True)  # (L, N)
+    end = torch.searchsorted(line, x + radius)  # (L, N)
+    # Rounded, x ± radius may miss the neighbour at that distance, which is not to be counted.
+    low = x - line.gather(1, first.clamp(max=x.shape[1] - 1)) >= radius  # (L, N)
+    high = line.gather(1, (end - 1).clamp(min=0)) - x >= radius  # (L, N)
+    return end - first - low.long() - high.long()
 
 
 def _kth_distance(x: Tensor, k: int) -> Tensor:

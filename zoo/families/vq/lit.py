@@ -92,9 +92,9 @@ class LitVQ(CountsCodes):
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> VQOutput:
         out, (x, y) = super().evaluate(batch, batch_idx, split), batch
         seen = sum(len(factors) for _, factors in self.latents) * self.trainer.world_size
-        if y.ndim == 2 and seen < self.hparams.infomec_images:
-            codes = out.indices if out.indices.numel() else self.averaged.forward_features(x).float()  # (B, L)
-            self.latents.append((codes, y))
+        if y.ndim == 2 and isinstance(self.averaged, LatentAutoencoder) and seen < self.hparams.infomec_images:
+            with torch.autocast(x.device.type, enabled=False):  # it rounds latents, whose distances InfoMEC measures
+                self.latents.append((self.averaged.encode(x), y))  # (B, L)
         return out
 
     def summarise(self, split: str) -> None:

@@ -46,7 +46,7 @@ def evaluate(model: Model, batches: Batches, train: Batches) -> dict[str, float]
     latents, factors = [], []
     for x, y in batches:
         out = model(x)
-        if y.ndim == 2:
+        if y.ndim == 2 and isinstance(model, LatentAutoencoder):
             latents.append(out.indices if out.indices.numel() else model.forward_features(x))
             factors.append(y)
         error += (out.recon.clamp(0, 1) - x).double().square().sum().item()
