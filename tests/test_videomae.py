@@ -9,6 +9,7 @@ from torch.nn import functional as F
 import zoo
 from zoo.families.videomae import masks, targets, trunk
 from zoo.nn.embed import gather_rows
+from zoo.train import optim
 
 SMALL = {"frames": 8, "image_size": 32, "patch_size": 8, "dim": 24, "depth": 2, "heads": 2}
 DECODER = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
@@ -108,6 +109,22 @@ def test_the_running_cell_decodes_half_and_moves_on():
     assert (cells[:, 1:] != cells[:, :-1]).any(-1).all()  # and the next step another
     assert (decoded.sum(1) == 2).all()  # in four steps each place twice
     assert decoded[:, 0, 0, 0].float().mean() not in (0, 1)
+    # In the order of V2's dataset/masking_generator.py, RunningCellMaskingGenerator, from whichever start.
+    published = [[1, 2], [0, 1], [0, 3], [2, 3]]
+    for clip in cells[:, :, 0, 0]:  # (G, 4)
+        steps = [cell.nonzero().flatten().tolist() for cell in clip]
+        start = published.index(steps[0])
+        assert steps == published[start:] + published[:start]
+
+
+def test_pretraining_spares_the_mask_token_as_published():
+    """VideoMAE's and V2's `no_weight_decay` name it, MAE-ST's `add_weight_decay` knows no exception."""
+    for arch, spared in (("videomae_vit_small", True), ("mae_st_vit_large", False)):
+        with torch.device("meta"):
+            model = zoo.create(arch)
+            decayed = {id(p) for p in optim.decay_groups(model, 0.05)[0]["params"]}
+        assert (id(model.decoder.mask_token) not in decayed) == spared
+        assert id(model.decoder.pred.weight) in decayed
 
 
 @pytest.mark.parametrize("decode", ["running_cell", "running_cell_hidden"])

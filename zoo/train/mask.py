@@ -26,7 +26,8 @@ class LitMAE(LitAutoencoder):
     among those of even index, by the mean patch token.
 
     Args:
-        weight_decay: decoupled, on every parameter of two or more axes, as published also on class and mask token.
+        weight_decay: decoupled, on every parameter of two or more axes; as published also on class and mask token, but
+            for VideoMAE's mask token.
         probe_images: how many held-out samples the online probe looks at; 0 is off.
 
     Raises:

@@ -74,13 +74,16 @@ def num_kept(grid: Grid, ratio: float, mask: str) -> int:
 
 
 def running_cell(b: int, grid: Grid, device: Device) -> Tensor:
-    """What V2's decoder predicts, (B, N) bool: two of each 2×2 places, one place further each step, from any start."""
+    """What V2's decoder predicts, (B, N) bool: two of each 2×2 places, from any of four starts.
+
+    Of the corners 0 1 / 2 3 it is, step by step, 1 and 2, 0 and 1, 0 and 3, 2 and 3, and so on (V2's code, `run_cell`).
+    """
     steps, height, width = grid
     start = torch.randint(4, (b, 1, 1), device=device)  # (B, 1, 1)
     step = torch.arange(steps, device=device)[:, None] + 1  # (G, 1)
     place = torch.arange(height * width, device=device)  # (S,)
     corner = place // width % 2 * 2 + place % width % 2  # (S,), which of its 2×2 a place is
-    return ((corner - start - step) % 4 >= 2).flatten(1)  # (B, N)
+    return ((corner + start + step) % 4 >= 2).flatten(1)  # (B, N)
 
 
 def all_hidden(order: Tensor, keep: int, grid: Grid) -> Tensor:

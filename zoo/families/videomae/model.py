@@ -71,6 +71,8 @@ class VideoMAE(MaskedVideo):
         ValueError: sizes that do not divide, a ratio that hides nothing or everything, an unknown mask or target.
     """
 
+    no_decay = ("decoder.mask_token",)
+
     decoder: Decoder | None
 
     def __init__(
