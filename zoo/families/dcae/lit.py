@@ -47,8 +47,10 @@ class LitDCAE(Adversarial):
         disc_warmup: optimiser steps in which the discriminator learns and does not count yet (phase 3).
         accumulate: batches of an optimiser step (phase 3; before, it is Trainer's `accumulate_grad_batches`).
         mask_channels: each step keeps so many first channels of the latents, one of these (DC-AE 1.5, §3.2).
-        equivariance_weight: of `L1(decode(z / 2), x / 2)`, halved in size (Skorokhodov et al. 2025, §3.3).
-        nuclear_weight: of the nuclear norm of the matrix on the latents, `arch_args: {low_rank: true}` (LoRAE).
+        equivariance_weight: of `L1(decode(z / 2), x / 2)`, halved in size by the same mean (Skorokhodov et al. 2025,
+            §3.3).
+        nuclear_weight: of the nuclear norm of the matrix on the latents, `arch_args: {low_rank: true}`
+            (LoRAE, arXiv:2310.16194).
 
     Raises:
         ValueError: a phase after the first without weights, patterns that match nothing, an option of another phase.
@@ -138,9 +140,8 @@ class LitDCAE(Adversarial):
         return DCAEOutput((recon - x).abs().mean(), recon, z)
 
     def _equivariance(self, x: Tensor, z: Tensor) -> Tensor:
-        """How far images of halved latents are from halved images."""
-        small = F.interpolate(z, scale_factor=0.5, mode="bilinear")  # (B, c, h/2, w/2)
-        wanted = F.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True)  # (B, C, H/2, W/2)
+        """How far images of halved latents are from halved images; both are halved by the mean of 2×2."""
+        small, wanted = F.avg_pool2d(z, 2), F.avg_pool2d(x, 2)  # (B, c, h/2, w/2), (B, C, H/2, W/2)
         return F.l1_loss(2 * self.model.decode_unclamped(small), 2 * wanted)
 
     @property

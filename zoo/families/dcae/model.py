@@ -54,7 +54,7 @@ class DCAE(Checkpointed, Network):
             axis only; "isotropic", which turns the axis with every other channel; "none" leaves them all out.
         latent_shortcut: also around the convolutions to and from the latent; 1.5 has none there.
         stem: "conv", or "haar": the first halving is a Haar transform (Sadat et al. 2024, LiteVAE, §4.1).
-        low_rank: a matrix on the latents whose nuclear norm training can hold down (Mounayer et al. 2023, LoRAE).
+        low_rank: a matrix on the latents whose nuclear norm training can hold down (Mazumder et al. 2023, LoRAE).
         latent_scale: where the publisher states one, what a diffusion model multiplies latents by.
 
     Raises:
