@@ -212,6 +212,18 @@ def test_the_encoder_runs_once_a_step(monkeypatch):
     assert calls == [8, 8]
 
 
+@pytest.mark.parametrize(("time", "unshifted"), [("logit_normal", 0.5), ("uniform", 0.4995)])
+def test_times_of_training_end_before_pure_noise(time, unshifted, monkeypatch):
+    """Logit-normal times are cut off at 0.999 and not scaled by it (transport.py, `truncated_logitnormal_sample`)."""
+    model = zoo.create("ditdh_tiny", dim=[32, 48], depth=[1, 1], heads=[2, 3], shift=1.0, time=time)
+    monkeypatch.setattr(torch, "randn", lambda *args, **kwargs: torch.zeros(*args))
+    monkeypatch.setattr(torch, "rand", lambda *args, **kwargs: torch.full(args, 0.5))
+    assert model.draw(torch.empty(3, *model.takes.shape))[0].tolist() == pytest.approx([unshifted] * 3)
+    monkeypatch.setattr(torch, "randn", lambda *args, **kwargs: torch.full(args, 99.0))
+    monkeypatch.setattr(torch, "rand", lambda *args, **kwargs: torch.ones(args))
+    assert model.draw(torch.empty(3, *model.takes.shape))[0].tolist() == pytest.approx([0.999] * 3)
+
+
 def test_augmentation_lets_gradients_through_and_moves_images():
     x = (2 * images() - 1).requires_grad_()
     y = adversarial.differentiable_augment(x)

@@ -151,9 +151,11 @@ class DiTDH(Network):
 
     def draw(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Random times (B,) and noise (B, C, h, w) for latents (B, C, h, w)."""
-        normal = self.time == "logit_normal"
-        t = torch.randn(len(z), device=z.device).sigmoid() if normal else torch.rand(len(z), device=z.device)  # (B,)
-        return self.shifted(t * LATEST).to(z.dtype), torch.randn_like(z)
+        if self.time == "logit_normal":
+            t = torch.randn(len(z), device=z.device).sigmoid().clamp(max=LATEST)  # (B,); 2.5e-12 of them are cut off
+        else:
+            t = torch.rand(len(z), device=z.device) * LATEST  # (B,)
+        return self.shifted(t).to(z.dtype), torch.randn_like(z)
 
     def shifted(self, t: Tensor) -> Tensor:
         """`α t / (1 + (α - 1) t)`, written so that 1 stays exactly 1."""
