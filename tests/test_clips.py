@@ -128,6 +128,33 @@ def test_a_video_is_decoded_once_for_several_clips(folder, monkeypatch):
     assert any(not torch.equal(x[0], x[1]) for x, _ in batches)
 
 
+@pytest.mark.parametrize(("repeats", "videos"), [(1, 4), (2, 2), (4, 1)])
+def test_a_batch_counts_videos_and_the_learning_rate_with_it(folder, repeats, videos, capsys, caplog):
+    mine = folder.parent / "mine.yaml"
+    mine.write_text(
+        f"""
+model:
+  class_path: zoo.LitClassifier
+  init_args:
+    arch: videomae_vit_tiny_classifier
+    arch_args: {{frames: 4, image_size: 32, patch_size: 16, dim: 24, depth: 1, heads: 2}}
+    num_classes: 2
+    base_lr: 1.0e-3
+data:
+  class_path: zoo.ClipData
+  init_args: {{source: {folder}, frames: 4, image_size: 32, batch_size: 4, repeats: {repeats}, num_workers: 0}}
+trainer: {{max_epochs: 1, accumulate_grad_batches: 3, enable_model_summary: false}}
+"""
+    )
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        assert cli.main(["validate", str(mine)]) == 0
+    rate = 1e-3 * 3 * videos / 256
+    of = "" if repeats == 1 else f" of {3 * videos} videos"
+    assert f"batch       12 clips{of} an optimiser step, learning rate {rate:g}\n" in capsys.readouterr().out
+    said = f"learning rate {rate:.4g} = 0.001 × {3 * videos} videos a step / 256"
+    assert said in caplog.messages
+
+
 def test_the_same_seed_gives_the_same_epoch_and_the_next_epoch_another(folder):
     args = {"crop": "multi_scale", "flip": True, "num_workers": 0}
     first, again, other = (ready(folder, seed=s, **args) for s in (0, 0, 1))

@@ -57,6 +57,8 @@ class Batches:
         ValueError: fewer images than make a training batch, or than there are processes.
     """
 
+    counts = "images"  # what batch_size counts
+
     def __init__(
         self,
         pixels: Split,

@@ -62,7 +62,7 @@ class ClipData(L.LightningDataModule):
         sampling: "dense", frames `stride` apart from any start; "uniform", one of each of F equal parts (SSv2's).
         stride: of dense sampling, in frames; a video too short for it is sampled as densely as it must be.
         repeats: R, clips cut from a video each time it is decoded, in training (Hoffer et al. 2020); a batch then holds
-            batch_size/R videos.
+            batch_size/R videos, and these are what `base_lr` counts.
         crop: "multi_scale", a rectangle with sides of 1 to 0.66 of the shorter one (VideoMAE's), "resized", a share
             `crop_scale` of the area, or "centre", in training. Evaluation always cuts the centre.
         crop_scale: from and to; half to all is MAE-ST's.
@@ -216,7 +216,9 @@ class ClipData(L.LightningDataModule):
         kind: Callable[..., Batches] = Batches
         if isinstance(clips, Streams):
             kind = partial(shards.Streamed, lanes=h.lanes, buffer=h.shuffle_buffer, bad=h.bad)
-        return kind(clips, labels, batch_size, shuffle, h.seed, rank, world, h.num_workers, change)
+        batches = kind(clips, labels, batch_size, shuffle, h.seed, rank, world, h.num_workers, change)
+        batches.counts = "videos" if self._decodes else "clips"
+        return batches
 
     def _videos(self) -> Splits:
         h = self.hparams

@@ -205,7 +205,7 @@ class Adversarial(LitAutoencoder):
         if self.automatic_optimization:
             return super().configure_optimizers()
         h = self.hparams
-        lr = optim.learning_rate(self.trainer, h.lr, None if h.base_lr is None else h.base_lr * h.accumulate)
+        lr = optim.learning_rate(self.trainer, h.lr, h.base_lr, h.accumulate)
         groups = [optim.decay_groups(self.model, h.weight_decay)]
         if self.discriminator is not None:
             decay = h.weight_decay if self.decays_discriminator else 0.0

@@ -47,7 +47,8 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
         weights: a tag of that arch to go on from, a checkpoint folder, a run or `hf://org/name`; None starts at random.
         arch_args: keywords of the arch (`{"image_size": 32}`).
         lr: peak learning rate; or leave it out for
-        base_lr: peak learning rate per 256 samples of an optimiser step.
+        base_lr: peak learning rate per 256 images or videos of an optimiser step; a video counts once, however many
+            clips are cut from it.
         weight_decay: decoupled, on every parameter of two or more axes and on what the model names besides.
         betas: of AdamW.
         warmup_epochs: length of the linear warm-up, in epochs, may be a fraction.

@@ -142,6 +142,7 @@ def estimate(name: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     optimizers = 1 if module.automatic_optimization else len(step.optimizers)  # by hand, Lightning counts all steps
     return {
         "recipe": name,
+        "kind": _model(module).takes.kind,
         "module": plan.kind.__name__,
         "optimizer": " and ".join(dict.fromkeys(type(o).__name__ for o in step.optimizers)),
         "precision": plan.precision,
@@ -276,13 +277,13 @@ def speed(estimated: dict[str, Any], utilisation: float, peaks: Peaks, images: i
 
 def table(figures: dict[str, Any]) -> str:
     """What `zoo validate --estimate` prints of an estimate with its speed."""
-    f, again, n = figures, figures["grad_checkpointing"], figures["devices"]
+    f, again, n, kind = figures, figures["grad_checkpointing"], figures["devices"], figures["kind"]
     lines = [
         ("parameters", f"{f['trained']:,} trained, {f['frozen']:,} frozen: {_size(f['parameter_bytes'])} with buffers"),
         ("gradients", _size(f["gradient_bytes"])),
         ("optimiser", f"{_size(f['optimizer_bytes'])}, {f['optimizer']}"),
         ("moving average", _size(f["average_bytes"])),
-        ("activations", f"{_size(f['activation_bytes'])} of {f['batch']} images, {f['precision']}"),
+        ("activations", f"{_size(f['activation_bytes'])} of {f['batch']} {kind}s, {f['precision']}"),
         ("a device", f"{_size(f['total_bytes'])}, the sum; kernels need some more while they run"),
     ]
     if again is not None:
@@ -297,9 +298,9 @@ def table(figures: dict[str, Any]) -> str:
     peaks = ", ".join(f"{f['peak_tflops'][k]:g} ({k})" for k in KINDS if f[f"{k}_flops_per_image"])
     rate = f"{f['images_per_second']:,.0f}, at {f['utilisation']:.0%} of {peaks} TFLOP/s"
     lines += [
-        ("a step", f"{f['images_per_step']:,} images: {f['batch']} × {n} devices × {f['accumulate']} batches"),
-        ("operations", f"{each:,.4g} GFLOP an image, {step:,.4g} TFLOP a step"),
-        ("images a second", f"{rate} on each device" if n > 1 else rate),
+        ("a step", f"{f['images_per_step']:,} {kind}s: {f['batch']} × {n} devices × {f['accumulate']} batches"),
+        ("operations", f"{each:,.4g} GFLOP of each, {step:,.4g} TFLOP a step"),
+        (f"{kind}s a second", f"{rate} on each device" if n > 1 else rate),
         ("hours", "unknown; give --images N, of an epoch" if f["hours"] is None else f"{f['hours']:,.3g}"),
     ]
     return "\n".join(f"{key:<24} {value}" for key, value in lines)

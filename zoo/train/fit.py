@@ -104,16 +104,21 @@ def validate(argv: list[str]) -> int:
     data, model = cli.datamodule, cli.model
     data.prepare_data()
     data.setup("fit")
-    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    loader = data.train_dataloader()
+    batch = data.on_after_batch_transfer(next(iter(loader)), 0)
     cli.trainer.fit(model, data)
     tensors, takes = list(_tensors(batch)), model.model.takes
     for x in tensors:
         span = f" in [{x.min():.3g}, {x.max():.3g}]" if x.numel() else ""
         print(f"{_name(x, takes):<11} {tuple(x.shape)} {x.dtype}{span}")
     print(f"parameters  {sum(p.numel() for p in model.model.parameters()):,}")
-    steps = cli.config["trainer"]["accumulate_grad_batches"] * cli.trainer.world_size
+    times = (
+        cli.config["trainer"]["accumulate_grad_batches"] * model.hparams.get("accumulate", 1) * cli.trainer.world_size
+    )
     lr = max(group.get("initial_lr", group["lr"]) for group in cli.trainer.optimizers[0].param_groups)
-    print(f"batch       {len(tensors[0]) * steps} {takes.kind}s an optimiser step, learning rate {lr:g}")
+    made, read = len(tensors[0]), getattr(loader, "batch_size", None)
+    of = f" of {read * times} {loader.counts}" if hasattr(loader, "counts") and read != made else ""
+    print(f"batch       {made * times} {takes.kind}s{of} an optimiser step, learning rate {lr:g}")
     print(f"{argv[0]} is valid")
     return 0
 

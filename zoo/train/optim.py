@@ -16,15 +16,26 @@ from torch.optim.lr_scheduler import LambdaLR
 from zoo.nn.protocols import DecaysAlso, KeepsBatchState, SparesDecay
 
 
-def effective_batch(trainer: L.Trainer) -> int:
-    """Images of one optimiser step: of a batch, times processes, times accumulated batches."""
+def effective_batch(trainer: L.Trainer, accumulate: int = 1) -> int:
+    """What its loader counts of one optimiser step: a batch, times processes, times accumulated batches.
+
+    A loader counts what it reads: images, or videos, each of them once however many clips are cut from it.
+
+    Args:
+        accumulate: batches of an optimiser step, where the trainer does not count them.
+    """
     trainer.fit_loop.setup_data()  # builds the loader where it is not there yet
     loader: Any = trainer.train_dataloader  # of whatever class the DataModule chose
-    return loader.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    return loader.batch_size * trainer.world_size * trainer.accumulate_grad_batches * accumulate
 
 
-def learning_rate(trainer: L.Trainer, lr: float | None, base_lr: float | None) -> float:
-    """`lr`, or `base_lr × images a step / 256` (Goyal et al. 2017); printed, so that a smaller machine is noticed.
+def learning_rate(trainer: L.Trainer, lr: float | None, base_lr: float | None, accumulate: int = 1) -> float:
+    """`lr`, or `base_lr × batch / 256` (Goyal et al. 2017); printed, so that a smaller machine is noticed.
+
+    The batch is `effective_batch`, which counts videos, not the clips cut from them.
+
+    Args:
+        accumulate: as `effective_batch`'s.
 
     Raises:
         ValueError: both or neither are given, or one that is not above 0.
@@ -36,8 +47,8 @@ def learning_rate(trainer: L.Trainer, lr: float | None, base_lr: float | None) -
         raise ValueError(f"lr={lr} and base_lr={base_lr}: give one of them; base_lr is scaled by the batch, over 256")
     if base_lr is None:
         return rate
-    batch = effective_batch(trainer)
-    rank_zero_info(f"learning rate {rate * batch / 256:.4g} = {rate:g} × {batch} images a step / 256")
+    batch, counts = effective_batch(trainer, accumulate), getattr(trainer.train_dataloader, "counts", "samples")
+    rank_zero_info(f"learning rate {rate * batch / 256:.4g} = {rate:g} × {batch} {counts} a step / 256")
     return rate * batch / 256
 
 
