@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 
@@ -93,3 +94,23 @@ def test_knn_on_real_digits_finds_their_classes():
     data.setup()
     (train, y), (test, z) = ((p.array.flatten(1).float(), t) for p, t in (data.splits["train"], data.splits["test"]))
     assert knn_accuracy(train, y, test, z, k=5) > 0.85
+
+
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_mixup_pairs_a_batch_and_leaves_the_last_of_an_odd_one_alone(count):
+    module = LitClassifier("bilinear_d64", num_classes=3, lr=1e-3, mixup=0.8, label_smoothing=0.3)
+    x, y = torch.rand(count, 1, 28, 28), torch.arange(count) % 3
+    np.random.seed(0)
+    mixed, target = module._mixed(x.clone(), y, module.mix)
+    assert mixed.shape == x.shape
+    even = count // 2 * 2
+    if even:
+        np.random.seed(0)
+        pairs, targets = module.mix(x[:even, 0].clone(), y[:even])
+        assert torch.equal(mixed[:even, 0], pairs)
+        assert not torch.equal(pairs, x[:even, 0])
+        assert torch.equal(target[:even], targets)
+    assert torch.equal(mixed[even:], x[even:])
+    smooth = 0.7 * torch.eye(3)[y[even:]] + 0.1
+    torch.testing.assert_close(target[even:], smooth)
+    assert module.training_step((x, y), 0).isfinite()

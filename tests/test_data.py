@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from zoo.data import images as images_module
 from zoo.data.augment import augment
+from zoo.data.batches import Batches, InMemory
 from zoo.data.images import ImageData
 from zoo.data.readers import decode, read
 from zoo.data.synthetic import RandomImages
@@ -173,11 +175,11 @@ def test_evaluation_is_neither_augmented_nor_shuffled_nor_cut():
 
 def test_processes_share_an_epoch_evenly_and_without_overlap():
     pixels, labels = ready(limit=103, batch_size=10).splits["train"]
-    loaders = [images_module.Batches(pixels, labels, 10, True, rank=r, world=2) for r in range(2)]
+    loaders = [Batches(pixels, labels, 10, True, rank=r, world=2) for r in range(2)]
     orders = [loader._order(0) for loader in loaders]
     assert len(orders[0]) == len(orders[1]) == 51
     assert not set(orders[0].tolist()) & set(orders[1].tolist())
-    even = [images_module.Batches(pixels, labels, 10, False, rank=r, world=2) for r in range(2)]
+    even = [Batches(pixels, labels, 10, False, rank=r, world=2) for r in range(2)]
     assert len(list(even[0])) == len(list(even[1])) == len(even[0])
 
 
@@ -253,9 +255,81 @@ def test_a_wrong_source_is_named_with_what_there_is(source, args, error, message
         ready(source, **args)
 
 
-def test_a_batch_larger_than_the_set_is_refused():
-    with pytest.raises(ValueError, match="1000 training images make no batch of 2048; lower batch_size"):
-        ready(batch_size=2048).train_dataloader()
+def test_a_set_smaller_than_a_batch_is_one_batch_and_that_is_said():
+    with pytest.warns(UserWarning, match="1000 training samples make no batch of 2048: each batch holds 1000 of them"):
+        loader = ready(batch_size=2048).train_dataloader()
+    assert (len(loader), loader.batch_size) == (1, 1000)
+    ((x, _, _),) = loader
+    assert len(x) == 1000
+
+
+def plain(count, size, **args):
+    """Batches of pictures that are their own number."""
+    return Batches(InMemory(torch.arange(count)), torch.arange(count), size, True, **args)
+
+
+def test_what_fills_no_batch_is_said_where_it_is_much():
+    with pytest.warns(UserWarning, match="10 of 110 training .* fill no batch of 100; batches of 55 leave out 0"):
+        plain(110, 100)
+    with pytest.warns(UserWarning, match="14 of 50 training .* fill no batch of 18; batches of 12 leave out 2"):
+        plain(50, 18, world=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain(104, 100)  # 4 %
+        plain(110, 100, rank=1, world=1)  # the first process says it
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize(("size", "left"), [(3, 7), (4, 5), (5, 4), (16, 2), (25, 1), (26, 1), (60, 1)])
+def test_an_epoch_goes_on_with_another_batch_size_and_shows_no_picture_twice(world, size, left):
+    seen, later = [], []
+    for rank in range(world):
+        loader = plain(51 * world, 10, rank=rank, world=world)
+        batches = iter(loader)
+        seen += [next(batches)[1] for _ in range(3)]
+        again = plain(51 * world, size, rank=rank, world=world)
+        again.load_state_dict(loader.state_dict())
+        first, began = again.step, len(later)
+        assert first + left == len(again)
+        assert list(again._spans(again.start)) == list(range(first, len(again)))
+        for _, y, stamp in again:
+            assert stamp == [0, 0, first + len(later) - began, rank]
+            assert again.indices(stamp[2]) == y.tolist()
+            later.append(y)
+        assert again.epoch == 1
+        assert sum(len(y) for _, y, _ in again) == len(again) * again.batch_size  # the epoch after it is whole
+    seen, later = torch.cat(seen), torch.cat(later)
+    assert not set(seen.tolist()) & set(later.tolist())
+    assert later.unique().numel() == len(later)
+    # As many as an epoch of that size shows; where it would be through already, all.
+    assert (len(seen) + len(later)) // world == (51 // size * size if 51 // size * size > 30 else 51)
+
+
+def test_states_that_count_batches_are_read():
+    order = torch.cat([y for _, y, _ in plain(64, 8)])
+    for state in ({"epoch": 0, "done": 3}, {"epoch": 0, "done": 3, "batch_size": 8}):
+        again = plain(64, 8)
+        again.load_state_dict(state)
+        assert torch.equal(torch.cat([y for _, y, _ in again]), order[24:])
+    other = plain(64, 16)
+    other.load_state_dict({"epoch": 0, "done": 3, "batch_size": 8})
+    assert torch.equal(torch.cat([y for _, y, _ in other]), order[24:])
+
+
+def test_a_state_says_where_the_next_batch_comes_from_at_any_time():
+    loader = plain(64, 16)
+    for _ in range(2):
+        list(loader)
+    assert loader.state_dict() == {"epoch": 2, "images": 0}
+    for fetched in (1, 4):
+        batches = iter(loader)
+        for _ in range(fetched):
+            next(batches)
+    assert loader.state_dict() == {"epoch": 3, "images": 0}  # Lightning asks before the iterator has ended
+    loader.set_epoch(5)
+    assert loader.state_dict() == {"epoch": 5, "images": 0}
+    loader.load_state_dict({"epoch": 7, "images": 48})
+    assert loader.state_dict() == {"epoch": 7, "images": 48}
 
 
 def test_an_empty_folder_is_refused(tmp_path):

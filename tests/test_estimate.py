@@ -213,7 +213,6 @@ def test_an_estimate_that_fails_leaves_nothing_behind():
         (["--tflops", "many"], "--tflops many, allowed a number above 0"),
         (["--tflops", "1,2"], "--tflops 1,2, allowed one number, or three"),
         (["--trainer.devices", "0"], "devices=0"),
-        (["--data.num_images", "10"], "num_images=10 make no batch of 64"),
         (["--images", "-5"], "--images -5, allowed a number above 0"),
         (["--model.nonsense", "1"], "no key 'model.nonsense'"),
         (["--data.batch_size", "0"], "batch_size=0, must be at least 1"),

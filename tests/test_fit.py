@@ -14,6 +14,7 @@ import yaml
 from conftest import losses
 
 from zoo import cli, hub
+from zoo.data.batches import Batches
 from zoo.train import fit
 from zoo.train.callbacks import LAST
 
@@ -133,6 +134,38 @@ def test_a_signal_leaves_a_checkpoint_that_resumes_exactly(tmp_path, signum):
     resumed = losses(run)
     assert len(whole) == 600
     assert resumed == whole
+
+
+@pytest.mark.parametrize(("size", "left", "counts"), [(16, 24, "images"), (100, 4, "batches"), (640, 1, "images")])
+def test_a_run_goes_on_with_another_batch_size_and_sees_no_picture_twice(tmp_path, monkeypatch, size, left, counts):
+    shown, every = [], Batches.__iter__
+
+    def watched(self):
+        for k, batch in enumerate(every(self)):
+            if self.shuffle and "--resume" not in argv and k == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if self.shuffle:
+                shown.append([image.numpy().tobytes() for image in batch[0]])
+            yield batch
+
+    monkeypatch.setattr(Batches, "__iter__", watched)
+    argv = ["bilinear/smoke", "--run", str(tmp_path / "run"), *QUIET]
+    assert fit.fit(argv) == 128 + signal.SIGTERM
+    del shown[4:]  # a fifth was fetched, and not trained on
+    last = tmp_path / "run" / LAST
+    checkpoint = hub.read_pickle(last)
+    assert checkpoint["batches"] == {"epoch": 0, "images": 256}
+    if counts == "batches":  # as older checkpoints
+        checkpoint["batches"] = {"epoch": 0, "done": 4}
+        torch.save(checkpoint, last)
+    argv = ["--resume", str(tmp_path / "run"), "--data.batch_size", str(size), *QUIET]
+    assert fit.fit(argv) == 0
+    whole = 640 // size
+    first, second = shown[: 4 + left], shown[4 + left :]
+    assert [len(second), *map(len, second)] == [whole, *[size] * whole]
+    pictures = [picture for batch in first for picture in batch]
+    assert len(set(pictures)) == len(pictures) == whole * size
+    assert hub.read_pickle(last)["global_step"] == 4 + left + whole
 
 
 def test_a_checkpoint_loads_as_plain_tensors_and_plain_arguments(undisturbed):

@@ -266,6 +266,26 @@ def test_an_epoch_goes_on_where_it_stopped(written, stop, workers):
     assert same(list(again), whole[stop:])
 
 
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("size", [5, 16, 40])
+def test_a_stream_goes_on_with_another_batch_size_and_shows_no_picture_twice(written, world, size):
+    seen: list[str] = []
+    for rank in range(world):
+        stream = loader(written, batch_size=8, rank=rank, world=world)
+        names = [name for step in range(len(stream)) for name in stream.indices(step)]
+        batches = iter(stream)
+        for _ in range(3):
+            next(batches)
+        again = loader(written, batch_size=size, rank=rank, world=world)
+        again.load_state_dict(stream.state_dict())
+        later = [again.indices(step) for step in again.spans]
+        assert [len(batch) for batch in later] == [len(y) for _, y, _ in again]
+        later = [name for batch in later for name in batch]
+        assert later[: len(names) - 24] == names[24 : 24 + len(later)]  # in the same order
+        seen += names[:24] + later
+    assert len(set(seen)) == len(seen)
+
+
 def test_resume_opens_no_shard_that_was_used_up(place):
     stream = loader(place, shuffle_buffer=2)
     whole = list(stream)
@@ -276,7 +296,7 @@ def test_resume_opens_no_shard_that_was_used_up(place):
     for name in done:
         (place / name).unlink()
     again = loader(place, shuffle_buffer=2)
-    again.load_state_dict({"epoch": 0, "done": 8})
+    again.load_state_dict({"epoch": 0, "images": 8 * again.batch_size})
     assert same(list(again), whole[8:])
 
 
@@ -639,7 +659,7 @@ def test_clips_stream_as_they_are_read_from_files(videos):
     assert [x.shape for x, _, _ in whole] == [(2, 2, 4, 3, 32, 32)] * 5
     assert all(np.diff(brightness(clip)).tolist() == [2, 2, 2] for x, _, _ in whole for clip in x.flatten(0, 1))
     again = clips(f"shards:{videos / 'out'}", repeats=2).train_dataloader()
-    again.load_state_dict({"epoch": 0, "done": 3})
+    again.load_state_dict({"epoch": 0, "images": 3 * again.batch_size})
     assert same(list(again), whole[3:])
 
 

@@ -1,6 +1,9 @@
 """Batches in an order that seed and epoch decide, and that goes on where it stopped."""
 
+import warnings
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -8,6 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from zoo.data.seeds import mix
+
+LEFT_OUT = 0.05  # share of a training set that may fill no batch without a word
 
 
 class Split(Protocol):
@@ -45,16 +50,19 @@ class Changed:
 class Batches:
     """Batches of one split, (uint8 (B, C, H, W), int64 (B,), stamp), in an order that seed and epoch decide.
 
-    The stamp seeds a training batch's augmentation; it is None for evaluation. `state_dict` says how far an epoch has
-    come, so that Lightning resumes it in the middle. With several processes, each takes every world-th image, and all
-    take equally many batches: training leaves out what does not fill one, evaluation leaves out nothing and evens out
-    the batches.
+    The stamp seeds a training batch's augmentation; it is None for evaluation. With several processes, each takes every
+    world-th image, and all take equally many batches: evaluation leaves out nothing and evens out the batches, training
+    leaves out what does not fill one, other images in each epoch, and says so where they are many. A training set that
+    is smaller than a batch is one batch.
+
+    `state_dict` counts the images of an epoch that this process has seen, so that Lightning goes on in the middle, with
+    another batch size too: the batch in which it stopped is then what is left of it, and no image comes twice.
 
     Args:
         change: makes a uint8 sample of what `whole` gives and a seed; None takes samples as they are.
 
     Raises:
-        ValueError: fewer images than make a training batch, or than there are processes.
+        ValueError: fewer images than there are processes.
     """
 
     counts = "images"  # what batch_size counts
@@ -74,12 +82,14 @@ class Batches:
         self.change = change
         self.pixels, self.labels, self.batch_size, self.shuffle = pixels, labels, batch_size, shuffle
         self.seed, self.rank, self.world, self.num_workers = seed, rank, world, num_workers
-        self.epoch = self.start = self.done = 0
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
-        if len(self) == 0 and shuffle:
-            raise ValueError(f"{len(labels)} training images make no batch of {batch_size * world}; lower batch_size")
-        if len(self) == 0 and len(labels):
+        if len(labels) < world and (shuffle or len(labels)):
             raise ValueError(f"{len(labels)} images for {world} processes, each needs one; take fewer processes")
+        if shuffle:
+            self.batch_size, said = _settled(len(labels), batch_size, world)
+            if said and rank == 0:
+                warnings.warn(said, stacklevel=2)
+        self._begin(0, 0)
 
     def __len__(self) -> int:
         n = len(self.labels)
@@ -89,25 +99,46 @@ class Batches:
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
+            self._begin(epoch, 0)
 
     def indices(self, step: int) -> list[int] | list[str]:
         """Which samples of the split the step's batch holds."""
-        return self._cut(self.epoch)[step].tolist()
+        return self._order(self.epoch)[self.spans[step]].tolist()
+
+    @property
+    def step(self) -> int:
+        """The number in its epoch of the batch that came or comes first."""
+        return next(iter(self.spans), 0)
 
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "done": self.done}
+        over = self.spans and self.done >= list(self.spans.values())[-1].stop
+        return {"epoch": self.epoch + 1, "images": 0} if over else {"epoch": self.epoch, "images": self.done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch, self.start = state["epoch"], state["done"]
-        if self.start >= len(self):
-            self.epoch, self.start = self.epoch + 1, 0
+        """Begin where another loader was.
+
+        Args:
+            state: what `state_dict` gave; or, of older checkpoints, `done` batches of `batch_size`, by default of this
+                loader's.
+        """
+        epoch, each = state["epoch"], len(self.labels) // self.world
+        size = state.get("batch_size", self.batch_size)
+        images = state["images"] if "images" in state else state["done"] * size
+        if images >= (each if "images" in state else each // size * size):
+            epoch, images = epoch + 1, 0
+        self._begin(epoch, images)
+
+    def _begin(self, epoch: int, images: int) -> None:
+        """Go on, or begin, after so many images of this process."""
+        self.epoch, self.start, self.done = epoch, images, images
+        self.spans = self._spans(images)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, list[int] | None]]:
         epoch, start = self.epoch, self.start
         self.start, self.done = 0, start
-        for step, (x, y) in enumerate(self._read(epoch, start), start):
-            self.done = step + 1
+        self.spans = self._spans(start)
+        for (x, y), (step, span) in zip(self._read(epoch, self.spans), self.spans.items()):
+            self.done = span.stop
             yield x, y, [self.seed, epoch, step, self.rank] if self.shuffle else None
         if self.epoch == epoch:  # nobody called set_epoch
             self.epoch, self.done = epoch + 1, 0
@@ -119,20 +150,35 @@ class Batches:
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         return torch.randperm(n, generator=generator)[self.rank : n // self.world * self.world : self.world]
 
-    def _cut(self, epoch: int) -> tuple[Tensor, ...]:
-        """The epoch's batches, as indices."""
-        order = self._order(epoch)
-        if self.shuffle or self.world == 1:
-            return order.split(self.batch_size)[: len(self)]
-        return order.tensor_split(len(self))  # a process with an image less has no batch less
+    def _sizes(self) -> list[int]:
+        """How many images of this process each batch of an epoch holds."""
+        if self.shuffle:
+            return [self.batch_size] * len(self)
+        left = len(range(self.rank, len(self.labels), self.world))
+        if self.world == 1:
+            return [min(self.batch_size, left - at) for at in range(0, left, self.batch_size)]
+        # A process with an image less has no batch less.
+        return [left // len(self) + (k < left % len(self)) for k in range(len(self))]
 
-    def _read(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels of an epoch's batches from one on."""
-        index = self._cut(epoch)[start:]
+    def _spans(self, seen: int) -> dict[int, slice]:
+        """The batches that an epoch has left after so many images: of each its number, and its part of the order."""
+        ends = list(accumulate(self._sizes()))
+        if not ends:
+            return {}
+        if seen >= ends[-1]:  # where smaller batches got further than these do: what is left makes the last one
+            return {len(ends) - 1: slice(seen, len(self.labels) // self.world)}
+        first = bisect_right(ends, seen)
+        starts = [seen, *ends[first:-1]]
+        return {step: slice(*span) for step, span in enumerate(zip(starts, ends[first:]), first)}
+
+    def _read(self, epoch: int, spans: dict[int, slice]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of batches of an epoch."""
+        order = self._order(epoch)
+        index = [order[span] for span in spans.values()]
         for x, i in zip(self._images(index, epoch), index):
             yield x, self.labels[i]
 
-    def _images(self, index: tuple[Tensor, ...], epoch: int) -> Iterator[Tensor]:
+    def _images(self, index: list[Tensor], epoch: int) -> Iterator[Tensor]:
         if self.pixels.array is not None and self.change is None:
             for i in index:
                 batch = self.pixels.array[i]  # (B, C, H, W)
@@ -154,3 +200,22 @@ class Batches:
             generator=torch.Generator(),  # its own: the default one belongs to the model
             **options,
         )
+
+
+def _settled(count: int, batch_size: int, world: int) -> tuple[int, str]:
+    """The size of a process's training batches, and what is to be said of it."""
+    each = count // world
+    if each < batch_size:
+        return each, (
+            f"{count} training samples make no batch of {batch_size * world}: each batch holds {each * world} of them, "
+            "and rates that are scaled by the batch are scaled by that"
+        )
+    most = LEFT_OUT * count
+    left = [count - each // size * size * world for size in range(1, batch_size + 1)]
+    if left[-1] <= most:
+        return batch_size, ""
+    better = max((size for size, out in enumerate(left, 1) if out <= most), default=1)
+    return batch_size, (
+        f"{left[-1]} of {count} training samples, other ones in each epoch, are left out, as they fill no batch of "
+        f"{batch_size}; batches of {better} leave out {left[better - 1]}"
+    )

@@ -398,7 +398,8 @@ class Streamed(Batches):
         lanes = self._lanes(self.epoch)
         orders = [lane.order() for lane in lanes]
         places = ((lanes[i], next(orders[i])) for _ in range(len(self.labels)) for i in range(len(lanes)))
-        batch = islice(places, step * self.batch_size, (step + 1) * self.batch_size)
+        span = self.spans[step]
+        batch = islice(places, span.start, span.stop)
         found = (lane.locate(place) for lane, place in batch)
         return [f"{shard.url.rpartition('/')[2]}[{number}]" for shard, number in found]
 
@@ -426,22 +427,29 @@ class Streamed(Batches):
                 yield next(reading[i])
             skip = 0
 
-    def _keys(self, epoch: int, start: int, pool: ThreadPoolExecutor) -> Iterator[list[tuple[Sample, int]]]:
-        """What the workers make batches of, each sample with its seed."""
-        samples, turn = self._samples(epoch, start * self.batch_size, pool), epoch if self.shuffle else 0
+    def _sizes(self) -> list[int]:
+        if self.shuffle:
+            return super()._sizes()
         left = len(self.labels) * (self.rank + 1) // self.world - len(self.labels) * self.rank // self.world
-        left -= start * self.batch_size
-        for later in reversed(range(len(self) - start)):
+        sizes: list[int] = []
+        for later in reversed(range(len(self))):
             # A process with a sample less than others may have to cut its last batch in two.
-            count = self.batch_size if self.shuffle else min(self.batch_size, left - later)
-            left -= count
-            yield [(s, mix(self.seed, turn, s.number)) for s in islice(samples, count)]
+            sizes.append(min(self.batch_size, left - later))
+            left -= sizes[-1]
+        return sizes
 
-    def _read(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _keys(self, epoch: int, spans: dict[int, slice], pool: ThreadPoolExecutor) -> Iterator[list]:
+        """What the workers make batches of, each sample with its seed."""
+        turn = epoch if self.shuffle else 0
+        samples = self._samples(epoch, next(iter(spans.values())).start, pool)
+        for span in spans.values():
+            yield [(s, mix(self.seed, turn, s.number)) for s in islice(samples, span.stop - span.start)]
+
+    def _read(self, epoch: int, spans: dict[int, slice]) -> Iterator[tuple[Tensor, Tensor]]:
         pool = ThreadPoolExecutor(self.lanes, "shards")
         made, join = Made(self.pixels, self.change, self.bad == "skip"), partial(_join, fill=self.shuffle)
         try:
-            for x, y, faults in self._load(made, self._keys(epoch, start, pool), collate_fn=join):
+            for x, y, faults in self._load(made, self._keys(epoch, spans, pool), collate_fn=join):
                 for fault in faults:
                     if fault.name not in self.faults:
                         self.faults.add(fault.name)

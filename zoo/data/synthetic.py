@@ -37,8 +37,6 @@ class RandomImages(L.LightningDataModule):
             raise ValueError(f"shape={shape}, allowed (C, H, W) with 1 to 4 channels, which Pillow reads")
         if num_images * math.prod(shape) > 2**32:
             raise ValueError(f"num_images={num_images} of shape={shape} are over 4 GB in memory; give fewer or smaller")
-        if num_images < batch_size:
-            raise ValueError(f"num_images={num_images} make no batch of {batch_size}; lower batch_size")
         self.save_hyperparameters()
         self.classes = ["top left", "top right", "bottom left", "bottom right"]
 

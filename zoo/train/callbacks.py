@@ -18,6 +18,7 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.optim.lr_scheduler import LambdaLR
 
+from zoo.data.batches import Batches
 from zoo.data.seeds import mix
 from zoo.hub.files import read_checkpoint, write_aside
 from zoo.redact import redacted
@@ -157,6 +158,7 @@ class RunState(Callback):
         self.fresh: list[list[dict[str, Any]]] = []  # of each optimiser and parameter group, as the recipe says
         self.states: dict[str, Any] | None = None  # of this process's random numbers
         self.batches: dict[str, Any] | None = None  # the loader's place in the epoch
+        self.batch_size: int | None = None  # of the DataModule that was there
         self.figures: dict[str, float] = {}  # of a run whose training was through already
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -182,6 +184,7 @@ class RunState(Callback):
                 f"the run was trained by {len(states)} processes and cannot go on exactly with {trainer.world_size}; "
                 "give it as many, or begin a new run from it with --model.weights RUN"
             )
+        self.batch_size = checkpoint.get("datamodule_hyper_parameters", {}).get("batch_size")
         self.states = states[trainer.global_rank]
         self.figures = checkpoint.get("figures", {})
 
@@ -193,8 +196,7 @@ class RunState(Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.batches is not None:
-            loader: Any = trainer.train_dataloader  # the one that said where it was
-            loader.load_state_dict(self.batches)
+            self._go_on(trainer)
         elif trainer.world_size > 1:
             L.seed_everything(mix(torch.initial_seed(), trainer.global_rank) % 2**32, verbose=False)
         if self.states is None or not self.overridden:
@@ -208,6 +210,21 @@ class RunState(Callback):
                 schedule.base_lrs = [g["initial_lr"] for g in schedule.optimizer.param_groups]
                 for group, lr in zip(schedule.optimizer.param_groups, schedule.base_lrs):
                     group["lr"] = lr * schedule.lr_lambdas[0](schedule.last_epoch)
+
+    def _go_on(self, trainer: L.Trainer) -> None:
+        """Where the loader was, in images; Lightning counts batches, and is told how many of the present size."""
+        loader: Any = trainer.train_dataloader  # the one that said where it was
+        state = dict(self.batches or {})
+        data: L.LightningDataModule | None = getattr(trainer, "datamodule", None)
+        now = data and data.hparams.get("batch_size")
+        if "done" in state and self.batch_size and now:  # of an older checkpoint, which counted batches too
+            state["batch_size"] = loader.batch_size * self.batch_size // now  # a batch of ClipData holds fewer videos
+        loader.load_state_dict(state)
+        if isinstance(loader, Batches) and loader.start:
+            progress = trainer.fit_loop.epoch_loop.batch_progress.current
+            shift = loader.step - progress.ready
+            for stage in ("ready", "started", "processed", "completed"):
+                setattr(progress, stage, getattr(progress, stage) + shift)
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, index: int) -> None:
         if self.states is None:

@@ -1,6 +1,7 @@
 """LitClassifier: trains any model of the zoo that turns images or clips into logits."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class LitClassifier(Training):
             raise ValueError(f"optimizer={optimizer!r}, allowed adamw and lars")
         if layer_decay is not None and not isinstance(self.model, HasLayers):
             raise ValueError(f"{arch} has no layers to decay; leave layer_decay out")
-        self.mix = None
+        self.mix: Callable[..., Any] | None = None
         if mixup or cutmix:
             from timm.data import Mixup
 
@@ -94,14 +95,25 @@ class LitClassifier(Training):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
         if self.mix is not None:
-            if len(x) % 2:
-                raise ValueError(f"mixup and cutmix pair images, and batch_size={len(x)} is odd; give an even one")
-            mixed, y = self.mix(x.flatten(1, -3), y)  # all frames of a clip alike; (B, O), smoothed
-            x = mixed.view_as(x)
+            x, y = self._mixed(x, y, self.mix)
         smoothing = 0.0 if self.mix is not None else self.hparams.label_smoothing
         loss = F.cross_entropy(self(x), y, label_smoothing=smoothing)
         self.log_step(loss)
         return loss
+
+    def _mixed(self, x: Tensor, y: Tensor, mix: Callable[..., Any]) -> tuple[Tensor, Tensor]:
+        """Images or clips, mixed in pairs, and their labels as (B, O), smoothed; the last of an odd batch is not mixed.
+
+        Odd is what is left of a batch where a run goes on with another batch size, and a set smaller than a batch.
+        """
+        from timm.data.mixup import mixup_target
+
+        even = len(x) // 2 * 2
+        target = mixup_target(y, self.outputs, smoothing=self.hparams.label_smoothing)  # (B, O)
+        if even:
+            mixed, pairs = mix(x[:even].flatten(1, -3), y[:even])  # all frames of a clip alike
+            x, target = torch.cat([mixed.view_as(x[:even]), x[even:]]), torch.cat([pairs, target[even:]])
+        return x, target
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> None:
         x, y = batch
