@@ -13,6 +13,7 @@ from zoo import registry
 from zoo.hub.card import describe_input, folder_card
 from zoo.hub.doors import load
 from zoo.hub.files import CARD, CONFIG, WEIGHTS, hash_file, read_config, write_aside
+from zoo.hub.make import TORCHS, build, misfits
 from zoo.hub.places import embedded_folder, is_place
 from zoo.nn.protocols import Classifies, HasFeatures, Network, Reconstructs
 
@@ -23,15 +24,16 @@ EXPORTS = ("safetensors", "timm", "diffusers", "onnx")
 def save(model: nn.Module, folder: str | Path, metrics: tuple[registry.Metric, ...] = ()) -> Path:
     """Write a model that `create` or `load` made as a checkpoint folder.
 
-    Each file is written aside and renamed, `config.json` last: what was there before survives a full disk.
+    Each file is written aside and renamed, `config.json` last: what was there before survives a full disk. Compiled
+    models are written as what was compiled.
 
     Raises:
-        ValueError: the model did not come from the zoo.
+        ValueError: the model did not come from the zoo, is no longer what its arch and arguments build, or has NaN.
         OSError: the folder cannot be written; an earlier checkpoint in it is untouched.
     """
     made = _made_here(model)
     folder = Path(folder)
-    state = {k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()}
+    state = _loadable(made)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with write_aside(folder) as aside:
@@ -180,8 +182,43 @@ def folder_config(model: Network) -> dict[str, Any]:
 def _made_here(model: nn.Module) -> Network:
     """The model itself, which the hub made."""
     if not hasattr(model, "zoo_config"):
-        raise ValueError(f"this {type(model).__name__} does not know its arch; make it with zoo.create(arch, …)")
+        inside = hasattr(getattr(model, "module", None), "zoo_config")
+        mend = "give its `module`" if inside else "make it with zoo.create(arch, …)"
+        raise ValueError(f"this {type(model).__name__} does not know its arch; {mend}")
     return cast(Network, model)
+
+
+def _loadable(model: Network) -> dict[str, Tensor]:
+    """The tensors of a model, on the CPU, each in memory of its own, under the names its arch has for them.
+
+    Raises:
+        ValueError: other tensors than arch and arguments build, which nobody could load again, or NaN among them.
+    """
+    arch, args = model.zoo_config["arch"], model.zoo_config["args"]
+    state = {TORCHS.sub("", k): v for k, v in model.state_dict().items()}
+    packed = [k for k, v in state.items() if not isinstance(v, Tensor) or v.is_quantized]
+    if packed:
+        raise ValueError(f"this {arch} is quantised ({packed[0]}), and no file holds that; save what it was made from")
+    with torch.device("meta"):
+        own = build(arch, args).state_dict()
+    if faults := misfits(own, state):
+        if any(".parametrizations." in k for k in state):
+            mend = "fold its parametrizations in with torch.nn.utils.parametrize.remove_parametrizations"
+        elif isinstance(model, Classifies) and all(k.startswith("head.") for k in own.keys() ^ state.keys()):
+            mend = "zoo.hub.reset_head(model, num_classes) makes a head of other classes"
+        else:
+            mend = "a network of another form needs a family of its own, docs/own-family.md"
+        raise ValueError(f"this {arch} is not what its arch builds with {args}: {faults}; nothing was written. {mend}")
+    nan = [k for k, v in state.items() if v.is_floating_point() and v.isnan().any()]
+    if nan:
+        raise ValueError(f"{len(nan)} tensors of this {arch} hold NaN ({nan[0]} first); nothing was written")
+    memories: set[int] = set()
+    for k, v in state.items():
+        v = v.detach().contiguous().cpu()
+        memory = v.untyped_storage().data_ptr()
+        state[k] = v.clone() if memory in memories else v  # a file has no two names for one tensor
+        memories.add(memory)
+    return state
 
 
 def _run_metrics(run: Path) -> tuple[registry.Metric, ...]:

@@ -1,6 +1,8 @@
 """Builds the model of an arch, and fills it from a file: every tensor or none."""
 
 import inspect
+import logging
+import re
 import reprlib
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +19,12 @@ from zoo import registry
 from zoo.nn import signatures
 from zoo.nn.checks import check_types
 from zoo.nn.frozen import weights_are_random
-from zoo.nn.protocols import AdaptsState, Classifies, FixesArguments, Input, Network
+from zoo.nn.protocols import AdaptsState, Classifies, FixesArguments, Input, Network, can
 
 LARGEST = 2**24  # integer among the arguments of a model; no arch has one above 2^14
+KEPT = ("classes", "name", "parent", "taken", "left", "assumed", "reset_head")  # of a config, besides arch and args
+TORCHS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")  # in names
+LOG = logging.getLogger("zoo")
 CALLS = 50_000  # of torch, while a model is made; the deepest arch needs 4,489
 
 
@@ -64,29 +69,44 @@ def build(arch: str, args: Mapping[str, Any]) -> Network:
 
 
 def reset_head(model: Network, num_classes: int) -> None:
-    """A new random head, and the class names of the old one forgotten.
+    """A new random head; the class names of the old one are forgotten, and the weights it came with become its parent.
 
     Raises:
         ValueError: a model that does not classify.
     """
     if not isinstance(model, Classifies):
         raise ValueError(f"{model.zoo_config['arch']} has no head to be made new; give an arch that classifies")
+    config = model.zoo_config
+    config["reset_head"] = {"from": model.head.out_features, "to": num_classes}
     model.reset_head(num_classes)
-    model.zoo_config["args"]["num_classes"] = num_classes
-    model.zoo_config.pop("classes", None)
+    config["args"]["num_classes"] = num_classes
+    config.pop("classes", None)
+    if name := config.pop("name", None):
+        config["parent"] = name
 
 
 def fill(source: Source, args: Mapping[str, Any]) -> Network:
-    """A model with every tensor of a source."""
-    config = source.config
-    refuse_other_fixed(source, args, config["arch"])
+    """A model with every tensor of a source; a classifier that is asked for other classes gets a new head."""
+    arch, trained, asked = source.config["arch"], source.config["args"], dict(args)
+    refuse_other_fixed(source, args, arch)
     if weights_are_random():
-        return build(config["arch"], config["args"] | dict(args))
+        return build(arch, trained | asked)
     state = source.state  # read before the block: what a converter computes needs values
+    classes = asked.pop("num_classes", None) if can(model_class(arch), Classifies) else None
     with torch.device("meta"):  # no memory, no random numbers: every tensor comes from the file
-        model = build_for(state, source.place, config["arch"], config["args"] | dict(args))
+        model = build_for(state, source.place, arch, trained | asked)
+        if classes is not None:
+            build_for(state, source.place, arch, trained | dict(args))  # or says why there is no such head
     load_strictly(model, state, source.place)
-    model.zoo_config |= {k: config[k] for k in ("classes", "name", "parent") if config.get(k)}
+    model.zoo_config |= {k: source.config[k] for k in KEPT if source.config.get(k)}
+    if isinstance(model, Classifies) and classes not in (None, model.head.out_features):
+        LOG.warning(
+            "%s: a new random head of %s classes in place of its %s; train it",
+            source.place,
+            classes,
+            model.head.out_features,
+        )
+        reset_head(model, classes)
     return model
 
 
@@ -183,24 +203,25 @@ def load_strictly(model: Network, state: Mapping[str, Tensor], source: object) -
     except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:  # a position table of no grid
         said = str(error).partition("\n")[0]
         raise ValueError(f"{source} does not fit {model.zoo_config['arch']}: {said}; nothing was loaded") from error
-    missing = [k for k in own if k not in state]
-    unexpected = [k for k in state if k not in own]
-    misshapen = [k for k in own if k in state and own[k].shape != state[k].shape]
-    if missing or unexpected or misshapen:
-        faults = []
-        if missing:
-            faults.append(f"{len(missing)} missing ({missing[0]} first)")
-        if unexpected:
-            faults.append(f"{len(unexpected)} unexpected ({unexpected[0]} first)")
-        if misshapen:
-            k = misshapen[0]
-            faults.append(f"{len(misshapen)} misshapen ({k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)})")
+    if faults := misfits(own, state):
         raise ValueError(
-            f"{source} does not fit {model.zoo_config['arch']} with {model.zoo_config['args']}: {', '.join(faults)}; "
+            f"{source} does not fit {model.zoo_config['arch']} with {model.zoo_config['args']}: {faults}; "
             "nothing was loaded. Load it as what it is, or convert it with `zoo convert`"
         )
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=True, assign=True)
     _refuse_without_values(model)
+
+
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """How many tensors of `state` are not those of `own` by name and shape, and the first of each kind; "" for none."""
+    missing = [k for k in own if k not in state]
+    unexpected = [k for k in state if k not in own]
+    misshapen = [k for k in own if k in state and own[k].shape != state[k].shape]
+    faults = [f"{len(v)} {k} ({v[0]} first)" for k, v in (("missing", missing), ("unexpected", unexpected)) if v]
+    if misshapen:
+        k = misshapen[0]
+        faults.append(f"{len(misshapen)} misshapen ({k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)})")
+    return ", ".join(faults)
 
 
 def _refuse_without_values(model: Network) -> None:
