@@ -82,6 +82,7 @@ class Weights:
     golden: tuple[float, ...] = ()  # first outputs on the golden input, see zoo.hub.golden_output
     notes: str = ""
     data: str | None = None  # Hub id of the training data
+    class_list: str | None = None  # whose names its classes have, "imagenet1k"; None: as an embedded config.json says
 
     @property
     def arch(self) -> str:
@@ -102,7 +103,9 @@ class Weights:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, as the config.json of weights that ship with the package states them; else none."""
+        """Names of the classes: of its list, or as the config.json of weights that ship states them; else none."""
+        if self.class_list is not None:
+            return class_list(self.class_list).names
         if not self.embedded:
             return ()
         import json
@@ -113,6 +116,28 @@ class Weights:
     @property
     def permissive(self) -> bool:
         return self.licence in PERMISSIVE
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The classes of a public data set, in the order of its labels."""
+
+    about: str  # where names and order come from
+    names: tuple[str, ...]
+    wnids: tuple[str, ...] = ()  # of ImageNet, "n01440764"
+
+
+@cache
+def class_list(name: str) -> ClassList:
+    """The classes of a data set that weights here were trained on: a file of zoo/data/class_lists."""
+    import json
+
+    folder = HOUSE / "data" / "class_lists"
+    known = sorted(path.stem for path in folder.glob("*.json"))
+    if name not in known:
+        raise ValueError(f"no list of classes {name!r}{suggest(name, known)}; there are {', '.join(known)}")
+    listed = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return ClassList(listed["about"], tuple(listed["names"]), tuple(listed.get("wnids", ())))
 
 
 @dataclass(frozen=True)

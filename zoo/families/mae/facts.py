@@ -113,6 +113,7 @@ def _meta(size: str, fine_tuned: float, probe: float, top1: float, top5: float, 
             name=f"mae_vit_{size}_classifier.in1k",
             url=f"{META}/finetune/mae_finetuned_vit_{size}.pth",
             md5=md5[1],
+            class_list="imagenet1k",
             metrics=(
                 Metric("accuracy", top1, "%", "ImageNet-1k val", how),
                 Metric("accuracy_top5", top5, "%", "ImageNet-1k val", how),

@@ -100,6 +100,7 @@ def _transformer(
         name=name,
         file=f"DiTs/Dinov2/wReg_base/{folder}/stage2_model.pt",
         args={"autoencoder": autoencoder, "grid": grid},
+        class_list="imagenet1k",
         notes=f"Paints in the latents of {autoencoder}, which is fetched by its own name.",
         metrics=tuple(
             Metric("fid", value, "", f"ImageNet-1k, {16 * grid} px", f"{HOW}; {how}") for value, how in figures

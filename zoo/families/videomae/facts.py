@@ -82,6 +82,7 @@ TERMS = {
     "hybrid": "UnlabeledHybrid: Kinetics, WebVid-2M, AVA, Something-Something V2 and more, each of its own terms",
 }
 CLASSES = {"k400": 400, "k710": 710, "ssv2": 174}
+LISTS = {"k400": "kinetics400", "k710": "kinetics710", "ssv2": "ssv2"}  # their names
 VIEWS = {"k400": "5 clips × 3 crops", "k710": "5 clips × 3 crops", "ssv2": "2 clips × 3 crops"}
 ENCODER = {"decoder_depth": 0}
 FOREIGN = Weights("", args={}, sha256="", size=0, licence=NC, data_terms="", metrics=(), foreign=True)
@@ -123,6 +124,7 @@ def _classifier_of(name: str, epochs: int, top1: float, top5: float, place: Weig
     return replace(
         _foreign(name, data, place),
         args={"num_classes": CLASSES[data]},
+        class_list=LISTS[data],
         metrics=_accuracy(data, top1, top5),
         notes=f"{epochs} epochs of pretraining, then fine-tuned; mean of the tokens.{note}",
     )
@@ -223,7 +225,8 @@ def _distilled(size: str, top1: float) -> Weights:
     name, file = f"videomae_vit_{size}_classifier.k710_distilled", f"distill/vit_{size[0]}_k710_dl_from_giant.pth"
     return replace(
         _v2(name, "k710", file),
-        args={"num_classes": 710},
+        args={"num_classes": CLASSES["k710"]},
+        class_list=LISTS["k710"],
         metrics=_accuracy("k710", top1),
         notes="Distilled from V2's ViT-g that was fine-tuned on the labels of Kinetics-710. Stored as float16."
         + TWO_LICENCES,
@@ -235,6 +238,7 @@ def _giant(data: str, top1: float, top5: float, sha256: str) -> Weights:
     return replace(
         _v2(name, data, file, sha256),
         args={"num_classes": CLASSES[data]},
+        class_list=LISTS[data],
         metrics=_accuracy(data, top1, top5),
         notes="1200 epochs of pretraining on UnlabeledHybrid, then fine-tuned. Stored as float16." + TWO_LICENCES,
     )
