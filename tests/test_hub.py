@@ -522,3 +522,13 @@ def test_a_folder_from_before_inputs_had_a_kind_reads_on(tmp_path, stated):
     assert model.takes.kind == "image"
     again = zoo.save(model, tmp_path / "again")
     assert json.loads((again / "config.json").read_text())["input"]["kind"] == "image"
+
+
+def test_a_card_states_the_data_that_each_metric_was_measured_on():
+    from huggingface_hub import ModelCard
+
+    name = "mae_vit_tiny.tiny_imagenet"  # trained on one set, probed on another
+    record, card = zoo.weights_info(name), ModelCard.load(EMBEDDED.with_name(name) / "README.md")
+    assert card.data.datasets == [record.data]
+    for result, metric in zip(card.data.eval_results, record.metrics, strict=True):
+        assert (result.dataset_type, result.dataset_name) == (metric.data, metric.data)

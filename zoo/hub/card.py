@@ -61,7 +61,7 @@ def folder_card(config: dict[str, Any]) -> str:
         eval_results=[
             EvalResult(
                 task_type=task(arch),
-                dataset_type=(record.data if record else None) or m.data,
+                dataset_type=m.data,
                 dataset_name=m.data,
                 metric_type=m.name.split("/")[-1],
                 metric_value=m.value,
