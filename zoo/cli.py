@@ -122,6 +122,8 @@ def _info(argv: list[str]) -> None:
         return
     metrics = row.pop("metrics", ())
     for key, value in row.items():
+        if key == "classes" and len(value) > 20:
+            value = [f"{len(value)}: {', '.join(value[:5])}, …"]
         if value not in (None, (), {}, ""):
             print(f"{key:<11} {', '.join(map(str, value)) if isinstance(value, tuple | list) else value}")
     for m in metrics:
@@ -168,10 +170,14 @@ def _eval(argv: list[str]) -> None:
         "folder that `zoo latents` wrote; or class:PACKAGE.MODULE.DATAMODULE",
     )
     parser.add_argument("--batch-size", type=int, help="default: 1000 samples, or 64 clips")
+    parser.add_argument(
+        "--class-map", help="classes of the data that the model calls otherwise: zero=0,one=1, or a JSON file"
+    )
+    parser.add_argument("--by-number", action="store_true", help="compare numbers of classes, not their names")
     args = parser.parse_args(argv)
     from zoo.report import figures as report
 
-    figures = report.evaluate(args.name, args.data, args.batch_size)
+    figures = report.evaluate(args.name, args.data, args.batch_size, args.class_map, args.by_number)
     for key, value in figures.items():
         print(f"{key:<26} {value:.4f}" if isinstance(value, float) else f"{key:<26} {value}")
     print(json.dumps(figures))

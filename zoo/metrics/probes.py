@@ -76,21 +76,38 @@ def pooled_features(model: HasFeatures, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def features_of(model: HasFeatures, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Pooled features (N, D) and labels (N,) of all batches."""
-    features, labels = zip(*((pooled_features(model, x), y) for x, y in batches))
+def features_of(model: HasFeatures, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None:
+    """Pooled features (N, D) and labels (N,) of all batches; None where there are none."""
+    pairs = [(pooled_features(model, x), y) for x, y in batches]
+    if not pairs:
+        return None
+    features, labels = zip(*pairs)
     return torch.cat(features), torch.cat(labels)
 
 
-def separation(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor) -> dict[str, float]:
+def scored(labels: Tensor) -> bool:
+    """Whether labels are a class of each sample: (N,) integers, none of them -1."""
+    return labels.ndim == 1 and not labels.is_floating_point() and len(labels) > 0 and bool((labels >= 0).all())
+
+
+def separation(bank: tuple[Tensor, Tensor] | None, queries: Tensor, labels: Tensor) -> dict[str, float | str]:
     """How well features separate classes: the accuracies `knn`, of 20 neighbours, and `linear`, in [0, 1].
 
+    Without a bank, each second sample is asked about and the others are its neighbours: none is its own. Where labels
+    are missing, both figures say so.
+
     Args:
-        bank, queries: features, (N, D) and (M, D).
-        bank_labels, labels: their classes, (N,) and (M,) int64.
+        bank: features (N, D) and their classes (N,) int64.
+        queries, labels: the same, (M, D) and (M,).
     """
-    knn = knn_accuracy(bank, bank_labels, queries, labels, min(20, len(bank)))
-    return {"knn": knn, "linear": linear_accuracy(bank, bank_labels, queries, labels)}
+    if bank is None:
+        bank, queries, labels = (queries[::2], labels[::2]), queries[1::2], labels[1::2]
+    for what, y in (("test", labels), ("training", bank[1])):
+        if not scored(y):
+            return dict.fromkeys(("knn", "linear"), f"left out: the {what} samples have no labels")
+    size = len(bank[0])
+    knn = knn_accuracy(*bank, queries, labels, min(20, size))
+    return {"knn": knn, "linear": linear_accuracy(*bank, queries, labels), "bank": size}
 
 
 @torch.no_grad()

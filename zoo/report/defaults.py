@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zoo.metrics.images import psnr
-from zoo.metrics.probes import classification, features_of, pooled_features, separation
+from zoo.metrics.probes import classification, features_of, pooled_features, scored, separation
 from zoo.nn.masked import MaskedAutoencoder
 from zoo.nn.protocols import (
     Classifies,
@@ -79,7 +79,7 @@ def evaluate(model: Network, batches: Batches, train: Batches = ()) -> Mapping[s
 
 
 @torch.no_grad()
-def features(model: Network, batches: Batches, train: Batches) -> dict[str, float]:
+def features(model: Network, batches: Batches, train: Batches) -> dict[str, float | str]:
     """The mean `loss`, where what is drawn at random is seeded by the batch; where labels exist, `knn` and `linear`."""
     total, count = 0.0, 0
     queries: list[Tensor] = []
@@ -89,13 +89,12 @@ def features(model: Network, batches: Batches, train: Batches) -> dict[str, floa
             torch.manual_seed(i)
             total += model(x)[0].double().item() * len(x)
         count += len(x)
-        if isinstance(model, HasFeatures) and y.ndim == 1 and not y.is_floating_point() and (y >= 0).all():
+        if isinstance(model, HasFeatures):
             queries.append(pooled_features(model, x))
             answers.append(y)
-    figures = {"loss": total / count}
-    if queries and isinstance(model, HasFeatures):
-        bank, labels = features_of(model, train)
-        figures |= separation(bank, labels, torch.cat(queries), torch.cat(answers)) | {"bank": len(bank)}
+    figures: dict[str, float | str] = {"loss": total / count}
+    if isinstance(model, HasFeatures) and scored(torch.cat(answers)):
+        figures |= separation(features_of(model, train), torch.cat(queries), torch.cat(answers))
     return figures | {f"{model.takes.kind}s": count}
 
 

@@ -1,20 +1,29 @@
 """`zoo eval`, `zoo show` and `zoo sample` for any model: find it and its data, let its family speak."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zoo import hub, registry
+from zoo.data.classes import Targets, compare, count_classes, find, relabelled
 from zoo.hub.make import model_class
 from zoo.nn.protocols import Classifies, Network, Samples, can
 from zoo.report import defaults, plots, sampling
-from zoo.report.inputs import KINDS, batches, sample, subject
+from zoo.report.inputs import KINDS, batches, opened, sample, serves, subject
 
 
-def evaluate(name: str, source: str | None = None, batch_size: int | None = None) -> dict[str, Any]:
+def evaluate(
+    name: str,
+    source: str | None = None,
+    batch_size: int | None = None,
+    class_map: Targets | str | Path | None = None,
+    by_number: bool = False,
+) -> dict[str, Any]:
     """The figures of a model on a test set, with what they were measured on.
+
+    Labels are compared by the names of their classes, of which the data may have fewer than the model.
 
     Args:
         name: arch.tag, checkpoint folder, hf://org/name, a Lightning checkpoint or a run's directory.
@@ -22,12 +31,27 @@ def evaluate(name: str, source: str | None = None, batch_size: int | None = None
             latents the folder that `zoo latents` wrote; or "class:PACKAGE.MODULE.DATAMODULE". None takes the sample
             that ships with the package, where it fits the model.
         batch_size: None is 1000 samples, or 64 clips.
+        class_map: classes of the data that the model calls otherwise: {"zero": "0"}, "zero=0,one=1" or a JSON file.
+        by_number: compare the numbers of classes, and no names.
+
+    Raises:
+        ValueError: classes that the model does not know; a model that names none, unless by_number or class_map.
     """
     model = hub.load(name)
     source, batch_size = source or sample(model), batch_size or KINDS[subject(model).kind].batch_size
-    train, test = (batches(model, source, batch_size, split) for split in ("train", "test"))
-    figures = part(model, "evaluate")(model, test, train)
-    return {"name": name, "data": source, "split": "test"} | figures
+    data = opened(model, source)
+    test: Iterable[tuple[torch.Tensor, torch.Tensor]] = batches(model, data, batch_size)
+    figures: dict[str, Any] = {"name": name, "data": source, "split": serves(data, "test")}
+    given = getattr(data, "classes", ())
+    if isinstance(model, Classifies) or (count_classes(model) and given):  # what draws needs no classes
+        matched = compare(model, given, class_map, by_number)
+        test = relabelled(test, matched, source, needed=isinstance(model, Classifies))
+        figures["classes"] = matched.said
+    elif class_map is not None or by_number:
+        raise ValueError(f"{name} knows no classes; leave --class-map and --by-number out")
+    # Samples that are asked about are no bank for themselves.
+    train = () if serves(data, "train") == serves(data, "test") else batches(model, data, batch_size, "train")
+    return figures | part(model, "evaluate")(model, test, train)
 
 
 def show(name: str, files: list[Path], output: Path) -> Path:
@@ -42,19 +66,19 @@ def show(name: str, files: list[Path], output: Path) -> Path:
     if moving and about.kind != "clip":
         raise ValueError(f"{name} draws no moving picture; give -o FILE.png")
     outputs = model.head.out_features if isinstance(model, Classifies) else 0
-    classes = model.zoo_config.get("classes") or [str(c) for c in range(outputs)]
+    names = model.zoo_config.get("classes") or [str(c) for c in range(outputs)]
     if files:
         samples = torch.stack([KINDS[about.kind].file(path, about) for path in files])
         if moving:
             return plots.write_gif(part(model, "film")(model, samples), output)
-        return plots.write(part(model, "explain")(model, samples, [p.name for p in files], classes), output)
+        return plots.write(part(model, "explain")(model, samples, [p.name for p in files], names), output)
     try:
         data = batches(model, sample(model), KINDS[about.kind].batch_size)
     except ValueError:
         data = None  # nothing that ships fits this model: the figure is drawn without what needs data
     if moving:
         return plots.write_gif(part(model, "film")(model, defaults.chosen(data, about, 4)), output)
-    return plots.write(part(model, "figure")(model, classes, data), output)
+    return plots.write(part(model, "figure")(model, names, data), output)
 
 
 def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int = 0, **how: Any) -> Path:
@@ -87,8 +111,9 @@ def _label(name: str, names: list[str], count: int) -> int:
         return -1
     if not count:
         raise ValueError(f"this model has no classes, so no class {name!r}; leave --classes out")
-    matches = [i for i, n in enumerate(names) if name.lower() in [part.strip().lower() for part in n.split(",")]]
-    label = int(name) if name.lstrip("-").isdigit() else matches[0] if matches else None
+    label = find(name, names)
+    if label is None and name.lstrip("-").isdigit():
+        label = int(name)
     if label is None or not 0 <= label < count:
         known = f", or a name{registry.suggest(name, names)}" if names else ""
         raise ValueError(f"no class {name!r}; give 0 to {count - 1}, any{known}")

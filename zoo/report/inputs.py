@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.data.classes import count_classes
 from zoo.data.readers import SAMPLES as FOLDER
-from zoo.nn.protocols import Classifies, Input, Kind, Network, PrefersData, Samples
+from zoo.nn.protocols import Input, Kind, Network, PrefersData, Samples
 
 # (kind, shape of a sample) -> what ships with the package and fits.
 SAMPLES: dict[tuple[Kind, tuple[int, ...]], str] = {
@@ -37,7 +38,7 @@ def subject(model: Network) -> Input:
 
 
 def sample(model: Network) -> str:
-    """The data that a model prefers, or the shipped samples of its input's kind and shape and a classifier's classes.
+    """The data that a model prefers, or the shipped samples of its input's kind and shape and its classes.
 
     Raises:
         ValueError: none do.
@@ -49,38 +50,51 @@ def sample(model: Network) -> str:
     if source is None:
         give = KINDS[about.kind].sources
         raise ValueError(f"nothing that ships with the package fits {about.kind}s of {about.shape}; give {give}")
-    if isinstance(model, Classifies):
-        classes, own = _data(about, source, "test").classes, model.zoo_config.get("classes")
-        if own != classes if own else model.head.out_features != len(classes):
-            raise ValueError(f"{source} has other classes than this classifier; give {KINDS[about.kind].sources}")
+    if count_classes(model):
+        given, own = opened(model, source).classes, model.zoo_config.get("classes")
+        if own != given if own else count_classes(model) != len(given):
+            raise ValueError(f"{source} has other classes than this model; give {KINDS[about.kind].sources}")
     return source
 
 
-def batches(model: Network, source: str, batch_size: int, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
+def opened(model: Network, source: str) -> Any:
+    """The DataModule of a source, sized for a model, with its test set read."""
+    if source.startswith(CLASS):
+        data = _named(source.removeprefix(CLASS))
+    else:
+        about = subject(model)
+        data = KINDS[about.kind].data(source, about)
+    data.prepare_data()
+    data.setup("test")
+    return data
+
+
+def serves(data: Any, split: str) -> str:
+    """The split of a source that a DataModule gives as `split`, "val" where there is no test set of its own."""
+    served: str = getattr(data, "served", {}).get(split, split)
+    return served
+
+
+def batches(model: Network, source: Any, batch_size: int, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
     """The test or training set of a source in order, sized for a model, nothing augmented. Read when first asked.
 
     Each batch is (samples, labels); labels are -1 where the data has none. A DataModule named as `class:` gives the
     batches of its own loaders.
+
+    Args:
+        source: its name, or what `opened` made of that.
     """
-    data = _data(subject(model), source, split)
-    if source.startswith(CLASS):
-        loader = data.train_dataloader() if split == "train" else data.test_dataloader()
-    else:
+    data = opened(model, source) if isinstance(source, str) else source
+    if split == "train":
+        data.setup("fit")
+    if hasattr(data, "in_order"):
         loader = data.in_order(split, batch_size)
+    else:
+        loader = data.train_dataloader() if split == "train" else data.test_dataloader()
     for batch in loader:
         batch = data.on_after_batch_transfer(batch, 0)
         x, y = batch if isinstance(batch, tuple | list) else (batch, torch.full((len(batch),), -1))
         yield x, y
-
-
-def _data(about: Input, source: str, split: str) -> Any:
-    if source.startswith(CLASS):
-        data = _named(source.removeprefix(CLASS))
-    else:
-        data = KINDS[about.kind].data(source, about)
-    data.prepare_data()
-    data.setup("fit" if split == "train" else "test")
-    return data
 
 
 def _named(path: str) -> Any:

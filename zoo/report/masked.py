@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zoo.metrics.images import psnr
-from zoo.metrics.probes import features_of, pooled_features, separation
+from zoo.metrics.probes import features_of, pooled_features, scored, separation
 from zoo.nn.masked import MaskedAutoencoder
 from zoo.nn.protocols import frames_of
 
@@ -14,14 +14,14 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
-def evaluate(model: MaskedAutoencoder, batches: Batches, train: Batches) -> dict[str, float]:
+def evaluate(model: MaskedAutoencoder, batches: Batches, train: Batches) -> dict[str, float | str]:
     """How well it fills in and how well its features separate; of an encoder alone the features.
 
     `psnr` is over the hidden patches' pixels, of predicted frames, in dB, with each patch's own mean and deviation put
     back, or with the average of the visible ones. `knn` and `linear` classify by the mean patch token, with the
-    training samples as bank.
+    training samples as bank; without such a bank, see `separation`.
     """
-    figures: dict[str, float] = {}
+    figures: dict[str, float | str] = {}
     features: list[Tensor] = []
     labels: list[Tensor] = []
     sums, count = torch.zeros(3, dtype=torch.float64), 0
@@ -41,9 +41,10 @@ def evaluate(model: MaskedAutoencoder, batches: Batches, train: Batches) -> dict
         figures["loss"] = (sums[0] / count).item()
         figures["psnr"] = psnr(sums[1] / count / hidden).item()
         figures["psnr_visible_statistics"] = psnr(sums[2] / count / hidden).item()
-    bank, bank_labels = features_of(model, train)
-    figures |= separation(bank, bank_labels, torch.cat(features), torch.cat(labels))
-    return figures | {f"{model.takes.kind}s": count, "bank": len(bank)}
+    asked = torch.cat(labels)
+    bank = features_of(model, train if scored(asked) else ())
+    figures |= separation(bank, torch.cat(features), asked)
+    return figures | {f"{model.takes.kind}s": count}
 
 
 def seeded_order(model: MaskedAutoencoder, count: int, seed: int) -> Tensor:

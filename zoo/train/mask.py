@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from zoo import registry
-from zoo.metrics.probes import knn_accuracy
+from zoo.metrics.probes import knn_accuracy, scored
 from zoo.nn.masked import MaskedAutoencoder
 from zoo.nn.protocols import FillsIn, HasTokens, Network, frames_of
 from zoo.train import parallel
@@ -103,6 +104,9 @@ class LitMAE(LitAutoencoder):
             joined = (parallel.rows(torch.cat(parts)) for parts in zip(*self.features))
             features, labels = (part[: self.hparams.probe_images] for part in joined)
             self.features.clear()
+            if not scored(labels):
+                rank_zero_warn(f"the {split} samples have no labels: there is no {split}/knn of their features")
+                return
             bank = features[::2]
             accuracy = knn_accuracy(bank, labels[::2], features[1::2], labels[1::2], min(20, len(bank)))
             self.log(f"{split}/knn", accuracy, prog_bar=True, sync_dist=True)
