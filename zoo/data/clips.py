@@ -141,6 +141,7 @@ class ClipData(L.LightningDataModule):
         self.save_hyperparameters()
         self.splits: Splits = {}
         self.classes: list[str] = []
+        self.served: dict[str, str] = {}  # role → the split of the source that serves as it
 
     @property
     def num_classes(self) -> int:
@@ -154,9 +155,10 @@ class ClipData(L.LightningDataModule):
         kind, _, place = self.hparams.source.partition(":")
         make = {"sprites": self._sprites, "moving": self._moving, "shards": self._shards}.get(kind)
         splits = make(place, needed) if make else self._videos()
+        self.served = {role: role for role in splits}
         for role, other in (("val", "test"), ("test", "val")):
             if role not in splits and other in splits:
-                splits[role] = splits[other]
+                splits[role], self.served[role] = splits[other], other
         missing = [split for split in needed if split not in splits]
         if missing:
             there = ", ".join(splits)

@@ -115,6 +115,7 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"bad='skip' is for shards; write some with `zoo shard {source} FOLDER`, or mend the file")
         self.splits: dict[str, tuple[Pixels | Encoded, Tensor]] = {}
         self.classes: list[str] = []
+        self.served: dict[str, str] = {}  # role → the split of the source that serves as it
 
     def setup(self, stage: str | None = None) -> None:
         """Read and decode what the stage needs: "fit" train and validation, "validate", "test"."""
@@ -123,9 +124,10 @@ class ImageData(L.LightningDataModule):
         if all(split in self.splits for split in needed):
             return
         items = dict(self._items())
+        self.served = {split: split for split in items}
         for split, other in (("val", "test"), ("test", "val")):
-            if split not in items and other in items:
-                items[split] = items[other]
+            if other in items and (split not in items or (_unlabelled(items[split]) and not _unlabelled(items[other]))):
+                items[split], self.served[split] = items[other], other
         for split in needed:
             if split not in items:
                 raise ValueError(
@@ -242,6 +244,10 @@ class Encoded:
     def whole(self, sample: Sample) -> np.ndarray:
         """An image before it is made to fit, (H, W, C) uint8."""
         return decode(sample.data, self.shape[0], str(sample))
+
+
+def _unlabelled(items: Items | Shards) -> bool:
+    return isinstance(items, Items) and bool((items.labels < 0).all())
 
 
 def _balanced(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
