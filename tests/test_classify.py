@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import zoo
+from zoo import cli
 from zoo.data.images import ImageData
 from zoo.metrics.probes import knn_accuracy
 from zoo.report import figures as report
@@ -71,6 +72,74 @@ def test_more_classes_than_outputs_are_refused_before_the_first_step():
         trainer(max_epochs=1).fit(lit, ImageData("samples/mnist", channels=1))
     with pytest.raises(ValueError, match="labels go up to 9, this model has 5 classes"):
         report.part(lit.model, "evaluate")(lit.model, report.batches(lit.model, "samples/mnist", 500))
+
+
+def test_fewer_classes_than_outputs_are_refused_before_the_first_step(tmp_path, capsys):
+    lit = LitClassifier("bilinear_d64")  # ten outputs
+    with pytest.raises(ValueError, match=r"the data has 4 classes, the model 10; set model.num_classes to 4"):
+        trainer(max_epochs=1).fit(lit, zoo.RandomImages())
+    assert cli.main(["validate", "bilinear/smoke", "--model.arch_args", "{image_size: 16, num_classes: 5}"]) == 2
+    assert "the data has 4 classes, the model 5; set model.num_classes to 4" in capsys.readouterr().err
+    prior = zoo.LitPrior("vqprior_tiny", "vqvae_conv_small.mnist", num_classes=7)
+    with pytest.raises(ValueError, match="the data has 4 classes, the model 7"):
+        trainer(max_epochs=1).fit(prior, zoo.RandomImages())
+
+
+@pytest.fixture
+def turned(tmp_path):
+    """The classifier of digits with its outputs, and their names, in another order."""
+    model = zoo.load("bilinear_d256.mnist")
+    order = torch.arange(10).flip(0).roll(3)
+    with torch.no_grad():
+        model.head.weight.copy_(model.head.weight[order])
+    model.zoo_config["classes"] = [str(int(i)) for i in order]
+    return str(zoo.save(model, tmp_path / "turned"))
+
+
+def test_classes_of_weights_are_matched_by_name(turned, tmp_path):
+    lit = LitClassifier.from_weights(turned, lr=1e-6)
+    run = trainer(max_epochs=1, limit_train_batches=1)
+    data = ImageData("samples/mnist", channels=1, batch_size=500)
+    run.fit(lit, data)
+    assert float(run.callback_metrics["train/loss"]) < 0.5  # with labels in the wrong order it is 20
+    (found,) = run.test(lit, data, verbose=False)
+    assert found["test/acc"] == pytest.approx(0.973, abs=2e-3)
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    assert zoo.load(str(tmp_path / "last.ckpt")).zoo_config["classes"] == ["2", "1", "0", *"9876543"]
+
+
+def test_other_classes_than_the_weights_are_refused_or_get_a_new_head(turned):
+    class Letters(ImageData):
+        def setup(self, stage=None):
+            super().setup(stage)
+            self.classes = list("abcdefghij")
+
+    data = Letters("samples/mnist", channels=1, batch_size=500)
+    refused = r"a, b, c, d, e, f, … \(10\), are none of the model's, 2, 1, 0, .*; set model.reset_head for a new head"
+    with pytest.raises(ValueError, match=refused):
+        trainer(max_epochs=1).fit(LitClassifier.from_weights(turned), data)
+    lit = LitClassifier.from_weights(turned, reset_head=True)
+    assert not torch.equal(lit.model.head.weight, zoo.load(turned).head.weight)
+    assert torch.equal(lit.model.embed.weight, zoo.load(turned).embed.weight)
+    trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=1).fit(lit, data)
+    assert lit.model.zoo_config["classes"] == data.classes
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (-1, "sample 3 of samples/mnist, val has the label -1, allowed 0 to 9; mend the data"),
+        (10, "sample 3 of samples/mnist, val has the label 10, allowed 0 to 9"),
+    ],
+)
+def test_labels_that_are_no_class_are_refused_before_the_first_step(wrong, message):
+    class Wrong(ImageData):
+        def setup(self, stage=None):
+            super().setup(stage)
+            self.splits["val"][1][3] = wrong
+
+    with pytest.raises(ValueError, match=message):
+        trainer(max_epochs=1).fit(LitClassifier("bilinear_d64"), Wrong("samples/mnist", channels=1))
 
 
 def test_knn_equals_counting_by_hand():

@@ -115,7 +115,7 @@ def vqgan() -> tuple[L.LightningModule, L.LightningDataModule]:
 
 def prior() -> tuple[L.LightningModule, L.LightningDataModule]:
     args = {"dim": 32, "depth": 2, "heads": 2}
-    lit = LitPrior("vqprior_tiny", "vqvae_conv_small.mnist", arch_args=args, num_classes=10, lr=1e-3)
+    lit = LitPrior("vqprior_tiny", "vqvae_conv_small.mnist", arch_args=args, num_classes=4, lr=1e-3)
     return lit, images((1, 28, 28))
 
 
@@ -141,7 +141,7 @@ def rae() -> tuple[L.LightningModule, L.LightningDataModule]:
 
 def ditdh() -> tuple[L.LightningModule, L.LightningDataModule]:
     args = {"dim": [32, 48], "depth": [2, 1], "heads": [2, 3]}
-    lit = LitDiT("ditdh_tiny", "dcae_tiny_f8c4.tiny_imagenet", arch_args=args, num_classes=10, lr=1e-3, ema=0.9)
+    lit = LitDiT("ditdh_tiny", "dcae_tiny_f8c4.tiny_imagenet", arch_args=args, num_classes=4, lr=1e-3, ema=0.9)
     return lit, images((4, 8, 8), 48)
 
 

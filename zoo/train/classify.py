@@ -22,12 +22,14 @@ class LitClassifier(Training):
 
     A batch is (images (B, C, H, W) or clips (B, F, C, H, W) in [0, 1], labels (B,) int64). Of clips with V views,
     (B, V, F, C, H, W), probabilities are averaged. The model is `self.model`, a plain nn.Module.
+    The data's classes are the head's, each and no more; where weights bring names, by name.
 
     Args:
         weights: tag of that arch to start from, a checkpoint folder, a run or `hf://org/name`, or the name of an
             autoencoder whose encoder it takes ("mae_vit_tiny.cifar10"); None starts at random.
         num_classes: with weights, another number than theirs gives the model a new random head; without, it goes to
             the arch.
+        reset_head: with weights, a new random head though they have one of as many classes.
         probe: train the head alone, on frozen features.
         lr: peak learning rate, 1e-3 where neither it nor base_lr is given.
         layer_decay: each block learns so much slower than the next one (Clark et al. 2020; Bao et al. 2022).
@@ -44,6 +46,7 @@ class LitClassifier(Training):
         arch: str,
         *,
         num_classes: int | None = None,
+        reset_head: bool = False,
         probe: bool = False,
         layer_decay: float | None = None,
         optimizer: str = "adamw",
@@ -70,6 +73,10 @@ class LitClassifier(Training):
         self.val_accuracy = MulticlassAccuracy(self.outputs, average="micro")
         self.test_accuracy = MulticlassAccuracy(self.outputs, average="micro")
 
+    @property
+    def reads_labels(self) -> bool:
+        return True
+
     def make_model(self) -> Network:
         h = self.hparams
         args = dict(h.arch_args or {})
@@ -80,8 +87,9 @@ class LitClassifier(Training):
             raise ValueError(
                 f"{h.arch} gives no logits; train {h.arch}_classifier, with weights={h.weights or h.arch!r}"
             )
-        if h.weights is not None and h.num_classes not in (None, model.head.out_features):
-            hub.reset_head(model, h.num_classes)
+        outputs = h.num_classes or model.head.out_features
+        if h.weights is not None and (h.reset_head or outputs != model.head.out_features):
+            hub.reset_head(model, outputs)
         if h.probe:
             model.requires_grad_(False)
             model.head.requires_grad_(True)
@@ -93,7 +101,7 @@ class LitClassifier(Training):
         return self.model(x)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        x, y = batch
+        x, y = batch[0], self.labels(batch[1])
         if self.mix is not None:
             x, y = self._mixed(x, y, self.mix)
         smoothing = 0.0 if self.mix is not None else self.hparams.label_smoothing
@@ -116,7 +124,7 @@ class LitClassifier(Training):
         return x, target
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> None:
-        x, y = batch
+        x, y = batch[0], self.labels(batch[1])
         accuracy = self.val_accuracy if split == "val" else self.test_accuracy
         views = x.shape[1] if x.ndim == 6 else 1
         scores = self(x.flatten(0, 1) if views > 1 else x).log_softmax(-1)  # (B V, O)
@@ -124,20 +132,6 @@ class LitClassifier(Training):
         accuracy(scores, y)
         self.log(f"{split}/loss", F.nll_loss(scores, y), batch_size=len(y), sync_dist=True)
         self.log(f"{split}/acc", accuracy, prog_bar=True)
-
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        classes = getattr(self.datamodule, "num_classes", 0)
-        if classes > self.outputs:
-            raise ValueError(
-                f"the data has {classes} classes, the model {self.outputs}; set model.num_classes to {classes}"
-            )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        classes = getattr(self.datamodule, "classes", ())
-        if len(classes) == self.outputs:
-            checkpoint["zoo"] = checkpoint["zoo"] | {"classes": list(classes)}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         h = self.hparams

@@ -6,6 +6,7 @@ from typing import Any, Self, TypeVar
 import lightning as L
 import torch
 from lightning.fabric.utilities.data import AttributeDict
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -13,8 +14,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.utils import make_grid
 
 from zoo import hub
+from zoo.data.classes import Matched, check_labels, count_classes, match, names_of
+from zoo.data.readers import STAGES
 from zoo.nn.checks import check_types
-from zoo.nn.protocols import Network, Recomputes
+from zoo.nn.protocols import Classifies, Network, Recomputes
 from zoo.nn.signatures import keywords
 from zoo.registry import suggest
 from zoo.train import optim, parallel
@@ -62,6 +65,7 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
     """
 
     hparams: AttributeDict  # the arguments, by name
+    matched: Matched | None = None  # the data's classes among the model's, once a stage has begun
 
     def __init__(
         self,
@@ -111,6 +115,42 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
     def datamodule(self) -> L.LightningDataModule | None:
         """What the Trainer trains on; None where it was given loaders."""
         return getattr(self.trainer, "datamodule", None)
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether the labels of a batch are the model's classes."""
+        return False
+
+    def setup(self, stage: str) -> None:
+        """Before anything runs: see that the data's classes are the model's, and its labels classes.
+
+        Raises:
+            ValueError: they are not; a label that is missing or out of range.
+        """
+        super().setup(stage)
+        data = self.datamodule
+        if not self.reads_labels or data is None:
+            return
+        names: list[str] = list(getattr(data, "classes", ()))
+        known, count, found = names_of(self.model), count_classes(self.model), getattr(data, "num_classes", len(names))
+        if found > count or (0 < found < count and (stage == "fit" or not known)):
+            raise ValueError(f"the data has {found} classes, the model {count}; set model.num_classes to {found}")
+        if names and known:
+            head = "set model.reset_head for a new head" if isinstance(self.model, Classifies) else "leave weights out"
+            self.matched = match(known, names, mend=f"{head}, or give the data the model's names")
+        elif names and stage == "fit":
+            self.model.zoo_config["classes"] = names
+        elif names:
+            rank_zero_warn(f"{self.hparams.arch} has no names of its classes: the data's are taken in their order")
+        for split in STAGES.get(stage, ()):
+            labels = getattr(data, "splits", {}).get(split, (None, None))[1]
+            if isinstance(labels, Tensor) and not labels.is_meta:  # a stream's are seen as they come
+                source = f"{data.hparams.get('source', type(data).__name__)}, {split}"
+                check_labels(labels, found or count, source, needed=isinstance(self.model, Classifies))
+
+    def labels(self, y: Tensor) -> Tensor:
+        """The data's labels (B,) as the model's classes."""
+        return y if self.matched is None else self.matched.labels(y)  # (B,)
 
     def evaluate(self, batch: Any, batch_idx: int, split: str) -> Any:
         """Log figures of a held-out batch under its split, "val/loss"; gives the output, for a child to go on with."""

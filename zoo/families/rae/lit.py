@@ -218,10 +218,12 @@ class LitDiT(Averaging):
         model.autoencoder  # noqa: B018, refuses another one than the weights were trained with
         return model
 
+    @property
+    def reads_labels(self) -> bool:
+        return bool(self.hparams.num_classes and self.model.num_classes)
+
     def setup(self, stage: str) -> None:
-        names = getattr(self.datamodule, "classes", None)
-        if names and len(names) == self.hparams.num_classes:
-            self.model.zoo_config["classes"] = list(names)
+        super().setup(stage)
         latents, own = getattr(self.datamodule, "config", {}), self.model._autoencoder
         digest = latents.get("fingerprint")  # of the encoder that wrote them
         if digest is not None and not digest.startswith(own.digest):
@@ -236,7 +238,7 @@ class LitDiT(Averaging):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         z, y = batch
-        loss = self.model(z, y if self.hparams.num_classes else None).loss
+        loss = self.model(z, self.labels(y) if self.reads_labels else None).loss
         self.log_step(loss)
         return loss
 
@@ -248,14 +250,14 @@ class LitDiT(Averaging):
             torch.manual_seed(batch_idx)
             times, noises = self.model.draw(z.new_empty(len(z) * world, *z.shape[1:]))
         own = times[rank::world], noises[rank::world]  # of this process
-        loss = self.averaged(z, y if self.hparams.num_classes else None, own).loss
+        loss = self.averaged(z, self.labels(y) if self.reads_labels else None, own).loss
         self.log(f"{split}/loss", loss, batch_size=len(z), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Samples, where a logger takes pictures."""
         generator = torch.Generator(self.device).manual_seed(0)
         sample = partial(self.averaged.sample, steps=25, generator=generator)
-        self.log_samples(sample, self.hparams.num_classes)
+        self.log_samples(sample, self.model.num_classes)
 
     def schedule(self, optimizer: Optimizer, lr: float, accumulate: int = 1) -> OptimizerLRSchedulerConfig:
         h = self.hparams

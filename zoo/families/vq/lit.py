@@ -230,6 +230,10 @@ class LitPrior(Training):
         }
         return check_class(hub.create(h.arch, **of_tokenizer | args), CodePrior)
 
+    @property
+    def reads_labels(self) -> bool:
+        return bool(self.hparams.num_classes and self.model.num_classes)
+
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] → logits of their codes, of any class, (B, N, K); `model.sample` draws."""
         return self.model(x).logits
@@ -242,7 +246,7 @@ class LitPrior(Training):
     def _loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
         codes = self.model.encode(x)  # (B, h, w)
-        return self.model(codes, y if self.hparams.num_classes else None).loss
+        return self.model(codes, self.labels(y) if self.reads_labels else None).loss
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> None:
         """Nats a code, given the class."""
@@ -250,4 +254,4 @@ class LitPrior(Training):
 
     def on_validation_epoch_end(self) -> None:
         """Samples, where a logger takes pictures."""
-        self.log_samples(self.model.sample, self.hparams.num_classes)
+        self.log_samples(self.model.sample, self.model.num_classes)
