@@ -322,11 +322,11 @@ print(main(["fit", "bilinear/smoke", "--runs", {str(tmp_path / "runs")!r}]))
 """
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
-    assert done.stdout.splitlines()[1:] == ["2", "2", "2"], done.stderr
+    assert done.stdout.splitlines().count("2") == 3, done.stderr
     said = [done.stdout.splitlines()[0], *(line for line in done.stderr.splitlines() if line.startswith("zoo "))]
     assert len(said) == 4
     assert all("cannot write" in line and "nothing in it was changed" in line for line in said)
     (rows,) = tmp_path.glob("logs/version_0/metrics.csv")
     assert len(rows.read_text().splitlines()) == 201
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-    assert not list(tmp_path.glob("runs/*/*/recipe.yaml"))
+    assert not (tmp_path / "runs").exists()

@@ -1,11 +1,23 @@
 """The command line as a user types it."""
 
 import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors import SafetensorError
+from torch.utils.data import DataLoader
 
 from zoo import cli, registry
+
+ROOT = Path(__file__).parents[1]
 
 
 def run(capsys, *argv):
@@ -94,3 +106,122 @@ def test_a_file_that_is_no_image_is_named(capsys, tmp_path):
     status, _, err = run(capsys, "show", "bilinear_d256.mnist", str(tmp_path / "text.png"))
     assert status == 2
     assert "text.png cannot be decoded" in err
+
+
+def refuse(monkeypatch, error):
+    """`zoo ls` raises this."""
+
+    def raises(argv):
+        raise error
+
+    monkeypatch.setitem(cli.VERBS, "ls", raises)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (ValueError("lr=-1, allowed above 0; give one"), 2, "zoo ls: lr=-1, allowed above 0; give one"),
+        (ValueError("nothing\n  fits"), 2, "zoo ls: nothing fits"),
+        (ValueError("mean"), 2, "zoo ls: ValueError: mean"),
+        (PermissionError(13, "Permission denied", "x"), 2, "zoo ls: [Errno 13] Permission denied: 'x'"),
+        (TimeoutError(), 2, "zoo ls: TimeoutError"),
+        (KeyError("train"), 1, "zoo ls: KeyError: 'train'"),
+        (RuntimeError("Error(s) in loading:\n\tMissing key(s): 'a'"), 1, "RuntimeError: Error(s) in loading: Missing"),
+        (TypeError("f() takes 1 argument"), 1, "zoo ls: TypeError: f() takes 1 argument"),
+        (pickle.PicklingError("Can't pickle <lambda>"), 1, "zoo ls: PicklingError: Can't pickle <lambda>"),
+        (tarfile.ReadError("not a tar"), 1, "zoo ls: ReadError: not a tar"),
+        (SafetensorError("header too large"), 1, "zoo ls: SafetensorError: header too large"),
+        (torch.OutOfMemoryError("CUDA out of memory."), 1, "CUDA out of memory.; lower --data.batch_size or set"),
+        (RuntimeError("frame\n" * 2000), 1, "…; ZOO_DEBUG=1"),
+    ],
+)
+def test_any_exception_is_one_line_and_what_nobody_foresaw_says_how_to_see_more(
+    capsys, monkeypatch, error, status, said
+):
+    refuse(monkeypatch, error)
+    code, out, err = run(capsys, "ls")
+    assert (code, out) == (status, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert len(err) < 600
+    assert ("ZOO_DEBUG=1 shows the whole trace" in err) == (status == 1)
+
+
+def test_the_line_of_an_unforeseen_error_names_the_place_in_this_package(capsys, monkeypatch):
+    monkeypatch.setattr(registry, "families", lambda: None)
+    status, _, err = run(capsys, "cp", "bilinear/smoke", "mine.yaml")
+    assert status == 1
+    assert re.search(r"TypeError: .*\(zoo/recipe\.py:\d+\); ZOO_DEBUG=1", err), err
+
+
+def test_debugging_shows_the_trace_without_secrets_and_then_the_line(capsys, monkeypatch):
+    refuse(monkeypatch, RuntimeError("no answer from https://me:pass1234@host/x"))
+    monkeypatch.setenv("ZOO_DEBUG", "1")
+    status, _, err = run(capsys, "ls")
+    assert status == 1
+    assert "Traceback (most recent call last)" in err
+    assert err.splitlines()[-1].startswith("zoo ls: RuntimeError: no answer from https://***@host/x")
+    assert "pass1234" not in err
+
+
+class Broken:
+    """A data set whose samples raise."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (ValueError("a.png cannot be decoded:\nit is cut; get it again"), 2, "a.png cannot be decoded: it is cut; get"),
+        (KeyError("label"), 1, "KeyError: 'label'; ZOO_DEBUG=1"),
+        (FileNotFoundError(2, "No such file or directory", "a.png"), 2, "[Errno 2] No such file or directory: 'a.png'"),
+    ],
+)
+def test_what_a_worker_raised_is_said_without_its_trace(capsys, monkeypatch, error, status, said):
+    monkeypatch.setitem(cli.VERBS, "ls", lambda argv: list(DataLoader(Broken(error), num_workers=1)))
+    code, _, err = run(capsys, "ls")
+    assert code == status
+    assert err.startswith(f"zoo ls: {said}")
+    assert err.count("\n") == 1
+
+
+def test_ctrl_c_is_quiet(capsys, monkeypatch):
+    refuse(monkeypatch, KeyboardInterrupt())
+    assert run(capsys, "ls") == (130, "", "")
+
+
+def zoo_ls(**how):
+    how["env"] = os.environ | {"PYTHONPATH": str(ROOT)} | how.get("env", {})
+    return subprocess.Popen([sys.executable, "-m", "zoo.cli", "ls"], stderr=subprocess.PIPE, **how)
+
+
+def test_a_pipe_that_nobody_reads_any_more_is_quiet():
+    reads, writes = os.pipe()
+    os.close(reads)
+    listing = zoo_ls(stdout=writes)
+    os.close(writes)
+    assert listing.communicate()[1] == b""
+    assert listing.returncode == 141
+
+
+def test_a_full_disk_under_stdout_is_said():
+    with open("/dev/full", "w") as full:
+        listing = zoo_ls(stdout=full)
+        said = listing.communicate()[1].decode()
+    assert said.startswith("zoo ls: [Errno 28] No space left on device")
+    assert listing.returncode == 2
+
+
+def test_output_is_utf8_where_the_console_is_not():
+    listing = zoo_ls(stdout=subprocess.PIPE, env={"PYTHONIOENCODING": "cp1252"})
+    out, err = listing.communicate()
+    assert (listing.returncode, err) == (0, b"")
+    assert "→" in out.decode("utf-8")

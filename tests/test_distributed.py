@@ -182,6 +182,16 @@ def test_a_damaged_sample_ends_all_processes_in_a_line_each(tmp_path):
     assert said[1:] == ["zoo fit: another process of this run has ended; what it says tells why"]
 
 
+def test_what_both_processes_refuse_is_a_line_each_and_no_directory(tmp_path):
+    process = start(["bilinear/smoke", *TWO, *QUIET, "--model.num_classes", "3", "--runs", str(tmp_path / "runs")])
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 2, out
+    assert "Traceback" not in out
+    said = [line for line in out.splitlines() if line.startswith("zoo fit: ")]
+    assert said == ["zoo fit: the data has 4 classes, the model 3; set model.num_classes to 4"] * 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_number_of_processes_is_refused(long_run, capsys):
     _, _, runs = long_run
     (run,) = runs.glob("*/*")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from zoo import cli, hub
 from zoo.data.batches import Batches
 from zoo.train import fit
 from zoo.train.callbacks import LAST
+from zoo.train.classify import LitClassifier
 
 ROOT = Path(__file__).parents[1]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
@@ -193,6 +195,89 @@ def test_a_typo_is_refused_in_one_line_with_the_nearest_name(argv, message, caps
     assert err.startswith("zoo fit: ")
     assert len(err) < 600
     assert re.search(message, err), err
+    assert not list(tmp_path.iterdir())
+
+
+REFUSED = [
+    (["--model.num_classes", "3"], 2, "the data has 4 classes, the model 3"),
+    (["--model.lr", "-1"], 2, "allowed above 0"),
+    (
+        ["--trainer.max_epochs", "-1"],
+        2,
+        "max_epochs=-1, max_steps=-1: the step size follows a schedule that needs an",
+    ),
+    (["--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"], 2, "give ddp, which begins the command once for"),
+    (["--trainer.val_check_interval", "999"], 2, "val_check_interval"),
+]
+
+
+@pytest.mark.parametrize(("flags", "status", "message"), REFUSED)
+def test_what_is_refused_leaves_no_directory(flags, status, message, tmp_path, capsys):
+    assert cli.main(["fit", "bilinear/smoke", *flags, *QUIET, "--runs", str(tmp_path / "a" / "runs")]) == status
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("zoo fit: ")]
+    assert len(said) == 1
+    assert message in said[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_is_refused_stays_as_it_was(undisturbed, tmp_path, capsys):
+    run = tmp_path / "mine"
+    shutil.copytree(undisturbed, run)
+    files = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    for flags, message in (
+        (["--model.arch", "bilinear_d512_l3"], "2 missing (model.blocks.1.weight first), 3 of another shape"),
+        (["--model.lr", "-1"], "allowed above 0"),
+    ):
+        assert cli.main(["fit", "--resume", str(run), "--trainer.max_epochs", "3", *flags, *QUIET]) == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+        assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == files
+        assert not list(run.glob("logs/version_1"))
+
+
+def test_a_place_whose_first_attempt_failed_holds_the_logs_of_the_second_alone(tmp_path, capsys, monkeypatch):
+    run, attempts = tmp_path / "mine", ["fit", "bilinear/smoke", *NOISY, *QUIET, "--run", str(tmp_path / "mine")]
+    (run / "notes").mkdir(parents=True)  # somebody's own
+    assert cli.main([*attempts, "--model.lr", "-1"]) == 2
+    assert [p.name for p in run.iterdir()] == ["notes"]
+
+    def breaks(self, batch, batch_idx):
+        if batch_idx == 3:
+            raise RuntimeError("the device is lost")
+        return step(self, batch, batch_idx)
+
+    step = LitClassifier.training_step
+    monkeypatch.setattr(LitClassifier, "training_step", breaks)
+    assert cli.main([*attempts, "--model.weight_decay", "0.1"]) == 1
+    assert "RuntimeError: the device is lost (zoo/" in capsys.readouterr().err
+    assert set(losses(run)) == {0, 1, 2}
+    events = set(run.glob("logs/tensorboard/events*"))
+    monkeypatch.setattr(LitClassifier, "training_step", step)
+    assert cli.main(attempts) == 0
+    assert "was stopped before its first checkpoint: it begins again" in capsys.readouterr().out
+    assert [p.name for p in run.glob("logs/version_*")] == ["version_0"]
+    assert events.isdisjoint(run.glob("logs/tensorboard/events*"))
+    assert set(losses(run)) == set(range(20))
+
+
+def test_a_run_with_nothing_left_to_train_says_so(undisturbed, tmp_path, capsys):
+    shutil.copytree(undisturbed, tmp_path / "mine")
+    assert cli.main(["fit", "--resume", str(tmp_path / "mine"), "--trainer.max_steps", "-1", *QUIET]) == 0
+    out = capsys.readouterr().out
+    assert "nothing was left to train with max_epochs=2, max_steps=-1, max_time=None: this is the test alone" in out
+    assert "test/acc" in out
+
+
+def test_ctrl_c_before_the_first_batch_is_quiet_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LitClassifier, "configure_optimizers", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert cli.main(["fit", "bilinear/smoke", *QUIET, "--runs", str(tmp_path / "runs")]) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)  # which Lightning takes away for its shutdown
+    assert "Traceback" not in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

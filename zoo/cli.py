@@ -1,7 +1,13 @@
 """The `zoo` command. Nothing heavy is imported before a verb needs it: `zoo ls` answers without torch."""
 
 import argparse
+import builtins
+import errno
+import io
 import json
+import os
+import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -36,28 +42,101 @@ zoo shard --index PLACE [FOLDER]    a data set as tar files to stream, or a mani
 
 NAME is arch.tag (`zoo ls --pretrained`), a checkpoint folder, or hf://org/name@revision."""
 
+TRACE = "Traceback (most recent call last):"
+LONGEST = 400  # of what an unexpected error says
+NEXT = {  # what to do about errors of others, by their type
+    "OutOfMemoryError": "lower --data.batch_size or set --model.grad_checkpointing true; ",
+    "MemoryError": "lower --data.batch_size or the image size; ",
+    "ModuleNotFoundError": "install that package; ",
+}
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb; 0 when it worked, 2 with one line on stderr when what was asked cannot be done."""
+    """Run a verb; 0 when it worked.
+
+    What stops it is one line on stderr. 2: what was asked cannot be done. 1: any other error, whose trace `ZOO_DEBUG=1`
+    shows. 128 + signal: a signal ended it, or nobody read what it prints, and nothing is said.
+    """
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    for stream in (sys.stdout, sys.stderr):  # a file or pipe on Windows would be cp1252, which lacks → and ×
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    verb = argv[0] if argv else "--help"
+    try:
+        status = _run(verb, argv[1:])
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception as error:
+        if _unread(error):
+            return 128 + 13  # SIGPIPE, which Windows does not name
+        if os.environ.get("ZOO_DEBUG"):
+            import traceback
+
+            print(redact(traceback.format_exc()), file=sys.stderr)
+        said, status = explain(error)
+        print(redact(f"zoo {verb}: {said}"), file=sys.stderr)
+        return status
+
+
+def _run(verb: str, rest: list[str]) -> int:
+    if verb in ("-h", "--help", "help"):
         print(HELP)
-        return 0
-    if argv[0] == "--version":
+    elif verb == "--version":
         print(__version__)
-        return 0
-    verb, rest = argv[0], argv[1:]
-    if verb not in VERBS:
+    elif verb in VERBS:
+        return VERBS[verb](rest) or 0
+    else:
         print(f"zoo: no verb {verb!r}{registry.suggest(verb, VERBS)}; zoo --help lists them", file=sys.stderr)
         return 2
+    return 0
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """What an exception says, in one line, and the exit status that it makes.
+
+    ValueErrors and OSErrors are 2 and say what to do next by themselves. Any other is 1, with its type, where it was
+    raised and how to see more.
+    """
+    kind, said = type(error), str(error)
+    trace = said.rpartition(TRACE)[2] if TRACE in said else ""  # of a DataLoader's worker, or of another process
+    if found := re.search(r"^(?:\w+\.)*(\w+)(?:: |$)", trace, re.MULTILINE):  # what was raised there
+        named = getattr(builtins, found[1], None)
+        kind = named if isinstance(named, type) else type(found[1], (Exception,), {})
+        said = trace[found.end() :]
+    said = " ".join(said.split())
+    expected = issubclass(kind, ValueError | OSError)
+    if not expected or issubclass(kind, UnicodeError) or " " not in said:
+        said = f"{kind.__name__}: {said}" if said else kind.__name__
+    if expected:
+        return said, 2
+    said = said if len(said) <= LONGEST else f"{said[:LONGEST].rstrip()}…"
+    advice = NEXT.get(kind.__name__, "")
+    return f"{said}{_place(error)}; {advice}ZOO_DEBUG=1 shows the whole trace", 1
+
+
+def _place(error: Exception) -> str:
+    """The last line of this package that an exception came through."""
+    here, place, trace = Path(__file__).parent, "", error.__traceback__
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if file.is_relative_to(here) and file != Path(__file__):
+            place = f" (zoo/{file.relative_to(here).as_posix()}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
+
+
+def _unread(error: Exception) -> bool:
+    """Whether it says that stdout's reader has gone, `zoo ls | head`; what is left of the output then goes nowhere."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EPIPE, errno.EINVAL):  # the second is Windows'
+        return False
     try:
-        return VERBS[verb](rest) or 0
-    except (ValueError, OSError) as error:
-        said = str(error)
-        if "Original Traceback" in said:  # of a DataLoader's worker; what it raised stands in the last line
-            said = said.strip().rpartition("\n")[2].partition(": ")[2]
-        print(redact(f"zoo {verb}: {said}"), file=sys.stderr)
-        return 2
+        print(flush=True)  # another process or the network may have been meant
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+        return True
+    return False
 
 
 def _ls(argv: list[str]) -> None:

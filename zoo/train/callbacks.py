@@ -4,6 +4,7 @@ import csv
 import os
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,24 @@ from zoo.redact import redacted
 from zoo.train import parallel
 
 LAST = Path("checkpoints") / "last.ckpt"
+
+
+class Begun(Callback):
+    """Writes down what runs, on the first process, once a batch is through: what is refused before is no run."""
+
+    def __init__(self, write: Callable[[], None]):
+        self._write, self.written = write, False
+
+    def write(self) -> None:
+        """Once."""
+        if not self.written and parallel.world()[0] == 0:
+            self._write()
+        self.written = True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, index: int
+    ) -> None:
+        self.write()
 
 
 class Stopped(Exception):

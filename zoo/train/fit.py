@@ -5,12 +5,14 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,11 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo import __version__, recipe
-from zoo.hub.files import FULL, write_aside
+from zoo.hub.files import FULL, read_checkpoint, write_aside
 from zoo.nn.protocols import Input
 from zoo.redact import HIDDEN, redact, redacted
 from zoo.train import keys, parallel
-from zoo.train.callbacks import LAST, CSVLog, RunState, SaveSteps, Stop, Stopped, WriteAside
+from zoo.train.callbacks import LAST, Begun, CSVLog, RunState, SaveSteps, Stop, Stopped, WriteAside
 from zoo.train.parse import parse, resolve
 
 
@@ -39,6 +41,38 @@ def _one_line() -> Iterator[None]:
         yield
     except MisconfigurationException as error:
         raise ValueError(" ".join(str(error).split())) from error
+    except SystemExit as end:  # with which Lightning answers to Ctrl-C, once it has told the other processes
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
+@contextlib.contextmanager
+def _or_nothing(run: Path, made: list[Path], begun: Begun) -> Iterator[None]:
+    """Takes back what an attempt wrote that was refused, or failed, before its first batch was through.
+
+    What was there before stays: of a run that is gone on with, its logs and its recipe.
+
+    Args:
+        made: directories that the attempt has made, from the inside out.
+    """
+    before = _written(run)
+    try:
+        yield
+    except BaseException:
+        if not begun.written:
+            for path in sorted(_written(run) - before, reverse=True):  # what a folder holds before the folder
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody else's file is in it
+                for folder in made:
+                    folder.rmdir()
+        raise
+
+
+def _written(run: Path) -> set[Path]:
+    """What a training writes into a run's directory, as far as it is there."""
+    tops = [run / name for name in ("recipe.yaml", "environment.json", "metrics.json", "logs", "checkpoints")]
+    return {path for top in tops if top.exists() for path in (top, *top.rglob("*"))}
 
 
 @_one_line()
@@ -50,39 +84,37 @@ def fit(argv: list[str]) -> int:
     root = Path("runs" if runs is None else runs)
     if place is not None and (Path(place) / LAST).is_file():
         resumed, argv = place, _same_recipe(Path(place), argv)
+    made: list[Path] = []
     if resumed is None:
         name, overrides = argv[0], argv[1:]
-        file = recipe.recipe_path(name)
-        cli = parse(file, overrides)
+        cli = parse(recipe.recipe_path(name), overrides)
         # Of several processes, the first one makes the directory and writes into it; the others need no place.
         run = Path(place or root)
         if cli.trainer.is_global_zero:
-            run = _new_run(root, name) if place is None else run
-            run.mkdir(parents=True, exist_ok=True)
+            run, made = _directory(place, root, name)
     else:
         run, overrides = Path(resumed), argv
         if not (run / "recipe.yaml").is_file():
             raise ValueError(f"{run} is no run to resume: it needs recipe.yaml; runs lie under runs/RECIPE/")
         cli = parse(run / "recipe.yaml", overrides)
-        if cli.trainer.is_global_zero:
-            _clear(run)
-            if not (run / LAST).is_file():
-                print(f"{run} was stopped before its first checkpoint: it begins again")
         if HIDDEN in f"{cli.config['model']} {cli.config['data']}":
             raise ValueError(
                 f"{run}/recipe.yaml holds an address whose secret was not written down; give it again, "
                 f"zoo fit --resume {run} --data.source ADDRESS"
             )
-        name = json.loads((run / "environment.json").read_text())["recipe"]
-    if cli.trainer.is_global_zero:
-        _write_down(run, cli, name)
-        print(f"run {run}", flush=True)
-    try:
-        status = _run(cli, run, name, resume=run / LAST if (run / LAST).is_file() else None, overridden=bool(overrides))
-    except RuntimeError as error:
-        if cli.trainer.world_size == 1 or not re.search("by peer|Broken pipe", str(error)):
-            raise
-        raise ConnectionError("another process of this run has ended; what it says tells why") from error
+        name = json.loads((run / "environment.json").read_text(encoding="utf-8"))["recipe"]
+    begun = Begun(partial(_write_down, run, cli, name))
+    with _or_nothing(run, made, begun) if cli.trainer.is_global_zero else contextlib.nullcontext():
+        if cli.trainer.is_global_zero:
+            _clear(run)
+            print(f"run {run}", flush=True)
+        last = run / LAST
+        try:
+            status = _run(cli, run, name, begun, resume=last if last.is_file() else None, overridden=bool(overrides))
+        except RuntimeError as error:
+            if cli.trainer.world_size == 1 or not re.search("by peer|Broken pipe", str(error)):
+                raise
+            raise ConnectionError("another process of this run has ended; what it says tells why") from error
     if dist.is_initialized():
         dist.destroy_process_group()  # threads that still wait for other processes abort a process that ends
     return status
@@ -107,6 +139,8 @@ def validate(argv: list[str]) -> int:
     loader = data.train_dataloader()
     batch = data.on_after_batch_transfer(next(iter(loader)), 0)
     cli.trainer.fit(model, data)
+    if not cli.trainer.is_global_zero:
+        return 0
     tensors, takes = list(_tensors(batch)), model.model.takes
     for x in tensors:
         span = f" in [{x.min():.3g}, {x.max():.3g}]" if x.numel() else ""
@@ -139,7 +173,7 @@ def _name(x: torch.Tensor, takes: Input) -> str:
     return "others" if x.is_floating_point() else "labels"
 
 
-def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridden: bool) -> int:
+def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | None, overridden: bool) -> int:
     trainer, stop = cli.trainer, Stop(run)
     trainer.strategy.checkpoint_io = WriteAside()
     strategy = trainer.strategy
@@ -147,7 +181,7 @@ def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridde
         strategy._layer_sync = parallel.JoinBatchNorms()
     state = RunState(overridden)
     callbacks: list[Callback] = vars(trainer)["callbacks"]  # an attribute that Lightning does not annotate
-    callbacks.insert(0, state)
+    callbacks[:0] = [begun, state]
     bar = trainer.progress_bar_callback
     if bar is not None and sys.stdout.isatty():
         callbacks.remove(bar)
@@ -179,6 +213,14 @@ def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridde
             f"cannot write to {run}: {error}; its checkpoint is untouched, free some space and go on with: zoo fit "
             f"--resume {run}"
         ) from error
+    except RuntimeError as error:
+        if resume is None or not str(error).startswith("Error(s) in loading state_dict"):
+            raise
+        raise ValueError(_misfit(resume, cli.model.state_dict())) from error
+    begun.write()
+    if not stop.images and trainer.is_global_zero:
+        reached = ", ".join(f"{key}={cli.config['trainer'][key]}" for key in ("max_epochs", "max_steps", "max_time"))
+        print(f"nothing was left to train with {reached}: this is the test alone; raise what ended it to go on")
     signum = max(parallel.gather(stop.signum))
     if signum:  # in the last epoch's validation; the training is whole
         if trainer.is_global_zero:
@@ -210,42 +252,64 @@ def _run(cli: LightningCLI, run: Path, name: str, resume: Path | None, overridde
     return 0
 
 
+def _misfit(checkpoint: Path, own: Mapping[str, torch.Tensor]) -> str:
+    """How a checkpoint differs from the tensors of what should go on from it, and what to do."""
+    held = read_checkpoint(checkpoint)["state_dict"]
+    both = held.keys() & own.keys()
+    differ = {
+        "missing": [key for key in own if key not in held],
+        "left over": [key for key in held if key not in own],
+        "of another shape": [key for key in own if key in both and held[key].shape != own[key].shape],
+    }
+    faults = ", ".join(f"{len(keys)} {how} ({keys[0]} first)" for how, keys in differ.items() if keys)
+    return (
+        f"{checkpoint} does not fit the model that is asked for now, its tensors are {faults}; leave out what changes "
+        "the model, or begin a new run from its weights: zoo fit RECIPE --model.weights RUN"
+    )
+
+
 def _same_recipe(run: Path, argv: list[str]) -> list[str]:
     """What changes the recipe on a command line that has begun the run already."""
-    began = json.loads((run / "environment.json").read_text())["recipe"]
+    began = json.loads((run / "environment.json").read_text(encoding="utf-8"))["recipe"]
     if argv[:1] != [began]:
         raise ValueError(f"{run} is a run of {began}, not of {' '.join(argv[:1])}; give another --run")
     return argv[1:]
 
 
-def _new_run(root: Path, name: str) -> Path:
+def _directory(place: str | None, root: Path, name: str) -> tuple[Path, list[Path]]:
+    """The run's directory, and those that were not there, from the inside out; without a place, a new one."""
     stem = Path(name).stem if Path(name).suffix else name.replace("/", "-")
+    folder = root / stem if place is None else Path(place)
+    made = [f for f in (folder, *folder.parents) if not f.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    if place is not None:
+        return folder, made
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     for n in range(1000):
-        run = root / stem / (f"{stamp}-{n}" if n else stamp)
-        try:
-            run.mkdir(parents=True)
-        except FileExistsError:
-            if not run.is_dir():
-                raise
-        else:
-            return run
-    raise OSError(f"no free directory under {root / stem}; give another --runs")
+        run = folder / (f"{stamp}-{n}" if n else stamp)
+        with contextlib.suppress(FileExistsError):
+            run.mkdir()
+            return run, [run, *made]
+    raise OSError(f"no free directory under {folder}; give another --runs")
 
 
 def _clear(run: Path) -> None:
-    """What a killed run had not finished writing."""
+    """What a killed run had not finished writing; of one that begins again, the logs as well."""
     for pattern in (".*.part", f".{LAST.name}.next"):
         for left in run.rglob(pattern):
             left.unlink()
+    if (run / "recipe.yaml").is_file() and not (run / LAST).is_file():
+        print(f"{run} was stopped before its first checkpoint: it begins again")
+        shutil.rmtree(run / "logs", ignore_errors=True)
 
 
 def _write_down(run: Path, cli: LightningCLI, name: str) -> None:
     """The resolved recipe, the environment and the commit, beside the checkpoints; the recipe last: it makes a run."""
     resolved = cli.parser.dump(cli.config, skip_none=False)
-    earlier = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
+    file = run / "environment.json"
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     _write_json(
-        run / "environment.json",
+        file,
         {
             "recipe": name,
             "commands": [*earlier.get("commands", ()), redact(" ".join(["zoo", *sys.argv[1:]]))],
@@ -282,7 +346,7 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     with write_aside(path.parent) as aside:
-        aside(path.name).write_text(text)
+        aside(path.name).write_text(text, encoding="utf-8")
 
 
 def _take(argv: list[str], flag: str) -> tuple[list[str], str | None]:

@@ -57,6 +57,21 @@ def epochs(trainer: L.Trainer) -> int:
     return -1 if trainer.max_epochs is None else trainer.max_epochs
 
 
+def _steps(trainer: L.Trainer) -> int:
+    """Optimiser steps of the whole training, as the Trainer counts them.
+
+    Raises:
+        ValueError: it has no end, and a schedule needs one.
+    """
+    steps = trainer.estimated_stepping_batches
+    if math.isinf(steps):
+        raise ValueError(
+            f"max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}: the step size follows a schedule that "
+            "needs an end; give trainer.max_epochs or trainer.max_steps"
+        )
+    return int(steps)
+
+
 def warmup_cosine(
     optimizer: Optimizer, trainer: L.Trainer, lr: float, min_lr: float, warmup_epochs: float, accumulate: int = 1
 ) -> OptimizerLRSchedulerConfig:
@@ -65,7 +80,7 @@ def warmup_cosine(
     Args:
         accumulate: batches of an optimiser step, where the trainer does not count them.
     """
-    steps = math.ceil(trainer.estimated_stepping_batches / accumulate)
+    steps = math.ceil(_steps(trainer) / accumulate)
     warmup = warmup_epochs * steps / epochs(trainer) if warmup_epochs else 0
 
     def scale(step: int) -> float:
@@ -81,7 +96,7 @@ def warmup_linear(
     optimizer: Optimizer, trainer: L.Trainer, lr: float, min_lr: float, warmup_epochs: float, decay_epoch: float | None
 ) -> OptimizerLRSchedulerConfig:
     """Linear warm-up, a constant, and from `decay_epoch` on a line to min_lr, step by step."""
-    steps = trainer.estimated_stepping_batches
+    steps = _steps(trainer)
     epoch = steps / epochs(trainer)
     warmup, start = warmup_epochs * epoch, steps if decay_epoch is None else decay_epoch * epoch
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonargparse
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from zoo.train import keys
 from zoo.train.optim import Guarded
@@ -28,6 +29,11 @@ def parse(file: Path, overrides: list[str]) -> LightningCLI:
         raise ValueError(
             f"skip_nonfinite={cli.config['skip_nonfinite']}: {type(cli.model).__name__} cannot leave batches out; "
             "leave it out, or derive the class from zoo.train.optim.Guarded"
+        )
+    if isinstance(cli.trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise ValueError(
+            f"trainer.strategy={cli.config['trainer']['strategy']} trains in copies of this process, out of which "
+            "neither losses nor optimisers come back; give ddp, which begins the command once for each process"
         )
     cli.model.skip_nonfinite = cli.config["skip_nonfinite"]
     return cli
