@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import zoo
 from zoo import hub
+from zoo.hub import files
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = Path(zoo.__file__).parent / "checkpoints" / "bilinear_d256.mnist"
@@ -147,6 +148,76 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"cannot write .*file/checkpoint"):
         zoo.save(zoo.create("bilinear_d64"), tmp_path / "file" / "checkpoint")
+
+
+# A file under a loaded model
+
+
+def in_place(file, data):
+    """As cp and rsync --inplace write: the same file with other bytes."""
+    with open(file, "r+b") as f:
+        f.write(data)
+        f.truncate()
+
+
+def checkpoint(tmp_path):
+    """A Lightning checkpoint and other weights of its arch in another."""
+    files = [tmp_path / "a.ckpt", tmp_path / "b.ckpt"]
+    for file in files:
+        model = zoo.create("bilinear_d64")
+        state = {f"model.{k}": v for k, v in model.state_dict().items()}
+        torch.save({"zoo": model.zoo_config, "state_dict": state}, file)
+    return str(files[0]), files[0], files[1].read_bytes()
+
+
+def saved(tmp_path):
+    places = [zoo.save(zoo.create("bilinear_d64"), tmp_path / name) / "model.safetensors" for name in "ab"]
+    return str(places[0].parent), places[0], places[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("make", "mmap", "kept"),
+    [(saved, None, True), (saved, False, True), (saved, True, False), (checkpoint, None, True)],
+)
+def test_what_is_written_into_a_file_changes_no_model_unless_it_is_mapped(make, mmap, kept, tmp_path):
+    name, file, other = make(tmp_path)
+    model = zoo.load(name, mmap=mmap)
+    before = model.head.weight.clone()
+    in_place(file, other)
+    assert torch.equal(model.head.weight, before) == kept
+
+
+def test_a_foreign_file_is_not_held_either(tmp_path):
+    _, file, other = saved(tmp_path)
+    model = zoo.convert(file, "bilinear_d64")
+    before = model.head.weight.clone()
+    in_place(file, other)
+    assert torch.equal(model.head.weight, before)
+
+
+def test_files_above_the_stated_size_are_mapped_unless_told(tmp_path, monkeypatch):
+    name, file, other = saved(tmp_path)
+    monkeypatch.setattr(files, "IN_MEMORY", file.stat().st_size - 1)
+    mapped, read = zoo.load(name), zoo.load(name, mmap=False)
+    assert torch.equal(mapped.head.weight, read.head.weight)
+    in_place(file, other)
+    assert not torch.equal(mapped.head.weight, read.head.weight)
+
+
+def test_every_kind_of_tensor_is_read_as_it_was_written(tmp_path):
+    kinds = [k for k in files.DTYPES.values() if not k.is_complex]
+    tensors = {f"{k}": torch.arange(6).reshape(2, 3).to(k) for k in kinds}
+    tensors |= {"none": torch.zeros(0, 4), "one": torch.tensor(7.0), "complex": torch.tensor([1 + 2j])}
+    save_file(tensors, tmp_path / "a.safetensors")
+    for mmap in (False, True):
+        found = files.read_safetensors(tmp_path / "a.safetensors", mmap)
+        assert found.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert found[name].dtype == tensor.dtype
+            assert found[name].shape == tensor.shape
+            assert bytes(found[name].view(-1).untyped_storage()) == bytes(tensor.untyped_storage())
+    read = files.read_safetensors(tmp_path / "a.safetensors", False)
+    assert len({t.untyped_storage().data_ptr() for t in read.values() if t.numel()}) == len(tensors) - 1
 
 
 # The Hub: a real server over local git repositories

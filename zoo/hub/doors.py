@@ -22,7 +22,8 @@ def create(arch: str, weights: str | None = None, **args: Any) -> Network:
         weights: a tag of that arch ("mnist"), a checkpoint folder, a run, or "hf://org/name@revision"; None is random.
             A classifier also starts from its autoencoder ("mae_vit_tiny.cifar10"): the encoder is taken, all of it,
             and the head is new.
-        args: keywords of the arch; with weights, they go on top of those the weights were made with.
+        args: keywords of the arch; with weights, they go on top of those the weights were made with. Another
+            `num_classes` than theirs gives a classifier a new random head, which is said.
 
     Raises:
         ValueError: unknown arch, tag or keyword; weights that do not fit the arch to the last tensor.
@@ -48,24 +49,29 @@ def create(arch: str, weights: str | None = None, **args: Any) -> Network:
 
 
 @overload
-def load(name: str, **args: Any) -> Network: ...
+def load(name: str, *, mmap: bool | None = None, **args: Any) -> Network: ...
 @overload
-def load(name: str, model_class: type[M], **args: Any) -> M: ...
-def load(name: str, model_class: type[nn.Module] = nn.Module, **args: Any) -> nn.Module:
+def load(name: str, model_class: type[M], *, mmap: bool | None = None, **args: Any) -> M: ...
+def load(name: str, model_class: type[nn.Module] = nn.Module, *, mmap: bool | None = None, **args: Any) -> nn.Module:
     """A trained model, in eval mode.
 
     Args:
         name: "arch.tag", a checkpoint folder, "hf://org/name@revision", a Lightning checkpoint, a run's directory
             (its best checkpoint, else its last), or the folder of a recipe's runs (the newest).
         model_class: what it must hold, `zoo.MAE`; type checkers then know the class of any place.
-        args: keywords of the arch, on top of those the weights were made with.
+        mmap: False reads the file; True maps it, which costs no memory until a tensor is used, but what is written into
+            the file later changes the model, and a file that gets shorter ends the process. None maps a safetensors
+            file above 1 GiB and reads all others. Put a new file in the old one's place by renaming, as `zoo.save`
+            does, and no model that is loaded notices.
+        args: keywords of the arch, on top of those the weights were made with. Another `num_classes` gives a classifier
+            a new random head, which is said.
 
     Raises:
         ValueError: unknown name; a file that is damaged, of another arch, class or format.
         FileNotFoundError: no such folder, repository or revision.
         ConnectionError: the Hub cannot be reached and the cache does not hold the files.
     """
-    source = open_source(name)
+    source = open_source(name, mmap)
     held = make.model_class(source.config["arch"])
     if not issubclass(held, model_class):
         raise ValueError(

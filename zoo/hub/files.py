@@ -20,11 +20,26 @@ from zoo import registry
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 CONFIG_BYTES = 2**24  # a thousand class names are 20 kB
+IN_MEMORY = 2**30  # bytes of a safetensors file up to which it is read; a larger one is mapped
+DTYPES = {
+    **{"BOOL": torch.bool, "U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64},
+    **{"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64},
+    **{"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64},
+    **{"C64": torch.complex64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
+}  # safetensors' names
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says
 
 
-def read_tensors(file: Path, sha256: str, size: int) -> dict[str, Tensor]:
-    """Map a safetensors file and hash it at the same time; nothing is returned unless the hash is right."""
+def read_tensors(file: Path, sha256: str, size: int, mmap: bool | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, hashed as they are read; nothing is returned unless the hash is right.
+
+    Args:
+        mmap: as in `read_safetensors`.
+
+    Raises:
+        ValueError: another size or hash, no safetensors.
+        FileNotFoundError: no such file.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; the checkpoint is a folder of {CONFIG}, {WEIGHTS} and {CARD}")
     with open(file, "rb") as f:
@@ -36,30 +51,66 @@ def read_tensors(file: Path, sha256: str, size: int) -> dict[str, Tensor]:
     held = file.stat().st_size
     if held != size:
         raise ValueError(f"{file} has {held:,} bytes of {size:,}: it is cut or changed; {again(file)}")
-    with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(hash_file, file)
-        try:
-            state = read_safetensors(file)
-        except ValueError as error:
-            raise ValueError(f"{error}; {again(file)}") from error
-        if digest.result() != sha256:
-            raise ValueError(f"{file} has sha256 {digest.result()[:12]}…, expected {sha256[:12]}…; {again(file)}")
+    digest = hashlib.sha256()
+    try:
+        state = read_safetensors(file, mmap, digest)
+    except ValueError as error:
+        raise ValueError(f"{error}; {again(file)}") from error
+    if digest.hexdigest() != sha256:
+        raise ValueError(f"{file} has sha256 {digest.hexdigest()[:12]}…, expected {sha256[:12]}…; {again(file)}")
     return state
 
 
-def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, mapped.
+def read_safetensors(file: Path, mmap: bool | None = None, digest: Any = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Args:
+        mmap: True maps the file: it costs no memory until a tensor is used, and what is written into the file later
+            changes the tensors, or ends the process where the file gets shorter. False reads it. None maps what is
+            larger than `IN_MEMORY`.
+        digest: of hashlib; it is given every byte, in order.
 
     Raises:
         ValueError: it is none, or holds what torch has no type for.
     """
     try:
-        with safe_open(file, "pt") as f:
-            return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118, not a dict
+        with ThreadPoolExecutor(1) as pool, safe_open(file, "pt") as f:
+            if mmap is None:
+                mmap = file.stat().st_size > IN_MEMORY
+            if not mmap:
+                return _read_in_order(file, f, lambda part: pool.submit(digest.update, part) if digest else None)
+            hashed = pool.submit(_hash_into, digest, file) if digest else None
+            state = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118, not a dict
+            if hashed:
+                hashed.result()
+            return state
     except FileNotFoundError:
         raise FileNotFoundError(f"no file {file}") from None
     except Exception as error:  # the library has several of its own, and torch's
         raise ValueError(f"{file} is not safetensors ({str(error).partition(chr(10))[0]})") from error
+
+
+def _read_in_order(file: Path, opened: Any, read: Callable[[Any], object]) -> dict[str, Tensor]:
+    """Each tensor into memory of its own; `read` is called with the bytes of the file, in order.
+
+    `opened` is the library's view of the file: it has checked that the tensors fill the file without a gap.
+    """
+    state = {}
+    with open(file, "rb") as f:
+        length = f.read(8)
+        header = f.read(int.from_bytes(length, "little"))
+        read(length + header)
+        for name in opened.offset_keys():
+            held = opened.get_slice(name)
+            if held.get_dtype() not in DTYPES:
+                raise ValueError(f"torch has no {held.get_dtype()}")
+            tensor = state[name] = torch.empty(held.get_shape(), dtype=DTYPES[held.get_dtype()])
+            if tensor.numel():
+                memory = tensor.view(-1).view(torch.uint8).numpy().data
+                if f.readinto(memory) != len(memory):
+                    raise ValueError("it got shorter while it was read")
+                read(memory)
+    return state
 
 
 def plain_tensors(state: Any, source: object) -> dict[str, Tensor]:
@@ -156,8 +207,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 CALLBACK = type("ModelCheckpoint", (), {"__module__": "pytorch_lightning.callbacks.model_checkpoint"})
 
 
-def read_pickle(file: Path) -> Any:
-    """A torch file of tensors and plain containers, argparse's Namespace among them: nothing in it can run.
+def read_pickle(file: Path, mmap: bool = False) -> Any:
+    """A torch file of tensors, numbers and plain containers, argparse's Namespace among them: nothing in it can run.
 
     Raises:
         ValueError: it is no torch file, is cut, or asks for something to be run.
@@ -165,18 +216,21 @@ def read_pickle(file: Path) -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"no file {file}")
     try:
-        if zipfile.is_zipfile(file):
+        if zipped := zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 _refuse_compressed(archive)
-        with torch.serialization.safe_globals([argparse.Namespace, CALLBACK]):  # official checkpoints hold both
-            return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace, CALLBACK]):
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap and zipped)
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{file} is not a file of plain tensors ({reason}); it was not loaded") from error
 
 
-def read_checkpoint(file: Path) -> dict[str, Any]:
+def read_checkpoint(file: Path, mmap: bool = False) -> dict[str, Any]:
     """A Lightning checkpoint of this zoo, whole: torch keeps a sum of each tensor's bytes and never looks at it again.
+
+    Args:
+        mmap: leave the tensors in the file, as `read_safetensors` says it.
 
     Raises:
         ValueError: as `read_pickle`, or a byte in it changed since it was written.
@@ -191,7 +245,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is damaged or no checkpoint ({error})") from error
     if changed is not None:
         raise ValueError(f"{file} is damaged: {changed} is not what was written")
-    checkpoint: dict[str, Any] = read_pickle(file)
+    checkpoint: dict[str, Any] = read_pickle(file, mmap)
     return checkpoint
 
 
@@ -236,3 +290,8 @@ def hash_file(file: Path, kind: str = "sha256") -> str:
     """A file's hash, in hex."""
     with open(file, "rb") as f:
         return hashlib.file_digest(f, kind).hexdigest()
+
+
+def _hash_into(digest: Any, file: Path) -> None:
+    with open(file, "rb") as f:
+        hashlib.file_digest(f, lambda: digest)

@@ -68,7 +68,7 @@ def translate(
     return state_and_args
 
 
-def read_state(path: Path) -> Any:
+def read_state(path: Path, mmap: bool | None = None) -> Any:
     """What a torch or safetensors file holds, or the weight file in a folder; `unwrap` finds the tensors in it."""
     if path.is_dir():
         files = [path / f for f in FILES if (path / f).is_file()]
@@ -76,11 +76,11 @@ def read_state(path: Path) -> Any:
             raise FileNotFoundError(f"{path} holds none of {', '.join(FILES)}; give the file itself")
         path = files[0]
     if path.suffix != ".safetensors":
-        return read_pickle(path)
+        return read_pickle(path, bool(mmap))
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
-        return read_safetensors(path)
+        return read_safetensors(path, mmap)
     except ValueError as error:
         raise ValueError(f"{error}; get it again") from error
 

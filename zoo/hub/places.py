@@ -39,15 +39,15 @@ def full_name(arch: str, weights: str) -> str:
     return weights if is_place(weights) or named else f"{arch}.{weights}"
 
 
-def open_source(name: str) -> Source:
-    """The checkpoint of a name or place; errors as `zoo.load`'s."""
+def open_source(name: str, mmap: bool | None = None) -> Source:
+    """The checkpoint of a name or place; `mmap` and errors as `zoo.load`'s."""
     path = Path(name)
     if name in registry.records() or not is_place(name):
-        return _open_record(registry.weights_info(name))
+        return _open_record(registry.weights_info(name), mmap)
     if not (path / CONFIG).is_file() and not (path / "checkpoints").is_dir():
         path = max(path.glob("*/checkpoints"), default=path / "checkpoints").parent  # the newest of a recipe's runs
     if path.suffix == ".ckpt" or (path / "checkpoints").is_dir():
-        return _open_lightning(path if path.suffix == ".ckpt" else _pick_checkpoint(path))
+        return _open_lightning(path if path.suffix == ".ckpt" else _pick_checkpoint(path), bool(mmap))
     folder, fetch = hub_folder(name) if name.startswith("hf://") else (path, None)
     config = read_config(folder)
     expected = config["weights"]
@@ -55,36 +55,36 @@ def open_source(name: str) -> Source:
 
     def read() -> dict[str, Tensor]:
         file = fetch(expected["file"]) if fetch else place
-        return read_tensors(file, expected["sha256"], expected["size"])
+        return read_tensors(file, expected["sha256"], expected["size"], mmap)
 
     return Source(config, place, read)
 
 
-def _open_record(record: Weights) -> Source:
+def _open_record(record: Weights, mmap: bool | None) -> Source:
     _say_terms(record.name)
     config = {"arch": record.arch, "args": record.args, "classes": list(record.classes), "name": record.name}
     if record.embedded:
         file = embedded_folder(record) / record.file
-        return Source(config, file, lambda: read_tensors(file, record.sha256, record.size))
-    return Source(config, Path(record.name), lambda: _fetch(record))
+        return Source(config, file, lambda: read_tensors(file, record.sha256, record.size, mmap))
+    return Source(config, Path(record.name), lambda: _fetch(record, mmap))
 
 
-def _fetch(record: Weights) -> dict[str, Tensor]:
+def _fetch(record: Weights, mmap: bool | None) -> dict[str, Tensor]:
     """The tensors of weights that are published elsewhere, under the names of this zoo."""
     repo = record.repo or ""
     file = download_url(record.url) if record.url else download(repo, record.file, record.revision)
     if not record.foreign:
-        return read_tensors(file, record.sha256, record.size)
+        return read_tensors(file, record.sha256, record.size, mmap)
     _check_foreign(file, record)
-    tensors = unwrap(read_state(file))
+    tensors = unwrap(read_state(file, mmap))
     if record.extra_file:
         tensors |= read_state(download(repo, record.extra_file, record.revision))
     state, _ = translate(tensors, record.arch, record.args)
     return state
 
 
-def _open_lightning(file: Path) -> Source:
-    checkpoint = read_checkpoint(file)
+def _open_lightning(file: Path, mmap: bool) -> Source:
+    checkpoint = read_checkpoint(file, mmap)
     if not isinstance(checkpoint, dict) or not {"zoo", "state_dict"} <= checkpoint.keys():
         raise ValueError(f"{file} was not written by a LightningModule of this zoo; `zoo convert` reads foreign files")
     try:

@@ -149,7 +149,7 @@ def load(name: str, image_size: int | None = None, layers: int = 1) -> FrozenEnc
     return FrozenEncoder(vit, size, layers=layers)
 
 
-def _load_own(name: str, **args: int) -> OwnTransformer:
+def _load_own(name: str, **args: Any) -> OwnTransformer:
     from zoo import hub
 
     vit = hub.load(name, **args)
