@@ -119,23 +119,6 @@ def test_every_cache_gives_the_same_batches(cache):
     assert same(epoch(ready(cache=cache, **args)), epoch(ready(cache="none", num_workers=2, **args)))
 
 
-def test_the_memory_map_is_made_once_and_only_whole(tmp_path, monkeypatch):
-    ready(cache="memmap", stage="test")
-    (file,) = (tmp_path / "cache" / "images").iterdir()
-    before = file.stat().st_mtime_ns
-    ready(cache="memmap", stage="test")
-    assert file.stat().st_mtime_ns == before
-    file.unlink()
-
-    def broken(self, out):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(images_module.Pixels, "decode_into", broken)
-    with pytest.raises(OSError, match="disk full"):
-        ready(cache="memmap", stage="test")
-    assert not list((tmp_path / "cache" / "images").iterdir())
-
-
 def test_writing_into_a_batch_leaves_the_cache_alone():
     data = ready(cache="memmap")
     next(iter(data.train_dataloader()))[0].zero_()

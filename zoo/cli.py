@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +40,9 @@ zoo latents NAME FOLDER --data SOURCE [--flip]
                                     a data set through an encoder, once, for a diffusion recipe
 zoo shard SOURCE FOLDER [--image-size N]
 zoo shard --index PLACE [FOLDER]    a data set as tar files to stream, or a manifest of tar files that are there
+zoo cache ls
+zoo cache prune --older-than DAYS | --size 20GB | --all
+                                    decoded images that stay on the disk
 
 NAME is arch.tag (`zoo ls --pretrained`), a checkpoint folder, or hf://org/name@revision."""
 
@@ -401,6 +405,49 @@ def _shard(argv: list[str]) -> None:
         print(path, flush=True)
 
 
+def _cache(argv: list[str]) -> None:
+    parser = _parser("cache", "Decoded images that stay on the disk, in $ZOO_CACHE, by default ~/.cache/latentzoo.")
+    parser.add_argument("what", choices=("ls", "prune"), help="list them, or remove some")
+    parser.add_argument("--older-than", type=float, metavar="DAYS", help="prune: those not used for so long")
+    parser.add_argument("--size", metavar="20GB", help="prune: those used longest ago, until the others fit in this")
+    parser.add_argument("--all", action="store_true", help="prune: all")
+    args = parser.parse_args(argv)
+    from zoo.data import cache
+
+    asked = args.older_than is not None or args.size is not None or args.all
+    if asked == (args.what == "ls"):
+        raise ValueError("prune takes --older-than DAYS, --size 20GB or --all; ls takes none of them")
+    if args.what == "ls":
+        (shown, left), verb = (cache.copies(), list[cache.Copy]()), "in"
+    else:
+        (shown, left), verb = cache.prune(args.older_than, _bytes(args.size), args.all), "freed in"
+    for copy in shown:
+        used = time.strftime("%Y-%m-%d", time.localtime(copy.used))
+        print("  ".join([_megabytes(copy.bytes), used, str(copy.path), copy.geometry, copy.filled, copy.source]))
+    print(f"{_megabytes(sum(copy.bytes for copy in shown))} {verb} {cache.root() / 'images'}")
+    for copy in left:
+        print(f"{copy.path} is in use, and was left", file=sys.stderr)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:>12,.1f} MB"
+
+
+def _bytes(text: str | None) -> float | None:
+    """Bytes of "20GB" or "500 MB"."""
+    if text is None:
+        return None
+    number, unit = text[: len(text) - 2].strip(), text[-2:].upper()
+    powers = {"MB": 1e6, "GB": 1e9, "TB": 1e12}
+    try:
+        size = float(number) * powers[unit]
+    except (KeyError, ValueError):
+        size = -1
+    if not 0 <= size < float("inf"):
+        raise ValueError(f"--size {text}, allowed a number of {', '.join(powers)}: 20GB")
+    return size
+
+
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(f"zoo {verb}", description=description)
 
@@ -420,6 +467,7 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "convert": _convert,
     "latents": _latents,
     "shard": _shard,
+    "cache": _cache,
 }
 
 if __name__ == "__main__":

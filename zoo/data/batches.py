@@ -22,7 +22,7 @@ class Split(Protocol):
     """
 
     @property
-    def array(self) -> Tensor | None: ...
+    def array(self) -> Any: ...  # a Tensor, something that is indexed like one, or None
 
     def whole(self, i: Any) -> Any: ...
 

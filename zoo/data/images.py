@@ -5,6 +5,7 @@ is cropped, flipped and scaled there. N images of a split · B of a batch · C c
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -50,8 +51,8 @@ class ImageData(L.LightningDataModule):
         val_fraction: share of the training images held out for validation. With 0, validation is the source's own
             validation split, or its test split where there is none: then choose nothing by it.
         limit: train on so many images, drawn evenly over the classes.
-        cache: "memory", "memmap" (a file in `$ZOO_CACHE`, by default ~/.cache/latentzoo), "none" (decode as we go), or
-            "auto", by size.
+        cache: "memory", "memmap" (decoded once for all seeds and limits, in `$ZOO_CACHE`, by default
+            ~/.cache/latentzoo; `zoo cache` lists and removes), "none" (decode as we go), or "auto", by size.
         seed: of the order, the augmentation and the draws.
         num_workers: processes that decode when nothing is cached.
         image_column, label_column: of parquet, where there is more than one.
@@ -214,7 +215,7 @@ class ImageData(L.LightningDataModule):
         share = 1.0 if split == "train" else h.crop_pct
         if isinstance(items, Shards):
             return Encoded(items, h.image_size, h.channels, share)
-        pixels = Pixels(items, h.image_size, h.channels or natural_channels(items), share)
+        pixels = Pixels(items, h.image_size, h.channels or natural_channels(items.native), share)
         size = len(items) * int(np.prod(pixels.shape))
         cache = h.cache
         if cache == "auto":
@@ -223,6 +224,7 @@ class ImageData(L.LightningDataModule):
             pixels.array = torch.from_numpy(pixels.decode_into(np.empty((len(items), *pixels.shape), np.uint8)))
         elif cache == "memmap":
             pixels.array = mapped(pixels)
+        pixels.items = replace(items, whole=None)  # nobody asks again, and a spawned worker would get it all
         return pixels
 
 

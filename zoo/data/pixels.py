@@ -3,13 +3,15 @@
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
+from zoo.data import cache
 from zoo.data.readers import Items, decode
 
 
@@ -18,8 +20,11 @@ class Pixels:
 
     def __init__(self, items: Items, image_size: int | None, channels: int, crop_pct: float = 1.0):
         self.items, self.image_size, self.channels, self.crop_pct = items, image_size, channels, crop_pct
-        self.array: Tensor | None = None
-        height, width, depth = _fit(self.whole(0), image_size, crop_pct).shape
+        self.array: Tensor | Rows | None = None
+        first = decode(
+            items.native.images[0], channels, items.source
+        )  # of the source: no seed or limit decides the shape
+        height, width, depth = _fit(first, image_size, crop_pct).shape
         self.shape: tuple[int, int, int] = (depth, height, width)
 
     def __len__(self) -> int:
@@ -46,7 +51,7 @@ class Pixels:
         return out
 
     def fingerprint(self) -> str:
-        """Of the encoded images and the geometry: another file, size or channel count is another cache."""
+        """Of the source's encoded images and the geometry: another file, size or channel count is another cache."""
         geometry = f"{len(self)} {self.image_size} {self.shape}" + (f" {self.crop_pct}" if self.crop_pct < 1 else "")
         digest = hashlib.blake2b(geometry.encode(), digest_size=12)
         for item in self.items.images:
@@ -87,23 +92,31 @@ def _fit(pixels: np.ndarray, size: int | None, crop_pct: float = 1.0) -> np.ndar
     return np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, -1)
 
 
-def mapped(pixels: Pixels) -> Tensor:
-    """A memory map of the decoded images; written aside and renamed, so that a cache file is whole or not there."""
-    folder = Path(os.environ.get("ZOO_CACHE", Path.home() / ".cache" / "latentzoo")) / "images"
-    path = folder / f"{pixels.fingerprint()}.npy"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f"{path.stem}.lock"):  # of a machine's processes, one decodes
-        if not path.is_file():
-            aside = path.with_suffix(f".{os.getpid()}.part")
-            try:
-                out = new_map(aside, np.uint8, (len(pixels), *pixels.shape))
-                pixels.decode_into(out)
-                out.flush()
-                os.replace(aside, path)
-            finally:
-                aside.unlink(missing_ok=True)
-    # Copy-on-write: torch wants a writable array.
-    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+def mapped(pixels: Pixels) -> "Tensor | Rows":
+    """A memory map of the images, decoded once for all seeds, splits and limits of their source."""
+    items, native = pixels.items, pixels.items.native
+    every = copy(pixels)
+    every.items = native
+    index = np.arange(len(native)) if items.index is None else items.index
+    size = "as they are" if pixels.image_size is None else f"crop {pixels.crop_pct:g}"
+    about = {"source": items.source, "geometry": f"{'×'.join(map(str, pixels.shape))}, {size}"}
+    shape = (len(native), *pixels.shape)
+    array = torch.from_numpy(cache.filled(every.fingerprint(), shape, index, lambda i: every[i].numpy(), about))
+    return array if items.index is None else Rows(array, torch.from_numpy(index))
+
+
+class Rows:
+    """Some rows of an array, in an order of their own; what is asked for is copied, as of a tensor."""
+
+    def __init__(self, array: Tensor, index: Tensor):
+        self.array, self.index = array, index
+        self.shape = torch.Size((len(index), *array.shape[1:]))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: Any) -> Tensor:
+        return self.array[self.index[i]]
 
 
 def new_map(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:

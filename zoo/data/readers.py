@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.data import cache
 from zoo.registry import suggest
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -23,18 +24,28 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".
 
 @dataclass
 class Items:
-    """One split: arrays, encoded bytes or paths; labels (N,) int64; the class names; where it was read."""
+    """One split: arrays, encoded bytes or paths; labels (N,) int64; the class names; where it was read.
+
+    Of what `take` gives, `native` is the split as its source has it, `index` the place there of each.
+    """
 
     images: Sequence[Any] | np.ndarray
     labels: np.ndarray
     classes: list[str]
     source: str
+    index: np.ndarray | None = None
+    whole: "Items | None" = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def native(self) -> "Items":
+        return self.whole or self
+
     def take(self, index: np.ndarray) -> "Items":
-        return Items([self.images[i] for i in index], self.labels[index], self.classes, self.source)
+        images, native = [self.images[i] for i in index], index if self.index is None else self.index[index]
+        return Items(images, self.labels[index], self.classes, self.source, native, self.native)
 
 
 def read(source: str, image_column: str | None = None, label_column: str | None = None) -> dict[str, Items]:
@@ -119,13 +130,17 @@ def _torchvision(source: str) -> dict[str, Items]:
     sets = {"MNIST", "FashionMNIST", "KMNIST", "QMNIST", "CIFAR10", "CIFAR100", "SVHN", "STL10"}
     if name not in sets:
         raise ValueError(f"no torchvision set {name!r}{suggest(name, sets)}; allowed {', '.join(sorted(sets))}")
-    root = root or str(Path.home() / ".cache" / "latentzoo" / "torchvision")
+    root = root or str(cache.root() / "torchvision")
+    with cache.writing(Path(root)):
+        Path(root).mkdir(parents=True, exist_ok=True)
     made = getattr(torchvision.datasets, name)
     by_split = name in ("SVHN", "STL10")
     out = {}
     for role in ("train", "test"):
         try:
             data = made(root, **({"split": role} if by_split else {"train": role == "train"}), download=True)
+        except PermissionError as error:
+            raise cache.unwritable(Path(root), error) from error
         except (OSError, RuntimeError) as error:
             raise ConnectionError(
                 f"{source} is not in {root} and could not be downloaded ({error}); connect once, or give a folder"
