@@ -13,7 +13,8 @@ from zoo.data import images as images_module
 from zoo.data.augment import augment
 from zoo.data.batches import Batches, InMemory
 from zoo.data.images import ImageData
-from zoo.data.readers import decode, read
+from zoo.data.pictures import decode
+from zoo.data.readers import read
 from zoo.data.synthetic import RandomImages
 
 
@@ -337,7 +338,7 @@ def test_a_damaged_file_is_named(folder):
 @pytest.mark.parametrize("side", [b"8\xff", b"99999999"])  # which Pillow takes for no number, and for a bomb
 def test_whatever_pillow_raises_becomes_one_refusal_by_name(tmp_path, side):
     (tmp_path / "bad.ppm").write_bytes(b"P6 " + side + b" 8 255 " + bytes(192))
-    with pytest.raises(ValueError, match=r"bad\.ppm cannot be decoded \(.*\); remove it or get it again"):
+    with pytest.raises(ValueError, match=r"bad\.ppm cannot be decoded \(.*\); get it again, or leave it out"):
         decode(tmp_path / "bad.ppm", 3, "folder")
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from zoo import __version__, recipe, registry
 from zoo.redact import redact
@@ -257,10 +258,11 @@ def _eval(argv: list[str]) -> None:
         "--class-map", help="classes of the data that the model calls otherwise: zero=0,one=1, or a JSON file"
     )
     parser.add_argument("--by-number", action="store_true", help="compare numbers of classes, not their names")
+    reading = _reading(parser)
     args = parser.parse_args(argv)
     from zoo.report import figures as report
 
-    figures = report.evaluate(args.name, args.data, args.batch_size, args.class_map, args.by_number)
+    figures = report.evaluate(args.name, args.data, args.batch_size, args.class_map, args.by_number, reading(args))
     for key, value in figures.items():
         print(f"{key:<26} {value:.4f}" if isinstance(value, float) else f"{key:<26} {value}")
     print(json.dumps(figures))
@@ -276,10 +278,11 @@ def _show(argv: list[str]) -> None:
         help="image or video files, .npy files of latents or activations; without them the model's own figure is drawn",
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("zoo.png"), help="a PNG; of clips also a GIF")
+    reading = _reading(parser, columns=False)
     args = parser.parse_args(argv)
     from zoo.report import figures as report
 
-    print(report.show(args.name, args.images, args.output))
+    print(report.show(args.name, args.images, args.output, reading(args)))
 
 
 def _sample(argv: list[str]) -> None:
@@ -364,6 +367,7 @@ def _latents(argv: list[str]) -> None:
     parser.add_argument("--flip", action="store_true", help="training images mirrored too")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--measure", metavar="FOLDER", help="first take mean and deviation of them, and save the model")
+    reading = _reading(parser)
     args = parser.parse_args(argv)
     from zoo import hub
     from zoo.data.images import ImageData
@@ -372,7 +376,7 @@ def _latents(argv: list[str]) -> None:
     model = hub.load(args.name)
     if model.takes.kind != "image":
         raise ValueError(f"{args.name} takes {model.takes.kind}s; latents are written of images")
-    data = ImageData(args.data, args.image_size or model.takes.size[0], model.takes.channels, crop_pct=1.0)
+    data = ImageData(args.data, args.image_size or model.takes.size[0], model.takes.channels, **reading(args))
     if args.measure:
         measure(model, data, args.batch_size)
         model.zoo_config.pop("name", None)
@@ -387,19 +391,18 @@ def _shard(argv: list[str]) -> None:
     parser.add_argument("--image-size", type=int, help="shorter side in px, to which larger images are reduced")
     parser.add_argument("--samples-per-shard", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="of the order of training samples")
-    parser.add_argument("--image-column", help="of parquet, where there is more than one")
-    parser.add_argument("--label-column", help="of parquet, where there is more than one")
+    reading = _reading(parser)
     parser.add_argument("--index", action="store_true", help="write only the manifest, of *.tar that are there")
     args = parser.parse_args(argv)
     if args.folder is None and not args.index:
         raise ValueError("no FOLDER for the shards; give one, or --index for shards that are there")
     from zoo.data import sharding
 
-    columns = args.image_column, args.label_column
+    how = args.image_size, args.samples_per_shard, args.seed
     written = (
         sharding.index(args.source, args.folder)
         if args.index
-        else sharding.write(args.source, args.folder, args.image_size, args.samples_per_shard, args.seed, *columns)
+        else sharding.write(args.source, args.folder, *how, **reading(args))
     )
     for path in written:
         print(path, flush=True)
@@ -446,6 +449,29 @@ def _bytes(text: str | None) -> float | None:
     if not 0 <= size < float("inf"):
         raise ValueError(f"--size {text}, allowed a number of {', '.join(powers)}: 20GB")
     return size
+
+
+def _reading(parser: argparse.ArgumentParser, columns: bool = True) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    """Flags that say how pictures are read, and what takes their values as keywords of ImageData."""
+    keys = ["value_range"]
+    parser.add_argument(
+        "--value-range",
+        type=_range,
+        metavar="LOW,HIGH",
+        help="of pictures with more than 8 bits, the values that are black and white; --value-range=-1,1",
+    )
+    for what in ("image", "label") if columns else ():
+        keys.append(f"{what}_column")
+        parser.add_argument(f"--{what}-column", metavar="NAME", help="of a table, where there is more than one")
+    return lambda args: {key: getattr(args, key) for key in keys}
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected two numbers with a comma between, 0,4095") from None
+    return low, high
 
 
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:

@@ -24,6 +24,8 @@ from torch import Tensor
 from zoo.data import readers, shards
 from zoo.data.augment import erase, policy
 from zoo.data.batches import Batches, InMemory, Split
+from zoo.data.folders import SPLITS, read_folder
+from zoo.data.pictures import decode
 from zoo.data.seeds import mix, seeded
 from zoo.nn.checks import check_least, check_types
 from zoo.registry import suggest
@@ -52,8 +54,8 @@ class ClipData(L.LightningDataModule):
     """Clips and labels from video files, or made: Sprites, moving digits.
 
     Args:
-        source: a folder of videos, `train/CLASS/*.mp4` and so on (mp4, webm, avi, gif, mkv, mov), or of lists,
-            `train.csv` with lines "path label" or "path,label" (Kinetics', SSv2's; paths relative to the list);
+        source: a folder of videos, `train/CLASS/*.mp4` and so on (mp4, webm, avi, gif, mkv, mov) or without classes, or
+            of lists, `train.csv` with lines "path label" or "path,label" (Kinetics', SSv2's; paths relative to it);
             "sprites", which ships with the package, or "sprites:FOLDER" with the sheets elsewhere; "moving:SOURCE", the
             digits of an ImageData source on the move; "shards:PLACE", a stream from a folder or URL of `zoo shard`.
         frames: F.
@@ -142,6 +144,7 @@ class ClipData(L.LightningDataModule):
         self.splits: Splits = {}
         self.classes: list[str] = []
         self.served: dict[str, str] = {}  # role → the split of the source that serves as it
+        self.labelled = True  # whether all splits that were set up have labels
 
     @property
     def num_classes(self) -> int:
@@ -155,17 +158,16 @@ class ClipData(L.LightningDataModule):
         kind, _, place = self.hparams.source.partition(":")
         make = {"sprites": self._sprites, "moving": self._moving, "shards": self._shards}.get(kind)
         splits = make(place, needed) if make else self._videos()
-        self.served = {role: role for role in splits}
-        for role, other in (("val", "test"), ("test", "val")):
-            if role not in splits and other in splits:
-                splits[role], self.served[role] = splits[other], other
-        missing = [split for split in needed if split not in splits]
+        labelled = {role: _labelled(*split) for role, split in splits.items()}
+        self.served = readers.serving(labelled, self.hparams.source, needed)
+        missing = [split for split in needed if split not in self.served]
         if missing:
             there = ", ".join(splits)
             raise ValueError(
                 f"{self.hparams.source} has no {missing[0]} split, only {there}; set val_fraction, or add one"
             )
-        self.splits |= splits
+        self.labelled &= all(labelled[self.served[role]] for role in needed)
+        self.splits |= {role: splits[other] for role, other in self.served.items()}
 
     def train_dataloader(self) -> Batches:
         h = self.hparams
@@ -299,59 +301,49 @@ class Streams:
         return sample
 
 
+def _labelled(clips: Split, labels: Tensor) -> bool:
+    return clips.items.labelled if isinstance(clips, Streams) else bool((labels >= 0).any())
+
+
 def find_videos(root: Path) -> tuple[dict[str, tuple[list[Path], list[int]]], list[str]]:
-    """The files and labels of each split of a folder, and the names of the classes.
+    """The files and labels of each split of a folder, -1 where it has none, and the names of the classes.
 
     Raises:
         FileNotFoundError: no such folder, or a list names a file that is not there.
-        ValueError: no videos, an empty class folder, a line of a list that is not "path label".
+        ValueError: no videos, a line of a list that is not "path label".
     """
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}; give a folder of videos, sprites:FOLDER or moving:SOURCE")
     roles: dict[str, tuple[list[Path], list[int]]] = {}
-    for role, names in readers.SPLITS.items():
+    for role, names in SPLITS.items():
         file = next((root / f"{n}.csv" for n in names if (root / f"{n}.csv").is_file()), None)
         if file is not None:
             roles[role] = _read_list(file)
     if roles:
         count = 1 + max(max(labels) for _, labels in roles.values())
         return roles, [str(c) for c in range(count)]
-    folders = {
-        role: next((root / n for n in names if (root / n).is_dir()), None) for role, names in readers.SPLITS.items()
-    }
-    roots = {role: folder for role, folder in folders.items() if folder} or {"train": root}
-    first = roots.get("train") or next(iter(roots.values()))
-    classes = sorted(p.name for p in first.iterdir() if p.is_dir())
-    for role, folder in roots.items():
-        paths, labels = [], []
-        for label, name in enumerate(classes):
-            files = sorted(f for f in (folder / name).rglob("*") if f.suffix.lower() in SUFFIXES)
-            if not files and role == "train":
-                raise ValueError(
-                    f"{folder / name} holds no videos ({', '.join(SUFFIXES)}); remove the folder or fill it"
-                )
-            paths += files
-            labels += [label] * len(files)
-        if not paths:
-            raise ValueError(
-                f"{folder} holds no videos; expected {folder}/CLASS/*.mp4, or lists such as {root}/train.csv"
-            )
-        roles[role] = paths, labels
-    return roles, classes
+    expected = f"{{0}}/CLASS/*.mp4, {{0}}/*.mp4 without classes, or lists such as {root}/train.csv"
+    return read_folder(root, SUFFIXES, "videos", expected)
 
 
 def _read_list(file: Path) -> tuple[list[Path], list[int]]:
-    paths, labels = [], []
+    paths, labels, lines = [], [], []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
         path, _, label = line.strip().rpartition("," if "," in line else " ")
-        if not path or not label.strip().isdigit():
+        if not path or not (label.strip().isdecimal() or label.strip() == "-1"):
             raise ValueError(f'{file} line {number} is {line!r}, expected "path label" with a class number')
         paths.append(file.parent / path.strip())
         labels.append(int(label))
+        lines.append(number)
     if not paths:
         raise ValueError(f"{file} is empty; a list has lines of path and label")
+    if -1 in labels and max(labels) >= 0:
+        raise ValueError(
+            f"{file} line {lines[labels.index(-1)]} has the label -1, and so have {labels.count(-1)} of {len(labels)} "
+            "lines; a list has classes in all lines or, -1, in none"
+        )
     gone = next((p for p in paths if not p.is_file()), None)
     if gone is not None:
         raise FileNotFoundError(f"{file} names {gone}, which is not there")
@@ -585,7 +577,7 @@ class MovingDigits:
     array = None
 
     def __init__(self, items: readers.Items, frames: int, size: int, channels: int):
-        digits = [readers.decode(image, 1, items.source)[:, :, 0] for image in items.images]
+        digits = [decode(image, 1, items.source)[:, :, 0] for image in items.images]
         self.digits, self.frames, self.size, self.channels = np.stack(digits), frames, size, channels
         if size < max(self.digits.shape[1:]):
             raise ValueError(f"image_size={size}, the digits are {self.digits.shape[1]} px; take a larger square")

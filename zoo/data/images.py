@@ -17,8 +17,9 @@ from torch import Tensor
 
 from zoo.data.augment import Change, augment, erase, resized_crop
 from zoo.data.batches import Batches
+from zoo.data.pictures import ValueRange, check_range, decode
 from zoo.data.pixels import Pixels, fitted, mapped
-from zoo.data.readers import STAGES, Items, decode, natural_channels, read
+from zoo.data.readers import STAGES, Items, natural_channels, read, serving
 from zoo.data.shards import Sample, Shards, Streamed, find
 from zoo.nn.checks import check_least, check_types
 
@@ -30,11 +31,13 @@ class ImageData(L.LightningDataModule):
     """Images and labels from a folder, parquet, the Hub, torchvision, or the samples that ship with the package.
 
     Batches are the same for the same seed, whatever the cache, and a run that stops in mid-epoch goes on with the
-    batches it has not seen.
+    batches it has not seen. Pictures are upright, whatever their camera's tag (EXIF) says, and lie on white where they
+    are transparent.
 
     Args:
-        source: "samples/mnist", "torchvision:MNIST", a folder (`train/CLASS/*.png`, or Hub-style parquet), a Hub id, or
-            "shards:PLACE", read as a stream: a folder or URL (https, s3, gs, hf://datasets/org/name) of `zoo shard`.
+        source: "samples/mnist", "torchvision:MNIST", a folder (`train/CLASS/*.png`, `CLASS/*`, pictures without
+            classes, or Hub-style parquet), a Hub id, or "shards:PLACE", read as a stream: a folder or URL (https, s3,
+            gs, hf://datasets/org/name) of `zoo shard`.
         image_size: side in px; images are resized (shorter side) and centre-cropped to it. None: as they are.
         channels: 1 grey, 3 RGB; None: grey where all images are (64 of them are looked at), else RGB.
         batch_size: images of a training batch, per process.
@@ -55,10 +58,12 @@ class ImageData(L.LightningDataModule):
             ~/.cache/latentzoo; `zoo cache` lists and removes), "none" (decode as we go), or "auto", by size.
         seed: of the order, the augmentation and the draws.
         num_workers: processes that decode when nothing is cached.
-        image_column, label_column: of parquet, where there is more than one.
+        image_column, label_column: of a table, where there is more than one; a label_column "" reads without labels.
         lanes: of shards, how many are read at once, by all processes together; a multiple of their number.
         shuffle_buffer: of shards, samples of a lane among which the next one is drawn.
         bad: of shards, a sample that is damaged is refused by name ("refuse"), or left out with a warning ("skip").
+        value_range: of pictures with more than 8 bits, the values that are black and white. None takes 16 bits from 0
+            to 65,535, and refuses 32 bits and floats.
     """
 
     hparams: AttributeDict  # the arguments, by name
@@ -86,6 +91,7 @@ class ImageData(L.LightningDataModule):
         lanes: int = 8,
         shuffle_buffer: int = 128,
         bad: str = "refuse",
+        value_range: tuple[float, float] | None = None,
     ):
         check_types(ImageData, locals())
         super().__init__()
@@ -104,6 +110,7 @@ class ImageData(L.LightningDataModule):
             raise ValueError("randaugment works on RGB images; give channels=3")
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction={val_fraction}, allowed 0 to below 1")
+        check_range(value_range)
         if bad not in ("refuse", "skip"):
             raise ValueError(f"bad={bad!r}, allowed refuse, skip")
         self.save_hyperparameters()
@@ -117,6 +124,7 @@ class ImageData(L.LightningDataModule):
         self.splits: dict[str, tuple[Pixels | Encoded, Tensor]] = {}
         self.classes: list[str] = []
         self.served: dict[str, str] = {}  # role → the split of the source that serves as it
+        self.labelled = True  # whether all splits that were set up have labels
 
     def setup(self, stage: str | None = None) -> None:
         """Read and decode what the stage needs: "fit" train and validation, "validate", "test"."""
@@ -124,18 +132,17 @@ class ImageData(L.LightningDataModule):
         needed = STAGES.get(stage, ("train", "val", "test"))
         if all(split in self.splits for split in needed):
             return
-        items = dict(self._items())
-        self.served = {split: split for split in items}
-        for split, other in (("val", "test"), ("test", "val")):
-            if other in items and (split not in items or (_unlabelled(items[split]) and not _unlabelled(items[other]))):
-                items[split], self.served[split] = items[other], other
+        items = self._items()
+        self.served = serving({role: some.labelled for role, some in items.items()}, h.source, needed)
         for split in needed:
-            if split not in items:
+            if split not in self.served:
                 raise ValueError(
                     f"{h.source} has no {split} split, only {', '.join(items)}; set val_fraction, or add one"
                 )
-            self.classes = items[split].classes
-            self.splits[split] = self._pixels(items[split], split), torch.as_tensor(items[split].labels)
+            some = items[self.served[split]]
+            self.classes = some.classes
+            self.labelled &= some.labelled
+            self.splits[split] = self._pixels(some, split), torch.as_tensor(some.labels)
 
     def _items(self) -> Mapping[str, Items | Shards]:
         """The splits of the source, undecoded."""
@@ -214,8 +221,8 @@ class ImageData(L.LightningDataModule):
         h = self.hparams
         share = 1.0 if split == "train" else h.crop_pct
         if isinstance(items, Shards):
-            return Encoded(items, h.image_size, h.channels, share)
-        pixels = Pixels(items, h.image_size, h.channels or natural_channels(items.native), share)
+            return Encoded(items, h.image_size, h.channels, share, h.value_range)
+        pixels = Pixels(items, h.image_size, h.channels or natural_channels(items.native), share, h.value_range)
         size = len(items) * int(np.prod(pixels.shape))
         cache = h.cache
         if cache == "auto":
@@ -233,11 +240,18 @@ class Encoded:
 
     array = None
 
-    def __init__(self, items: Shards, image_size: int | None, channels: int | None, crop_pct: float = 1.0):
+    def __init__(
+        self,
+        items: Shards,
+        image_size: int | None,
+        channels: int | None,
+        crop_pct: float = 1.0,
+        value_range: ValueRange | None = None,
+    ):
         size = items.size if image_size is None else (image_size, image_size)
         if size is None:
             raise ValueError(f"the images of {items.source} have several sizes; give image_size")
-        self.items, self.image_size, self.crop_pct = items, image_size, crop_pct
+        self.items, self.image_size, self.crop_pct, self.value_range = items, image_size, crop_pct, value_range
         self.shape = (channels or items.channels or 3, *size)
 
     def __getitem__(self, sample: Sample) -> Tensor:
@@ -245,11 +259,7 @@ class Encoded:
 
     def whole(self, sample: Sample) -> np.ndarray:
         """An image before it is made to fit, (H, W, C) uint8."""
-        return decode(sample.data, self.shape[0], str(sample))
-
-
-def _unlabelled(items: Items | Shards) -> bool:
-    return isinstance(items, Items) and bool((items.labels < 0).all())
+        return decode(sample.data, self.shape[0], str(sample), self.value_range)
 
 
 def _balanced(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:

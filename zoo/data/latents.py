@@ -68,6 +68,7 @@ def write(
         "flip": flip,
         "image_size": data.input_shape[-1],
         "classes": data.classes,
+        "value_range": data.hparams.value_range,
     }
     with hub.write_aside(folder) as aside:
         for split in ("train", "test"):
@@ -259,7 +260,14 @@ class ImageLatentData(LatentData):
         """Map the latents, read the images."""
         super().setup(stage)
         source = self.hparams.source or self.config["source"]
-        images = ImageData(source, self.config["image_size"], 3, cache=self.hparams.cache)
+        value_range = self.config.get("value_range")
+        images = ImageData(
+            source,
+            self.config["image_size"],
+            3,
+            cache=self.hparams.cache,
+            value_range=tuple(value_range) if value_range else None,
+        )
         images.setup()
         for split in ("train", "test"):
             latents, labels = self.splits[split]

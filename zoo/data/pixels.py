@@ -12,18 +12,28 @@ import torch
 from torch import Tensor
 
 from zoo.data import cache
-from zoo.data.readers import Items, decode
+from zoo.data.pictures import ValueRange, decode
+from zoo.data.readers import Items
+
+DECODER = "upright, on white, 16 bits by 65535"  # what `decode` makes of a picture; changes with it, so caches do
 
 
 class Pixels:
     """The images of a split as uint8 (C, H, W): from `array` (N, C, H, W) where it is set, else decoded one by one."""
 
-    def __init__(self, items: Items, image_size: int | None, channels: int, crop_pct: float = 1.0):
+    def __init__(
+        self,
+        items: Items,
+        image_size: int | None,
+        channels: int,
+        crop_pct: float = 1.0,
+        value_range: ValueRange | None = None,
+    ):
         self.items, self.image_size, self.channels, self.crop_pct = items, image_size, channels, crop_pct
+        self.value_range = value_range
         self.array: Tensor | Rows | None = None
-        first = decode(
-            items.native.images[0], channels, items.source
-        )  # of the source: no seed or limit decides the shape
+        # Of the source's first image: no seed or limit decides the shape.
+        first = decode(items.native.images[0], channels, items.source, value_range)
         height, width, depth = _fit(first, image_size, crop_pct).shape
         self.shape: tuple[int, int, int] = (depth, height, width)
 
@@ -37,7 +47,7 @@ class Pixels:
         """An image before it is made to fit, (H, W, C) uint8; the cached one where there is a cache."""
         if self.array is not None:
             return self.array[i].permute(1, 2, 0).numpy()
-        return decode(self.items.images[i], self.channels, self.items.source)
+        return decode(self.items.images[i], self.channels, self.items.source, self.value_range)
 
     def decode_into(self, out: np.ndarray) -> np.ndarray:
         """All images into out, (N, C, H, W)."""
@@ -51,8 +61,10 @@ class Pixels:
         return out
 
     def fingerprint(self) -> str:
-        """Of the source's encoded images and the geometry: another file, size or channel count is another cache."""
-        geometry = f"{len(self)} {self.image_size} {self.shape}" + (f" {self.crop_pct}" if self.crop_pct < 1 else "")
+        """Of the source's encoded images, their decoder and the geometry: with any of them the cache is another."""
+        geometry = f"{DECODER} {len(self)} {self.image_size} {self.shape}"
+        geometry += f" {self.crop_pct}" if self.crop_pct < 1 else ""
+        geometry += f" {self.value_range}" if self.value_range else ""
         digest = hashlib.blake2b(geometry.encode(), digest_size=12)
         for item in self.items.images:
             if isinstance(item, Path):

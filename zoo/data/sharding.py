@@ -1,6 +1,7 @@
 """Writing shards: an image folder, parquet or videos into tar files that `zoo.data.shards` streams, and their manifest.
 
-The encoded files go in as they are. A shard is written aside and renamed, and the manifest comes last: a folder that
+The encoded files go in as they are, with the camera's tag that says how they lie; what is encoded anew is upright. A
+split without labels has no KEY.cls. A shard is written aside and renamed, and the manifest comes last: a folder that
 has one is whole.
 """
 
@@ -18,11 +19,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zoo.data import readers, shards
+from zoo.data import pictures, readers, shards
 from zoo.data.clips import SUFFIXES, find_videos
+from zoo.data.folders import SPLITS, Left, files_under
 from zoo.hub.files import write_aside
 
-FORMATS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}  # Pillow's names that are no suffixes
+# Pillow's names that are no suffixes; a format that `shards.IMAGES` does not know becomes PNG.
+FORMATS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "HEIF": "heic"}
 
 
 @dataclass
@@ -33,8 +36,8 @@ class Seen:
     grey: bool = True
 
     def note(self, image: Image.Image) -> None:
-        self.sizes.add((image.height, image.width))
-        self.grey &= image.mode in ("1", "L", "I;16")
+        self.sizes.add(pictures.upright_size(image))
+        self.grey &= pictures.is_grey(image)
 
     def common(self) -> dict[str, Any]:
         """`size` and `channels` of a manifest."""
@@ -50,6 +53,7 @@ def write(
     seed: int = 0,
     image_column: str | None = None,
     label_column: str | None = None,
+    value_range: pictures.ValueRange | None = None,
 ) -> Iterator[Path]:
     """Write the splits of a source; each file as it is done, the manifest last.
 
@@ -58,6 +62,7 @@ def write(
         image_size: shorter side in px to which larger images are reduced, JPEG as JPEG (quality 95), others as PNG.
         samples: of a shard.
         seed: of the order of training samples, which mixes the classes; validation and test keep theirs.
+        image_column, label_column, value_range: as ImageData's; the range is of pictures that are reduced.
 
     Raises:
         ValueError: the folder has shards, an image is damaged, or what the source's reader refuses.
@@ -66,7 +71,9 @@ def write(
     _refuse(folder)
     if samples < 1 or (image_size is not None and image_size < 1):
         raise ValueError(f"samples={samples}, image_size={image_size}: each must be at least 1")
+    pictures.check_range(value_range)
     kind, splits, classes = _splits(source, image_column, label_column)
+    unlabelled = [role for role, (_, labels) in splits.items() if max(labels) < 0]
     folder.mkdir(parents=True, exist_ok=True)
     seen = Seen()
     rows: dict[str, list[dict[str, Any]]] = {}
@@ -78,10 +85,10 @@ def write(
         for start in range(0, len(order), samples):
             path = folder / f"{role}-{start // samples:05d}.tar"
             part = order[start : start + samples].tolist()
-            members = ((i, *_encoded(items[i], source, kind, image_size, seen), int(labels[i])) for i in part)
+            members = ((i, *_encoded(items[i], source, kind, image_size, seen, value_range), labels[i]) for i in part)
             rows[role].append({"file": path.name, "samples": len(part)} | _tar(path, members))
             yield path
-    yield _manifest(folder, kind, classes, seen, rows)
+    yield _manifest(folder, kind, classes, seen, rows, unlabelled)
 
 
 def index(place: str, folder: str | Path | None = None) -> Iterator[str | Path]:
@@ -92,7 +99,7 @@ def index(place: str, folder: str | Path | None = None) -> Iterator[str | Path]:
         folder: of the manifest, where the place itself is not to be written to.
 
     Raises:
-        ValueError: there is a manifest, there are no shards, or a shard is damaged or holds no labelled samples.
+        ValueError: there is a manifest, there are no shards, or a shard is damaged or holds no samples.
     """
     if folder is None and "://" in place:
         raise ValueError(f"a manifest cannot be written to {place}; give a FOLDER for it")
@@ -105,27 +112,31 @@ def index(place: str, folder: str | Path | None = None) -> Iterator[str | Path]:
     seen, last = Seen(), -1
     rows: dict[str, list[dict[str, Any]]] = {}
     kinds: set[str] = set()
+    labelled: set[str] = set()
     for file in files:
         relative, url = file.removeprefix(root).lstrip("/"), fs.unstrip_protocol(file)
+        words = set(re.split(r"[^a-z]+", relative.lower()))
+        role = next((r for r, names in SPLITS.items() if set(names) & words), "train")
         stream = shards.Stream(shards.Shard(url, 0, fs.size(file), "", 0))
         count = 0
         try:
             for key, parts in shards.grouped(stream):
                 count += 1
-                sample = shards.make_sample(stream.shard, count, key, parts, 1 << 31)
+                has_class = parts.get("cls", b"").strip() not in (b"", b"-1")
+                if has_class:
+                    labelled.add(role)
+                sample = shards.make_sample(stream.shard, count, key, parts, 1 << 31 if has_class else 0)
                 if not sample.fault:
                     last = max(last, sample.label)
                     kinds.add("images" if any(s in parts for s in shards.IMAGES) else "clips")
                     if "images" in kinds:
                         # Who reads a damaged one may want to skip it.
-                        with contextlib.suppress(ValueError), readers.naming(str(sample)):
-                            seen.note(Image.open(io.BytesIO(sample.data)))
+                        with contextlib.suppress(ValueError), pictures.opened(sample.data, str(sample)) as image:
+                            seen.note(image)
             while stream.read(shards.BLOCK):
                 pass
         except tarfile.TarError as error:
             raise ValueError(f"{url} is no tar file, or a damaged one ({error}); get it again") from error
-        words = re.split(r"[^a-z]+", relative.lower())
-        role = next((r for r, names in readers.SPLITS.items() if set(names) & set(words)), "train")
         row = {
             "file": relative if folder is None else url,
             "samples": count,
@@ -135,47 +146,49 @@ def index(place: str, folder: str | Path | None = None) -> Iterator[str | Path]:
         rows.setdefault(role, []).append(row)
         yield url
     if len(kinds) != 1:
-        kind = " and ".join(sorted(kinds)) or "no sample of an image or video and KEY.cls"
-        raise ValueError(f"the shards of {place} hold {kind}; expected either images or clips, with classes")
+        kind = " and ".join(sorted(kinds)) or "no sample of an image or video"
+        raise ValueError(f"the shards of {place} hold {kind}; expected either images or clips")
     target.mkdir(parents=True, exist_ok=True)
-    yield _manifest(target, kinds.pop(), [str(c) for c in range(last + 1)], seen, rows)
+    unlabelled = [role for role in rows if role not in labelled]
+    yield _manifest(target, kinds.pop(), [str(c) for c in range(last + 1)], seen, rows, unlabelled)
 
 
 def _refuse(folder: Path) -> None:
     if (folder / shards.MANIFEST).exists():
-        raise ValueError(f"{folder} has a {shards.MANIFEST} already; give another folder, or remove that one")
+        raise ValueError(f"{folder} has a {shards.MANIFEST} already; give another folder")
 
 
 def _splits(source: str, image_column: str | None, label_column: str | None) -> tuple[str, dict, list[str]]:
     """Kind, items and labels of each split, and the classes."""
     root = Path(source).expanduser()
-    moving = set(SUFFIXES) - readers.SUFFIXES
-    if root.is_dir() and any(f.suffix.lower() in moving for f in root.rglob("*")):
+    if root.is_dir() and files_under(root, set(SUFFIXES) - pictures.suffixes(), Left()):
         videos, classes = find_videos(root)
         return "clips", videos, classes
     images = readers.read(source, image_column, label_column)
-    return "images", {role: (s.images, s.labels) for role, s in images.items()}, next(iter(images.values())).classes
+    splits = {role: (s.images, s.labels.tolist()) for role, s in images.items()}
+    return "images", splits, next(iter(images.values())).classes
 
 
-def _encoded(item: Any, source: str, kind: str, size: int | None, seen: Seen) -> tuple[str, bytes]:
+def _encoded(
+    item: Any, source: str, kind: str, size: int | None, seen: Seen, value_range: pictures.ValueRange | None = None
+) -> tuple[str, bytes]:
     """Suffix and bytes of an item."""
     if kind == "clips":
         return item.suffix[1:].lower(), item.read_bytes()
-    if isinstance(item, np.ndarray):
-        data = _png(Image.fromarray(item[:, :, 0] if item.shape[2:] == (1,) else item))
-    else:
-        data = item.read_bytes() if isinstance(item, Path) else item
-    with readers.naming(str(item) if isinstance(item, Path) else f"an image of {source}"):
-        image: Image.Image
-        image = opened = Image.open(io.BytesIO(data))
-        form = opened.format or ""
-        if size is not None and min(image.size) > size:
-            scale = size / min(image.size)
-            width, height = (max(size, round(side * scale)) for side in image.size)
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-            data, form = (_jpeg(image), form) if form == "JPEG" else (_png(image), "PNG")
+    with pictures.opened(item, source) as image:
+        suffix, grey = FORMATS.get(image.format, (image.format or "").lower()), pictures.is_grey(image)
+        larger = size is not None and min(image.size) > size
+        if suffix in shards.IMAGES and not larger:
+            seen.note(image)
+            return suffix, item.read_bytes() if isinstance(item, Path) else bytes(item)
+    pixels = pictures.decode(item, 1 if grey else 3, source, value_range)  # (H, W, C)
+    image = Image.fromarray(pixels[:, :, 0] if grey else pixels)
+    if size is not None and larger:
+        scale = size / min(image.size)
+        width, height = (max(size, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     seen.note(image)
-    return FORMATS.get(form, form.lower()), data
+    return ("jpg", _jpeg(image)) if suffix == "jpg" else ("png", _png(image))
 
 
 def _png(image: Image.Image) -> bytes:
@@ -207,14 +220,19 @@ def _tar(path: Path, members: Iterator[tuple[int, str, bytes, int]]) -> dict[str
         with tarfile.open(fileobj=out, mode="w|") as archive:  # type: ignore[call-overload]  # a stream is only written to
             for number, suffix, data, label in members:
                 for name, content in ((suffix, data), ("cls", str(label).encode())):
+                    if name == "cls" and label < 0:
+                        continue
                     info = tarfile.TarInfo(f"{number:08d}.{name}")  # no time, no owner: same input, same hash
                     info.size = len(content)
                     archive.addfile(info, io.BytesIO(content))
     return {"bytes": out.count, "sha256": out.digest.hexdigest()}
 
 
-def _manifest(folder: Path, kind: str, classes: list[str], seen: Seen, rows: dict[str, list]) -> Path:
-    about = {"format": shards.FORMAT, "kind": kind, "classes": classes} | seen.common() | {"splits": rows}
+def _manifest(
+    folder: Path, kind: str, classes: list[str], seen: Seen, rows: dict[str, list], unlabelled: list[str]
+) -> Path:
+    about = {"format": shards.FORMAT, "kind": kind, "classes": classes} | seen.common()
+    about |= ({"unlabelled": unlabelled} if unlabelled else {}) | {"splits": rows}
     with write_aside(folder) as aside:
         aside(shards.MANIFEST).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return folder / shards.MANIFEST

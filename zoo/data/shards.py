@@ -1,9 +1,10 @@
 """Shards: training data as a stream of tar files, from a disk, a web server, an object store or the Hub.
 
 A place holds `manifest.json` and the shards it names, in WebDataset's layout: members `KEY.jpg` (png, webp, mp4, …) and
-`KEY.cls`, the class number, stand one after the other. fsspec reads the bytes, the standard library's tarfile takes
-them apart: webdataset's own reader does so too, but gives up at the first broken connection, cannot begin an epoch in
-the middle, and has each worker read other shards, so that the order hangs on their number.
+`KEY.cls`, the class number, stand one after the other; a split without labels, which the manifest names, has no
+`KEY.cls`. fsspec reads the bytes, the standard library's tarfile takes them apart: webdataset's own reader does so too,
+but gives up at the first broken connection, cannot begin an epoch in the middle, and has each worker read other shards,
+so that the order hangs on their number.
 
 An epoch: the shards are permuted, laid end to end, and cut into `lanes` equal stretches. Each lane is read from its
 start to its end and mixed in a buffer of `buffer` samples; sample i of the epoch comes from lane i % lanes. Nothing of
@@ -36,7 +37,7 @@ from zoo.data.batches import Batches, Split
 from zoo.data.seeds import mix
 
 MANIFEST, FORMAT = "manifest.json", "zoo-shards-1"
-IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "gif", "tif", "tiff")
+IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "gif", "tif", "tiff", "jfif", "jp2", "avif", "heic")
 CLIPS = ("mp4", "webm", "avi", "gif", "mkv", "mov", "m4v")
 BLOCK = 4 << 20  # bytes of one request
 AHEAD = 128  # samples that each lane reads ahead, or BLOCK bytes of them
@@ -64,6 +65,7 @@ class Shards:
     classes: list[str]
     size: tuple[int, int] | None  # height and width in px, where all images have the same
     channels: int | None
+    labelled: bool = True
 
     def __len__(self) -> int:
         return sum(shard.samples for shard in self.shards)
@@ -120,19 +122,20 @@ def find(place: str, kind: str) -> dict[str, Shards]:
         if manifest["kind"] != kind:
             reader = {"images": "ImageData", "clips": "ClipData"}[manifest["kind"]]
             raise ValueError(f"{place} holds {manifest['kind']}, not {kind}; read it with {reader}")
-        return {role: _split(place, manifest, rows) for role, rows in manifest["splits"].items()}
+        return {role: _split(place, manifest, role) for role in manifest["splits"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{url} is damaged ({error!r}); get it again, or write it with `zoo shard --index`") from error
 
 
-def _split(place: str, manifest: dict[str, Any], rows: list[dict[str, Any]]) -> Shards:
+def _split(place: str, manifest: dict[str, Any], role: str) -> Shards:
     shards, first = [], 0
-    for row in rows:
+    for row in manifest["splits"][role]:
         url = row["file"] if "://" in row["file"] else f"{place.rstrip('/')}/{row['file']}"
         shards.append(Shard(url, row["samples"], row["bytes"], row["sha256"], first))
         first += row["samples"]
     size = manifest["size"] and tuple(manifest["size"])
-    return Shards(place, shards, manifest["classes"], size, manifest["channels"])
+    labelled = role not in manifest.get("unlabelled", ())
+    return Shards(place, shards, manifest["classes"], size, manifest["channels"], labelled)
 
 
 def file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -268,11 +271,13 @@ def grouped(stream: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def make_sample(shard: Shard, number: int, key: str, parts: dict[str, bytes], classes: int) -> Sample:
-    """A sample of a shard's members, or what is wrong with it."""
+    """A sample of a shard's members, or what is wrong with it; without labels where there are 0 classes."""
     data = next((parts[suffix] for suffix in (*IMAGES, *CLIPS) if suffix in parts), None)
     label = parts.get("cls", b"").strip()
     if data is None:
         fault = f"has no image or video, only {', '.join(parts)}"
+    elif not classes:
+        return Sample(key, shard.url, number, data, -1)
     elif not label.isdigit() or int(label) >= classes:
         fault = f"has the class {label.decode(errors='replace')!r}, expected KEY.cls with a number below {classes}"
     else:
@@ -420,7 +425,7 @@ class Streamed(Batches):
 
     def _samples(self, epoch: int, skip: int, pool: ThreadPoolExecutor) -> Iterator[Sample]:
         """The epoch's samples of this process but the first `skip`."""
-        lanes, classes = self._lanes(epoch), len(self.shards.classes)
+        lanes, classes = self._lanes(epoch), len(self.shards.classes) if self.shards.labelled else 0
         reading = [lane.read(-(-(skip - i) // len(lanes)), classes, pool) for i, lane in enumerate(lanes)]
         while True:
             for i in range(skip % len(lanes), len(lanes)):

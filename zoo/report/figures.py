@@ -1,6 +1,6 @@
 """`zoo eval`, `zoo show` and `zoo sample` for any model: find it and its data, let its family speak."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from zoo.data.classes import Targets, compare, count_classes, find, relabelled
 from zoo.hub.make import model_class
 from zoo.nn.protocols import Classifies, Network, Samples, can
 from zoo.report import defaults, plots, sampling
-from zoo.report.inputs import KINDS, batches, opened, sample, serves, subject
+from zoo.report.inputs import KINDS, batches, opened, sample, serves, settle, subject
 
 
 def evaluate(
@@ -20,6 +20,7 @@ def evaluate(
     batch_size: int | None = None,
     class_map: Targets | str | Path | None = None,
     by_number: bool = False,
+    reading: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The figures of a model on a test set, with what they were measured on.
 
@@ -33,13 +34,14 @@ def evaluate(
         batch_size: None is 1000 samples, or 64 clips.
         class_map: classes of the data that the model calls otherwise: {"zero": "0"}, "zero=0,one=1" or a JSON file.
         by_number: compare the numbers of classes, and no names.
+        reading: of images, ImageData's keywords that say how the source is read: value_range, image_column, …
 
     Raises:
         ValueError: classes that the model does not know; a model that names none, unless by_number or class_map.
     """
     model = hub.load(name)
     source, batch_size = source or sample(model), batch_size or KINDS[subject(model).kind].batch_size
-    data = opened(model, source)
+    data = opened(model, source, reading)
     test: Iterable[tuple[torch.Tensor, torch.Tensor]] = batches(model, data, batch_size)
     figures: dict[str, Any] = {"name": name, "data": source, "split": serves(data, "test")}
     given = getattr(data, "classes", ())
@@ -54,11 +56,12 @@ def evaluate(
     return figures | part(model, "evaluate")(model, test, train)
 
 
-def show(name: str, files: list[Path], output: Path) -> Path:
+def show(name: str, files: list[Path], output: Path, reading: Mapping[str, Any] | None = None) -> Path:
     """Draw a model's own figure, or what it makes of the given files; a model of clips also as a GIF.
 
     Args:
         files: images or videos; of a model of latents or activations, NumPy files of one each.
+        reading: of images, the value_range.
     """
     model = hub.load(name)
     about = subject(model)
@@ -68,7 +71,11 @@ def show(name: str, files: list[Path], output: Path) -> Path:
     outputs = model.head.out_features if isinstance(model, Classifies) else 0
     names = model.zoo_config.get("classes") or [str(c) for c in range(outputs)]
     if files:
-        samples = torch.stack([KINDS[about.kind].file(path, about) for path in files])
+        folder = next((path for path in files if path.is_dir()), None)
+        if folder is not None:
+            raise ValueError(f"{folder} is a folder; give the files in it, {folder / '*'}")
+        given = settle(about, reading)
+        samples = torch.stack([KINDS[about.kind].file(path, about, **given) for path in files])
         if moving:
             return plots.write_gif(part(model, "film")(model, samples), output)
         return plots.write(part(model, "explain")(model, samples, [p.name for p in files], names), output)

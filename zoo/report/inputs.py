@@ -1,7 +1,7 @@
 """What a model is shown: the data that fit it, and files of one's own. `KINDS` says how for each kind of input."""
 
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.classes import count_classes
+from zoo.data.pictures import ValueRange, decode
 from zoo.data.readers import SAMPLES as FOLDER
 from zoo.nn.protocols import Input, Kind, Network, PrefersData, Samples
 
@@ -26,8 +27,8 @@ CLASS = "class:"  # begins a source that names a LightningDataModule by its impo
 class Reading(NamedTuple):
     """How samples of a kind are read."""
 
-    data: Callable[[str, Input], Any]  # a source → its LightningDataModule, sized for an input
-    file: Callable[[Path, Input], Tensor]  # a file → one sample
+    data: Callable[..., Any]  # a source → its LightningDataModule, sized for an input
+    file: Callable[..., Tensor]  # a file → one sample
     batch_size: int  # of an evaluation
     sources: str  # what `--data` takes, for messages
 
@@ -57,13 +58,17 @@ def sample(model: Network) -> str:
     return source
 
 
-def opened(model: Network, source: str) -> Any:
-    """The DataModule of a source, sized for a model, with its test set read."""
+def opened(model: Network, source: str, reading: Mapping[str, Any] | None = None) -> Any:
+    """The DataModule of a source, sized for a model, with its test set read.
+
+    Args:
+        reading: of images, ImageData's keywords that say how a source is read.
+    """
     if source.startswith(CLASS):
         data = _named(source.removeprefix(CLASS))
     else:
         about = subject(model)
-        data = KINDS[about.kind].data(source, about)
+        data = KINDS[about.kind].data(source, about, **settle(about, reading))
     data.prepare_data()
     data.setup("test")
     return data
@@ -97,6 +102,18 @@ def batches(model: Network, source: Any, batch_size: int, split: str = "test") -
         yield x, y
 
 
+def settle(about: Input, reading: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The keywords of a reader that were given.
+
+    Raises:
+        ValueError: some were, and there is nothing but images that they are for.
+    """
+    given = {key: value for key, value in (reading or {}).items() if value is not None}
+    if given and about.kind != "image":
+        raise ValueError(f"{', '.join(given)}: of images alone, this model takes {about.kind}s; leave it out")
+    return given
+
+
 def _named(path: str) -> Any:
     try:
         return pkgutil.resolve_name(path)()
@@ -106,13 +123,13 @@ def _named(path: str) -> Any:
         ) from error
 
 
-def _images(source: str, about: Input) -> Any:
+def _images(source: str, about: Input, **reading: Any) -> Any:
     from zoo.data.factors import FactorData
     from zoo.data.images import ImageData
 
     if source == "rendered" or source.endswith((".npz", ".h5")):
         return FactorData(source, about.size[0])
-    return ImageData(source, image_size=about.size[0], channels=about.channels)
+    return ImageData(source, image_size=about.size[0], channels=about.channels, **reading)
 
 
 def _clips(source: str, about: Input) -> Any:
@@ -142,21 +159,20 @@ def photographs(model: Network, most: int | None = None) -> tuple[list[str], Ten
     return [p.stem for p in paths], torch.stack([read_image(p, subject(model)) for p in paths])
 
 
-def read_image(path: Path, about: Input) -> Tensor:
+def read_image(path: Path, about: Input, value_range: ValueRange | None = None) -> Tensor:
     """An image file as a model takes it, (C, H, W) in [0, 1], resized where it must be.
+
+    Args:
+        value_range: as ImageData's.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not an image.
+        ValueError: not an image, or one of 32 bits without a range.
     """
-    from PIL import Image
     from torchvision.transforms.v2 import functional as T
 
-    from zoo.data.readers import naming
-
-    with naming(str(path)):
-        image = Image.open(path).convert("L" if about.channels == 1 else "RGB")
-    pixels = T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True)  # (C, H', W')
+    image = torch.from_numpy(decode(path, about.channels, str(path), value_range).transpose(2, 0, 1).copy())
+    pixels = T.to_dtype(image, torch.float32, scale=True)  # (C, H', W')
     if pixels.shape[1:] == about.size:
         return pixels
     return T.center_crop(T.resize(pixels, min(about.size), antialias=True), list(about.size)).clamp(0, 1)  # (C, H, W)

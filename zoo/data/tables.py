@@ -1,0 +1,364 @@
+"""Tables of pictures: parquet files that lie here, or a data set of the Hub.
+
+A row holds an encoded picture, or where one lies, and the number or the name of its class. A split is labelled in every
+row or in none. Labels are looked at once, here, and a wrong one is named by file and row.
+"""
+
+import json
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zoo.data import cache
+from zoo.data.folders import SPLITS, Left, files_under, in_order
+from zoo.data.pictures import Found, suffixes
+from zoo.registry import suggest
+
+LABELS = ("label", "labels", "class")  # columns that hold classes where nothing says which does
+MOST_CLASSES = 100_000  # of labels that are numbers without names
+NONE = -1  # the label of what has none
+
+
+class Part(NamedTuple):
+    """Rows of a split: a parquet file, or a split of the Hub."""
+
+    name: str
+    schema: Any  # pyarrow's, with what the library datasets notes of the columns
+    read: Callable[[list[str]], Any]  # some columns, as pyarrow's table
+    folders: tuple[Path, ...] = ()  # where the paths in it may begin
+
+    @property
+    def features(self) -> dict[str, dict[str, Any]]:
+        """Column → what datasets notes of it, {"_type": "ClassLabel", "names": …}."""
+        noted = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
+        return noted.get("info", {}).get("features", {})
+
+
+class Table(NamedTuple):
+    """Pictures and labels by split, and the names of the classes of all of them; none where no split is labelled."""
+
+    splits: dict[str, tuple[list[Any], np.ndarray]]
+    classes: list[str]
+
+
+def find(root: Path) -> dict[str, list[Path]]:
+    """The parquet files of each split of a folder; none where it is no table.
+
+    It is one if it holds parquet named for a split, train-00000-of-00002.parquet or data/test.parquet, or parquet and
+    no pictures. Else a parquet file lies beside pictures by chance.
+
+    Raises:
+        ValueError: a split in two places, which are two data sets.
+    """
+    files = sorted(files_under(root, {".parquet"}, Left()))
+    named = [f for f in files if f.parent in (root, root / "data") and _role(Path(f.name))]
+    if not named and (not files or files_under(root, suffixes(), Left())):
+        return {}
+    found: dict[str, list[Path]] = {}
+    places: dict[str, Path] = {}
+    for file in named or files:
+        role, place = _role(file.relative_to(root)) or ("", Path())
+        if places.setdefault(role, place) != place:
+            raise ValueError(
+                f"{root} has a {role} split in {places[role]} and in {place}, so it holds several data sets; give the "
+                "folder of one"
+            )
+        found.setdefault(role, []).append(file)
+    others = found.pop("", [])
+    if found and (left := len(files) - sum(map(len, found.values()))):
+        warnings.warn(f"{root} is read without {left} parquet files that name no split", stacklevel=2)
+    return found or {"train": others}
+
+
+def local(root: Path, files: dict[str, list[Path]]) -> dict[str, list[Part]]:
+    """The parts of each split of parquet files.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parts: dict[str, list[Part]] = {}
+    for role, some in files.items():
+        for path in some:
+            try:
+                file = parquet.ParquetFile(path)
+            except (OSError, pa.ArrowException) as error:
+                raise ValueError(f"{path} is no parquet file, or a damaged one ({error}); get it again") from error
+            part = Part(str(path), file.schema_arrow, file.read, (path.parent, root))
+            parts.setdefault(role, []).append(part)
+    return parts
+
+
+def hub(source: str) -> tuple[dict[str, list[Part]], bool]:
+    """The parts of each split of a Hub id, and whether they are files in class folders.
+
+    Raises:
+        FileNotFoundError: no such data set.
+        ConnectionError: not cached, and no network.
+        OSError: the cache cannot be written.
+        ValueError: none of the splits is one for training, validation or test.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(f"{source} is on the Hub, which needs the package datasets; pip install datasets") from error
+    try:
+        sets = datasets.load_dataset(source)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise FileNotFoundError(
+            f"no folder and no Hub data set {source!r}; is the name right, is it private?"
+        ) from error
+    except (OSError, ConnectionError) as error:
+        place = Path(datasets.config.HF_DATASETS_CACHE)
+        with cache.writing(place, "HF_HOME"):
+            place.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=place).close()
+        raise ConnectionError(
+            f"{source} is not cached and the Hub cannot be reached ({error}); load it once online, or give a folder"
+        ) from error
+    parts = {}
+    for role, names in SPLITS.items():
+        name = next((n for n in names if n in sets), None)
+        if name is not None:
+            table = sets[name].with_format("arrow")[:]
+            parts[role] = [Part(f"{name} of {source}", table.schema, table.select)]
+    if not parts:
+        raise ValueError(f"{source} has the splits {', '.join(sets)}; expected some of train, validation, test")
+    return parts, any(s.info.builder_name == "imagefolder" for s in sets.values())
+
+
+def read(
+    parts: dict[str, list[Part]],
+    source: str,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    in_folders: bool = False,
+) -> Table:
+    """The pictures and the labels of all rows.
+
+    Args:
+        parts: of each split.
+        image_column, label_column: None looks for them; "" reads without labels.
+        in_folders: the classes are names of folders, which stand in the order of numbers where they are numbers.
+
+    Raises:
+        ValueError: no such column, a row without a picture, a label that is none beside others that are.
+        FileNotFoundError: a row names a picture that is not there.
+    """
+    every = [part for some in parts.values() for part in some]
+    image, label = _image_column(every, source, image_column), _label_column(every, source, label_column)
+    pictures: dict[str, list[Any]] = {role: [] for role in parts}
+    labels: dict[str, list[np.ndarray]] = {role: [] for role in parts}
+    for role, some in parts.items():
+        for part in some:
+            wanted = [c for c in (image, label) if c is not None and c in part.schema.names]
+            if image not in wanted:
+                raise ValueError(f"{part.name} has no column {image!r}; it has {', '.join(part.schema.names)}")
+            table = part.read(wanted)
+            pictures[role] += _pictures(part, table.column(image), image)
+            values = np.full(table.num_rows, NONE)
+            labels[role].append(_values(part, table.column(label), label) if label in wanted else values)
+    numbers, classes = _numbered(parts, labels, label or "")
+    if in_folders and classes != in_order(classes):
+        place = np.array([in_order(classes).index(name) for name in classes])
+        numbers = {role: np.where(y < 0, y, place[y]) for role, y in numbers.items()}
+        classes = in_order(classes)
+    return Table({role: (pictures[role], numbers[role]) for role in parts}, classes)
+
+
+# Columns
+
+
+def _role(path: Path) -> tuple[str, Path] | None:
+    """The split that a file's name or the nearest folder's is for, and in which folder that name stands."""
+    for place in (path, *path.parents):
+        words = re.split(r"[^a-z]+", place.name.lower())
+        role = next((role for word in words for role, names in SPLITS.items() if word in names), None)
+        if role is not None:
+            return role, place.parent
+    return None
+
+
+def _image_column(parts: Sequence[Part], source: str, name: str | None) -> str:
+    first = parts[0]
+    fitting = [n for n, f in first.features.items() if f.get("_type") == "Image"]
+    fitting += [f.name for f in first.schema if re.match(r"struct<.*\bbytes: ", str(f.type))]
+    return _pick(name, sorted(fitting, key=lambda n: n not in ("image", "img")), first.schema.names, "image", source)
+
+
+def _label_column(parts: Sequence[Part], source: str, name: str | None) -> str | None:
+    if name == "":
+        return None
+    columns = list(dict.fromkeys(n for part in parts for n in part.schema.names))
+    fitting = [n for part in parts for n, f in part.features.items() if f.get("_type") == "ClassLabel"]
+    fitting += [n for n in columns if n.lower() in LABELS]
+    if name is None and not fitting:
+        if len(columns) > 1:
+            there = ", ".join(columns)
+            warnings.warn(
+                f"{source} has no label column among {there} and is read without labels; label_column names one",
+                stacklevel=2,
+            )
+        return None
+    return _pick(name, fitting, columns, "label", source)
+
+
+def _pick(name: str | None, fitting: Sequence[str], columns: Sequence[str], what: str, source: str) -> str:
+    if name is not None and name not in columns:
+        raise ValueError(f"{source} has no column {name!r}{suggest(name, columns)}; it has {', '.join(columns)}")
+    if name is None and not fitting:
+        raise ValueError(f"{source} has no {what} column among {', '.join(columns)}; name it with {what}_column")
+    return name or fitting[0]
+
+
+def _pictures(part: Part, column: Any, name: str) -> list[Any]:
+    """Encoded pictures or paths of all rows."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind, nothing = column.type, [None] * len(column)
+    if pa.types.is_struct(kind):
+        data, paths = (
+            pc.struct_field(column, key).to_pylist() if kind.get_field_index(key) >= 0 else nothing
+            for key in ("bytes", "path")
+        )
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        data, paths = column.to_pylist(), nothing
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        data, paths = nothing, column.to_pylist()
+    else:
+        raise ValueError(f"column {name!r} of {part.name} is {kind}, expected encoded pictures or paths of them")
+    out: list[Any] = []
+    empty = []
+    for row, (encoded, path) in enumerate(zip(data, paths)):
+        place = f"row {row} of {part.name}{f' ({path})' if path else ''}"
+        if encoded is not None:
+            out.append(Found(encoded, place))
+        elif path:
+            out.append(_lying(path, part, place))
+        else:
+            empty.append(row)
+    if empty:
+        raise ValueError(
+            f"{part.name} has no picture in row {_listed(empty)}, {len(empty)} of {len(data)} rows; fill them, or "
+            "write the table without them"
+        )
+    return out
+
+
+def _lying(path: str, part: Part, place: str) -> Any:
+    """A picture that a row names."""
+    import fsspec
+
+    if "://" in path:
+        with fsspec.open(path) as file:
+            return Found(file.read(), place)
+    found = next((folder / path for folder in (*part.folders, Path()) if (folder / path).is_file()), None)
+    if found is None:
+        where = f", relative to {part.folders[0]}" if part.folders and not Path(path).is_absolute() else ""
+        raise FileNotFoundError(f"{place} names a picture that is not there; put it there{where}")
+    return found
+
+
+# Labels
+
+
+def _values(part: Part, column: Any, name: str) -> np.ndarray:
+    """Labels of a part: numbers, -1 where there is none, int64; or names, None where there is none, objects."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+        kind = column.type
+    if pa.types.is_null(kind):
+        return np.full(len(column), NONE)
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return column.cast(pa.int64()).fill_null(NONE).to_numpy()
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return np.array([name or None for name in column.to_pylist()], dtype=object)
+    if pa.types.is_floating(kind):
+        values = column.cast(pa.float64()).to_numpy()
+        values = np.where(np.isnan(values), NONE, values)
+        broken = np.flatnonzero(values != np.round(values))
+        if len(broken):
+            raise ValueError(
+                f"row {broken[0]} of {part.name} has the label {values[broken[0]]:g} in column {name!r}, {len(broken)} "
+                f"of {len(values)} rows are so; expected whole numbers, or name another column with label_column"
+            )
+        return values.astype(np.int64)
+    raise ValueError(
+        f"column {name!r} of {part.name} is {kind}, row 0 is {str(column[0].as_py())[:40]}; expected a number or a "
+        'name in each row: name such a column with label_column, or read without labels with label_column=""'
+    )
+
+
+def _numbered(
+    parts: dict[str, list[Part]], labels: dict[str, list[np.ndarray]], name: str
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Labels as class numbers by split, and the names of the classes."""
+    every = [(part, values) for role, some in parts.items() for part, values in zip(some, labels[role])]
+    words = {word for _, values in every if values.dtype == object for word in values} - {None}
+    classes = in_order(words) if words else _noted([part for part, _ in every], name)
+    number = {word: i for i, word in enumerate(classes or ())} | {None: NONE}
+    for part, values in every:
+        if words and values.dtype != object and (values != NONE).any():
+            raise ValueError(f"column {name!r} holds names, but numbers in {part.name}; write one of them throughout")
+    numbers = {
+        role: [np.array([number[w] for w in v], np.int64) if v.dtype == object else v for v in some]
+        for role, some in labels.items()
+    }
+    if classes is None:
+        classes = _counted([both for role in parts for both in zip(parts[role], numbers[role])], name)
+    labelled = False
+    for role, some in parts.items():
+        bad = [(values < 0) | (values >= len(classes)) for values in numbers[role]]
+        if all((values == NONE).all() for values in numbers[role]):
+            continue
+        labelled = True
+        for part, wrong in zip(some, bad):
+            if wrong.any():
+                row, count = int(wrong.argmax()), sum(int(w.sum()) for w in bad)
+                value = part.read([name]).column(name)[row].as_py()
+                raise ValueError(
+                    f"row {row} of {part.name} has the label {'null' if value is None else repr(value)} in column "
+                    f"{name!r}, none of the classes 0 to {len(classes) - 1}; so have {count} of {sum(map(len, bad))} "
+                    f"rows of {role}. A split has labels in all rows or, null or -1, in none: mend them, or read "
+                    'without labels, label_column=""'
+                )
+    return {role: np.concatenate(some) for role, some in numbers.items()}, classes if labelled else []
+
+
+def _noted(parts: Sequence[Part], name: str) -> list[str] | None:
+    """The names of the classes that the library datasets notes; the same in all parts that note any."""
+    first, classes = parts[0], None
+    for part in parts:
+        names = part.features.get(name, {}).get("names")
+        if names and classes and names != classes:
+            raise ValueError(f"{first.name} and {part.name} name other classes in column {name!r}; write one list")
+        if names and not classes:
+            first, classes = part, names
+    return classes
+
+
+def _counted(every: Sequence[tuple[Part, np.ndarray]], name: str) -> list[str]:
+    """Names of classes that are only numbers: as many as the largest label needs."""
+    part, values = max(every, key=lambda both: max(both[1], default=NONE))
+    count, rows = int(max(values, default=NONE)) + 1, sum(len(v) for _, v in every)
+    if count > max(MOST_CLASSES, rows):
+        raise ValueError(
+            f"row {values.argmax()} of {part.name} has the label {count - 1} in column {name!r}, of {rows} rows; that "
+            "is no class: name another column with label_column"
+        )
+    return [str(c) for c in range(count)]
+
+
+def _listed(rows: Sequence[int]) -> str:
+    return ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
