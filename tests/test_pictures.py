@@ -175,7 +175,7 @@ def test_every_verb_that_reads_pictures_takes_the_range(tmp_path, capsys):
     values = np.linspace(0, 1, 784, dtype=np.float32).reshape(28, 28)
     source = folder_of(tmp_path / "in", encoded(values, "TIFF"), ".tif")
     model, one = hub.load("bilinear_d256.mnist"), str(source / "test" / "a" / "0.tif")
-    x, _ = next(inputs.batches(model, str(source), 4, "test", {"value_range": (0.0, 1.0)}))
+    x, _ = next(inputs.batches(model, inputs.opened(model, str(source), {"value_range": (0.0, 1.0)}), 4))
     assert torch.allclose(x[0], inputs.read_image(one, model.takes, (0.0, 1.0)), atol=1e-6)
     assert (x[0] * 255 - torch.from_numpy(values) * 255).abs().max() <= 0.5001
     assert cli.main(["shard", str(source), str(tmp_path / "out"), "--image-size", "14", "--value-range", "0,1"]) == 0

@@ -200,11 +200,15 @@ def ours(name: str) -> dict[str, Any]:
     accumulate = model.get("accumulate", 1)
     found = {f"model.{k}": v for k, v in model.items()} | {f"data.{k}": v for k, v in data.items()}
     found |= {f"model.arch_args.{k}": v for k, v in (model["arch_args"] or {}).items()}
-    return DEFAULTS | found | {
-        **{f"trainer.{k}": v for k, v in trainer.items()},
-        "batch": optim.effective_batch(run, accumulate),
-        "peak": optim.learning_rate(run, model["lr"], model["base_lr"], accumulate),
-    }
+    return (
+        DEFAULTS
+        | found
+        | {
+            **{f"trainer.{k}": v for k, v in trainer.items()},
+            "batch": optim.effective_batch(run, accumulate),
+            "peak": optim.learning_rate(run, model["lr"], model["base_lr"], accumulate),
+        }
+    )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

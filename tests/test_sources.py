@@ -394,7 +394,7 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_variable(tmp_path, mon
     (tmp_path / "file").touch()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file" / "cache")
     with pytest.raises(
-        OSError, match=r"the cache \S+/file/cache cannot be written .*; set HF_HOME to a folder that can be"
+        OSError, match=r"the cache \S+/file/cache cannot be written: .*; set HF_HOME to a folder that can be"
     ):
         read("org/name")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
