@@ -250,6 +250,7 @@ def test_validation_can_be_held_out(folder):
         ready(folder)
     data = ready(folder, val_fraction=0.34)
     assert [len(data.splits[s][1]) for s in ("train", "val")] == [4, 2]
+    assert data.splits["val"][1].bincount().tolist() == [1, 1]
 
 
 def test_so_many_clips_a_class(folder):

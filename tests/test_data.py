@@ -15,6 +15,7 @@ from zoo.data.batches import Batches, InMemory
 from zoo.data.images import ImageData
 from zoo.data.pictures import decode
 from zoo.data.readers import read
+from zoo.data.seeds import held_out
 from zoo.data.synthetic import RandomImages
 
 
@@ -177,6 +178,51 @@ def test_validation_can_be_held_out_of_training():
     assert (len(data.splits["train"][1]), len(data.splits["val"][1])) == (800, 200)
     whole = torch.cat([data.splits[s][0].array for s in ("train", "val")]).flatten(1).double().sum(1).sort().values
     assert torch.equal(whole, ready().splits["train"][0].array.flatten(1).double().sum(1).sort().values)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_held_out_tenth_of_sixty_pictures_has_every_class(seed):
+    labels = np.repeat(range(6), 10)
+    kept, held = held_out(labels, 0.1, seed)
+    assert np.bincount(labels[held]).tolist() == [1] * 6
+    assert sorted([*kept, *held]) == list(range(60))
+    assert (held_out(labels, 0.1, seed)[1] == held).all()
+    assert (held_out(labels, 0.1, seed + 6)[1] != held).any()
+    uneven = np.repeat(range(5), [30, 20, 6, 3, 1])  # of the last one, nothing can be held out
+    kept, held = held_out(uneven, 0.1, seed)
+    assert np.bincount(uneven[held], minlength=5).tolist() == [2, 2, 1, 1, 0]
+    assert np.bincount(uneven[held_out(uneven, 0.5, seed)[1]], minlength=5).tolist() == [15, 10, 3, 2, 0]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.34, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("sizes", [[7], [1, 1, 1, 1], [2, 2, 2], [50, 1, 9], [1000, 3, 2, 1]])
+def test_a_class_keeps_one_picture_in_training_and_gives_its_share(sizes, share):
+    labels = np.repeat(range(len(sizes)), sizes)
+    kept, held = held_out(labels, share, 0)
+    assert sorted([*kept, *held]) == list(range(len(labels)))
+    assert len(held) == max(1, round(share * len(labels))) or len(kept) == len(sizes)
+    if max(sizes) > 1:
+        assert np.bincount(labels[kept], minlength=len(sizes)).all()
+        given = np.bincount(labels[held], minlength=len(sizes))
+        most = np.maximum(np.asarray(sizes) - 1, 0)
+        assert (abs(given - share * np.asarray(sizes)) < len(sizes))[given < most].all()
+
+
+def test_without_classes_and_without_stratify_the_draw_is_as_ever():
+    order = np.random.default_rng(3).permutation(50)
+    for labels, how in ((np.full(50, -1), {}), (np.arange(50) % 4, {"stratify": False})):
+        kept, held = held_out(labels, 0.2, 3, **how)
+        assert held.tolist() == order[:10].tolist()
+        assert kept.tolist() == order[10:].tolist()
+    with pytest.raises(ValueError, match=r"val_fraction=0\.5 of 1 samples: at least 2"):
+        held_out(np.zeros(1), 0.5, 0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_validation_that_is_held_out_has_every_class(seed):
+    data = ready(val_fraction=0.1, seed=seed)
+    assert data.splits["val"][1].bincount().tolist() == [10] * 10
+    assert data.splits["train"][1].bincount().tolist() == [90] * 10
 
 
 def test_an_image_folder(folder):

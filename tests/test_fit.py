@@ -16,6 +16,7 @@ from conftest import losses
 
 from zoo import cli, hub
 from zoo.data.batches import Batches
+from zoo.data.images import ImageData
 from zoo.train import fit
 from zoo.train.callbacks import LAST
 from zoo.train.classify import LitClassifier
@@ -168,6 +169,31 @@ def test_a_run_goes_on_with_another_batch_size_and_sees_no_picture_twice(tmp_pat
     pictures = [picture for batch in first for picture in batch]
     assert len(set(pictures)) == len(pictures) == whole * size
     assert hub.read_pickle(last)["global_step"] == 4 + left + whole
+
+
+def test_a_run_that_held_out_without_looking_at_classes_keeps_its_split(tmp_path, monkeypatch):
+    held, setup = [], ImageData.setup
+
+    def watched(self, stage=None):
+        setup(self, stage)
+        held.append(self.splits["val"][0].array.sum().item())
+
+    argv = ["bilinear/finetune", "--data.val_fraction", "0.1", "--trainer.max_epochs", "1", *QUIET]
+    run = train(tmp_path, *argv, "--data.stratify", "false")
+    other = train(tmp_path, *argv)
+    for place in (run, other):
+        recipe = yaml.safe_load((place / "recipe.yaml").read_text())
+        if place == run:
+            del recipe["data"]["init_args"]["stratify"]  # as it was written before there was the keyword
+            (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.setattr(ImageData, "setup", watched)
+    for place, stratify in ((run, False), (other, True)):
+        before = ImageData("samples/mnist", val_fraction=0.1, stratify=stratify)
+        before.setup("fit")
+        assert fit.fit(["--resume", str(place), "--trainer.max_epochs", "2", *QUIET]) == 0
+        assert held[1] == held[0]
+        assert yaml.safe_load((place / "recipe.yaml").read_text())["data"]["init_args"]["stratify"] is stratify
+        held.clear()
 
 
 def test_a_checkpoint_loads_as_plain_tensors_and_plain_arguments(undisturbed):

@@ -128,7 +128,7 @@ PUBLISHED |= {
 }
 
 # facebookresearch/mae_st c5dec1b. PRETRAIN.md: eff_batch_size leaves repeat_aug out, of 64 GPUs. FINETUNE.md: it counts
-# repeat_aug, so --blr is per 256 clips; a video of two clips counts once here. util/kinetics.py tests 10 clips × 3 crops.
+# repeat_aug, so --blr is per 256 clips; a video of two clips counts once here. util/kinetics.py: 10 clips × 3 crops.
 
 SPACE_TIME = {"min_lr": 0.0, "warmup_epochs": 5, "weight_decay": 0.05, "betas": (0.9, 0.95), "mask_ratio": 0.9}
 SPACE_TIME |= {"mask": "random", "target": "norm_pixel", "pred_t_dim": 8, "clip_grad": 0.02, "num_frames": 16}

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
@@ -26,7 +26,7 @@ from zoo.data.augment import erase, policy
 from zoo.data.batches import Batches, InMemory, Split
 from zoo.data.folders import SPLITS, read_folder
 from zoo.data.pictures import decode
-from zoo.data.seeds import mix, seeded
+from zoo.data.seeds import held_out, mix, seeded
 from zoo.nn.checks import check_least, check_types
 from zoo.registry import suggest
 
@@ -82,6 +82,7 @@ class ClipData(L.LightningDataModule):
         num_workers: processes that decode.
         lanes: of shards, how many are read at once, by all processes together; a multiple of their number.
         shuffle_buffer: of shards, videos of a lane among which the next one is drawn.
+        stratify: hold out of each class its share; False draws without looking at classes, as earlier versions did.
 
     Raises:
         ValueError: an argument out of range, an empty class folder, a damaged file.
@@ -89,6 +90,7 @@ class ClipData(L.LightningDataModule):
     """
 
     hparams: AttributeDict  # the arguments, by name
+    older: ClassVar = {"stratify": False}  # what the recipe of a run meant that was begun before there was the keyword
 
     def __init__(
         self,
@@ -115,6 +117,7 @@ class ClipData(L.LightningDataModule):
         num_workers: int = 2,
         lanes: int = 8,
         shuffle_buffer: int = 32,
+        stratify: bool = True,
     ):
         check_types(ClipData, locals())
         super().__init__()
@@ -231,9 +234,8 @@ class ClipData(L.LightningDataModule):
             splits = {split: _readable(paths, labels, h.frames) for split, (paths, labels) in splits.items()}
         if h.val_fraction and set(splits) == {"train"}:
             paths, labels = splits["train"]
-            order = np.random.default_rng(h.seed).permutation(len(paths)).tolist()
-            held = max(1, round(h.val_fraction * len(paths)))
-            for role, part in (("train", order[held:]), ("val", order[:held])):
+            kept, held = held_out(np.asarray(labels), h.val_fraction, h.seed, h.stratify)
+            for role, part in (("train", kept.tolist()), ("val", held.tolist())):
                 splits[role] = [paths[i] for i in part], [labels[i] for i in part]
         if h.limit is not None and "train" in splits:
             splits["train"] = _some(*splits["train"], h.limit, h.seed)

@@ -7,7 +7,7 @@ is cropped, flipped and scaled there. N images of a split · B of a batch · C c
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
@@ -20,6 +20,7 @@ from zoo.data.batches import Batches
 from zoo.data.pictures import ValueRange, check_range, decode
 from zoo.data.pixels import Pixels, fitted, mapped
 from zoo.data.readers import STAGES, Items, natural_channels, read, serving
+from zoo.data.seeds import balanced, held_out
 from zoo.data.shards import Sample, Shards, Streamed, find
 from zoo.nn.checks import check_least, check_types
 
@@ -64,9 +65,11 @@ class ImageData(L.LightningDataModule):
         bad: of shards, a sample that is damaged is refused by name ("refuse"), or left out with a warning ("skip").
         value_range: of pictures with more than 8 bits, the values that are black and white. None takes 16 bits from 0
             to 65,535, and refuses 32 bits and floats.
+        stratify: hold out of each class its share; False draws without looking at classes, as earlier versions did.
     """
 
     hparams: AttributeDict  # the arguments, by name
+    older: ClassVar = {"stratify": False}  # what the recipe of a run meant that was begun before there was the keyword
 
     def __init__(
         self,
@@ -92,6 +95,7 @@ class ImageData(L.LightningDataModule):
         shuffle_buffer: int = 128,
         bad: str = "refuse",
         value_range: tuple[float, float] | None = None,
+        stratify: bool = True,
     ):
         check_types(ImageData, locals())
         super().__init__()
@@ -151,11 +155,10 @@ class ImageData(L.LightningDataModule):
             return find(h.source.removeprefix("shards:"), "images")
         items = read(h.source, h.image_column, h.label_column)
         if h.val_fraction:
-            order = np.random.default_rng(h.seed).permutation(len(items["train"]))
-            held = max(1, round(h.val_fraction * len(order)))
-            items |= {"train": items["train"].take(order[held:]), "val": items["train"].take(order[:held])}
+            kept, held = held_out(items["train"].labels, h.val_fraction, h.seed, h.stratify)
+            items |= {"train": items["train"].take(kept), "val": items["train"].take(held)}
         if h.limit is not None:
-            items["train"] = items["train"].take(_balanced(items["train"].labels, h.limit, h.seed))
+            items["train"] = items["train"].take(balanced(items["train"].labels, h.limit, h.seed))
         return items
 
     @property
@@ -260,13 +263,3 @@ class Encoded:
     def whole(self, sample: Sample) -> np.ndarray:
         """An image before it is made to fit, (H, W, C) uint8."""
         return decode(sample.data, self.shape[0], str(sample), self.value_range)
-
-
-def _balanced(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """`limit` indices, evenly over the classes as far as they go."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    turn = np.empty(len(labels), dtype=np.int64)  # how many of its class come before it
-    for c in np.unique(labels):
-        mine = order[labels[order] == c]
-        turn[mine] = np.arange(len(mine))
-    return order[np.argsort(turn[order], kind="stable")][:limit]

@@ -5,6 +5,7 @@ nearest ones to a key that there is not.
 import contextlib
 import difflib
 import inspect
+import json
 import pkgutil
 import re
 from collections.abc import Mapping
@@ -35,6 +36,16 @@ class Named(NamedTuple):
 
     classes: dict[str, type]  # role, "model" or "data" → the class
     arch: str | None
+
+
+def as_begun(file: Path, overrides: list[str]) -> list[str]:
+    """Flags for the keywords of a run's DataModule that its resolved recipe is older than: what it did without them."""
+    kind, flags = named(file, overrides).classes.get("data"), []
+    with contextlib.suppress(*UNREADABLE):
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]["init_args"]
+        older = getattr(kind, "older", {}).items()
+        flags = [f"--data.{key}={json.dumps(value)}" for key, value in older if key not in given]
+    return flags
 
 
 def named(file: Path, overrides: list[str]) -> Named:
