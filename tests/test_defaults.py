@@ -268,7 +268,7 @@ def test_what_fills_in_shows_what_it_saw():
     [
         (lambda: defaults.film(Sums(), torch.rand(1, 6)), "Sums makes no clips"),
         (lambda: defaults.figure(Sums(), [], None), "no activations that ship with the package fit this model"),
-        (lambda: sample(Sums()), r"nothing that ships .* fits activations of \(6,\); give --data class:"),
+        (lambda: sample(Sums()), r"nothing that ships .* fits activations of \(6,\); give class:"),
         (lambda: next(batches(Sums(), "folder", 2)), r"no reader of activations \(6,\) from folder"),
         (lambda: next(batches(Sums(), "class:torch.nn.Linear", 2)), "class:torch.nn.Linear is no DataModule"),
         (lambda: next(batches(Sums(), "class:nowhere.Data", 2)), "class:nowhere.Data is no DataModule"),
@@ -376,7 +376,7 @@ def test_a_family_of_vectors_is_saved_with_its_kind(checkpoint):
 
 
 def test_a_family_of_vectors_is_measured(checkpoint, capsys):
-    assert cli.main(["eval", checkpoint, "--data", SOURCE]) == 0
+    assert cli.main(["eval", checkpoint, SOURCE]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["activations"] == 20
     assert found["floats"] == 2

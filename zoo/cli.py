@@ -26,7 +26,7 @@ zoo cp RECIPE FILE                  a recipe of one's own
 zoo validate RECIPE|FILE [--…]      parse it, build it, run one batch, print the shapes; --estimate: memory and time
 zoo fit RECIPE|FILE [--model.lr 1e-4 …]
 zoo fit --resume RUN [--…]          pretrain, fine-tune; resume exactly
-zoo eval NAME|FOLDER|RUN [--data SOURCE]
+zoo eval NAME|FOLDER|RUN [SOURCE]
                                     the family's own figures; the last line is JSON
 zoo show NAME|FOLDER|RUN [IMAGE …] -o FILE.png
                                     a picture of what the model does
@@ -249,10 +249,12 @@ def _eval(argv: list[str]) -> None:
     parser = _parser("eval", "The family's own figures on a test set; the last line is JSON.")
     parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory")
     parser.add_argument(
-        "--data",
-        help="as ImageData's source: folder, Hub id, torchvision:NAME (default: the shipped sample); of latents the "
-        "folder that `zoo latents` wrote; or class:PACKAGE.MODULE.DATAMODULE",
+        "source",
+        nargs="?",
+        help="as ImageData's: folder, Hub id, torchvision:NAME (default: the shipped sample); of latents the folder "
+        "that `zoo latents` wrote; or class:PACKAGE.MODULE.DATAMODULE",
     )
+    parser.add_argument("--data", help="the same, as it was given before")
     parser.add_argument("--batch-size", type=int, help="default: 1000 samples, or 64 clips")
     parser.add_argument(
         "--class-map", help="classes of the data that the model calls otherwise: zero=0,one=1, or a JSON file"
@@ -260,12 +262,27 @@ def _eval(argv: list[str]) -> None:
     parser.add_argument("--by-number", action="store_true", help="compare numbers of classes, not their names")
     reading = _reading(parser)
     args = parser.parse_args(argv)
+    if args.data is not None:
+        if args.source is not None:
+            raise ValueError(f"two sources, {args.source} and --data {args.data}; give the first alone")
+        print(f"zoo eval: --data is no longer needed: zoo eval {args.name} {args.data}", file=sys.stderr)
     from zoo.report import figures as report
 
-    figures = report.evaluate(args.name, args.data, args.batch_size, args.class_map, args.by_number, reading(args))
+    source = args.source or args.data
+    figures = report.evaluate(args.name, source, args.batch_size, args.class_map, args.by_number, reading(args))
+    if "trained_on" in figures:
+        print(_trained_on(figures))
     for key, value in figures.items():
         print(f"{key:<26} {value:.4f}" if isinstance(value, float) else f"{key:<26} {value}")
     print(json.dumps(figures))
+
+
+def _trained_on(figures: dict[str, Any]) -> str:
+    count = figures["trained_on"]
+    if isinstance(count, str):
+        return f"how many were trained on is {count}"
+    what = "videos" if "videos" in figures else "pictures"
+    return f"{count} of {figures[what]} {what} were trained on"
 
 
 def _show(argv: list[str]) -> None:

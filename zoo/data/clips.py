@@ -241,6 +241,22 @@ class ClipData(L.LightningDataModule):
             splits["train"] = _some(*splits["train"], h.limit, h.seed)
         return {split: (Videos(paths), torch.tensor(labels)) for split, (paths, labels) in splits.items()}
 
+    def encoded(self, split: str) -> list[Path]:
+        """The files of a split, or of the one that serves as it.
+
+        Raises:
+            ValueError: clips that are made or streamed, or no such split.
+        """
+        if ":" in self.hparams.source or self.hparams.source == "sprites":
+            raise ValueError(f"{self.hparams.source} holds no files of videos")
+        splits = self._videos()
+        for role in (split, {"val": "test", "test": "val"}.get(split)):
+            if role in splits:
+                videos = splits[role][0]
+                assert isinstance(videos, Videos)
+                return videos.paths
+        raise ValueError(f"{self.hparams.source} has no {split} split, only {', '.join(splits)}")
+
     def _shards(self, place: str, needed: tuple[str, ...]) -> Splits:
         splits = shards.find(place, "clips")
         self.classes = next(iter(splits.values())).classes

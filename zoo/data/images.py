@@ -4,10 +4,10 @@ A set that fits is decoded once into uint8, and a batch is one indexing of that 
 is cropped, flipped and scaled there. N images of a split · B of a batch · C channels · H W sides in pixels
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import lightning as L
 import numpy as np
@@ -160,6 +160,20 @@ class ImageData(L.LightningDataModule):
         if h.limit is not None:
             items["train"] = items["train"].take(balanced(items["train"].labels, h.limit, h.seed))
         return items
+
+    def encoded(self, split: str) -> Sequence[Any] | np.ndarray:
+        """The images of a split, or of the one that serves as it, as the source has them: paths, bytes, or arrays.
+
+        Raises:
+            ValueError: a stream, whose images are not at hand; or no such split.
+        """
+        if self._streams:
+            raise ValueError(f"{self.hparams.source} is a stream")
+        items = cast(dict[str, Items], self._items())
+        roles = [role for role in (split, {"val": "test", "test": "val"}.get(split, "")) if role in items]
+        if not roles:
+            raise ValueError(f"{self.hparams.source} has no {split} split, only {', '.join(items)}")
+        return items[next((role for role in roles if items[role].labelled), roles[0])].images
 
     @property
     def num_classes(self) -> int:

@@ -260,6 +260,6 @@ class Recomputes(Protocol):
 
 @runtime_checkable
 class PrefersData(Protocol):
-    """Names the data that `zoo eval` measures on unless it is told, as its `--data`; None leaves it to the shape."""
+    """Names the data that `zoo eval` measures on unless it is told, as its SOURCE; None leaves it to the shape."""
 
     default_data: str | None

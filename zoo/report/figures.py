@@ -8,6 +8,7 @@ import torch
 
 from zoo import hub, registry
 from zoo.data.classes import Targets, compare, count_classes, find, relabelled
+from zoo.data.trained import trained_on
 from zoo.hub.make import model_class
 from zoo.nn.protocols import Classifies, Network, Samples, can
 from zoo.report import defaults, plots, sampling
@@ -53,7 +54,11 @@ def evaluate(
         raise ValueError(f"{name} knows no classes; leave --class-map and --by-number out")
     # Samples that are asked about are no bank for themselves.
     train = () if serves(data, "train") == serves(data, "test") else batches(model, data, batch_size, "train")
-    return figures | part(model, "evaluate")(model, test, train)
+    return (
+        figures
+        | trained_on(name, source, **settle(subject(model), reading))
+        | part(model, "evaluate")(model, test, train)
+    )
 
 
 def show(name: str, files: list[Path], output: Path, reading: Mapping[str, Any] | None = None) -> Path:

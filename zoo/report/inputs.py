@@ -30,7 +30,7 @@ class Reading(NamedTuple):
     data: Callable[..., Any]  # a source → its LightningDataModule, sized for an input
     file: Callable[..., Tensor]  # a file → one sample
     batch_size: int  # of an evaluation
-    sources: str  # what `--data` takes, for messages
+    sources: str  # what `zoo eval NAME SOURCE` takes, for messages
 
 
 def subject(model: Network) -> Input:
@@ -216,8 +216,8 @@ def read_numbers(path: Path, about: Input) -> Tensor:
 
 
 KINDS: dict[Kind, Reading] = {
-    "image": Reading(_images, read_image, 1000, "--data FOLDER or a Hub id"),
-    "clip": Reading(_clips, read_clip, 64, "--data FOLDER or a Hub id"),
-    "latent": Reading(_latents, read_numbers, 1000, "--data FOLDER, which `zoo latents` writes"),
-    "activation": Reading(_activations, read_numbers, 1000, "--data class:PACKAGE.MODULE.DATAMODULE"),
+    "image": Reading(_images, read_image, 1000, "a folder or a Hub id"),
+    "clip": Reading(_clips, read_clip, 64, "a folder or a Hub id"),
+    "latent": Reading(_latents, read_numbers, 1000, "a folder that `zoo latents` writes"),
+    "activation": Reading(_activations, read_numbers, 1000, "class:PACKAGE.MODULE.DATAMODULE"),
 }

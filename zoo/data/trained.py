@@ -1,0 +1,94 @@
+"""How many of the pictures that a run is evaluated on it was trained on: compared by what is in them, not by name."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from zoo.data.clips import ClipData
+from zoo.data.images import ImageData
+from zoo.data.pictures import decode
+
+MOST = 4e9  # bytes of parquet, which is read as a whole; of a folder only files of the same size are opened
+READERS: dict[str, Any] = {
+    f"{place}.{kind.__name__}": kind for kind in (ImageData, ClipData) for place in ("zoo", kind.__module__)
+}
+
+
+def trained_on(name: str, source: str, **reading: Any) -> dict[str, int | str]:
+    """How many samples of a source's test split a run was trained on, and of how many; nothing of what is no run.
+
+    Encoded files are compared byte by byte, arrays by their pixels: a picture that was saved again counts as another
+    one. What the run held out was not trained on.
+
+    Args:
+        name: a run's directory, a recipe's, or a checkpoint of it, as `zoo.load` takes them.
+        source: as ImageData's or ClipData's.
+        reading: ImageData's keywords that say how it is read.
+
+    Returns:
+        {"trained_on": 3, "pictures": 100}, of clips "videos"; {"trained_on": "unknown: …"} where that costs too much.
+    """
+    run = _run(Path(name))
+    if run is None:
+        return {}
+    try:
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["data"]
+        kind, given = READERS.get(recipe["class_path"]), dict(recipe["init_args"])
+        if kind is None:
+            return {"trained_on": f"unknown: what {recipe['class_path']} reads is not compared"}
+        theirs = str(given["source"])
+        if theirs.startswith("shards:") or (theirs != source and _costly(theirs)):
+            return {"trained_on": f"unknown: {theirs} is not read again for this"}
+        shown = kind(source, **reading).encoded("test")
+        known = _same(kind(**{**kind.older, **given}).encoded("train"), shown)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        return {"trained_on": f"unknown: {' '.join(str(error).split())}"}
+    return {"trained_on": known, "pictures" if kind is ImageData else "videos": len(shown)}
+
+
+def _run(path: Path) -> Path | None:
+    """The run of a place that `zoo.load` takes, if it is one."""
+    if path.suffix == ".ckpt":
+        path = path.parent.parent
+    elif not (path / "checkpoints").is_dir() and not (path / "config.json").is_file():
+        path = max(path.glob("*/checkpoints"), default=path / "checkpoints").parent  # the newest of a recipe's
+    return path if (path / "recipe.yaml").is_file() and (path / "checkpoints").is_dir() else None
+
+
+def _costly(source: str) -> bool:
+    """Whether a source may have to be fetched, or is more than is read by the way."""
+    folder = Path(source).expanduser()
+    if source.startswith("samples/"):
+        return False
+    return not folder.is_dir() or sum(file.stat().st_size for file in folder.rglob("*.parquet")) > MOST
+
+
+def _same(trained: Sequence[Any], shown: Sequence[Any]) -> int:
+    """How many of the samples that are shown were trained on."""
+    if any(isinstance(some[0], np.ndarray) for some in (trained, shown) if len(some)):
+        pixels = {_digest(decode(item, 3, "")) for item in trained}
+        return sum(_digest(decode(item, 3, "")) in pixels for item in shown)
+    sizes = {_size(item) for item in shown}
+    known = {_digest(_read(item)) for item in trained if _size(item) in sizes}  # most files need not be opened
+    return sum(_digest(_read(item)) in known for item in shown)
+
+
+def _size(item: Any) -> int:
+    return item.stat().st_size if isinstance(item, Path) else len(item)
+
+
+def _read(item: Any) -> bytes:
+    return item.read_bytes() if isinstance(item, Path) else item
+
+
+def _digest(content: bytes | np.ndarray) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(content, np.ndarray):
+        digest.update(repr(content.shape).encode())
+        content = content.tobytes()
+    digest.update(content)
+    return digest.digest()
