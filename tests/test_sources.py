@@ -400,7 +400,7 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_variable(tmp_path, mon
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     with pytest.raises(ConnectionError, match="org/name is not cached and the Hub cannot be reached"):
         read("org/name")
-    with pytest.raises(OSError, match=r"/file/sets cannot be written: .*; set ZOO_CACHE"):
+    with pytest.raises(OSError, match=r"/file/sets cannot be written: .*; give torchvision:MNIST:FOLDER"):
         read(f"torchvision:MNIST:{tmp_path / 'file' / 'sets'}")
 
 

@@ -26,6 +26,7 @@ from zoo.redact import redact
 FORMAT = "latentzoo pixels 1"
 ABOUT, PIXELS, FILLED = "about.json", "pixels", "filled"
 OLDER = re.compile(r"[0-9a-f]{24}(\.npy|\.\d+\.part)")  # whole files, one of each seed, split and limit
+MOVE = "set ZOO_CACHE to a folder that can be"  # what helps where the cache cannot be written
 CHUNK = 64e6  # bytes that are made before they are marked
 
 
@@ -44,20 +45,18 @@ def root() -> Path:
 
 
 @contextlib.contextmanager
-def writing(place: Path, variable: str = "ZOO_CACHE") -> Iterator[None]:
+def writing(place: Path, cure: str = MOVE) -> Iterator[None]:
     """Whatever keeps a cache from being written, as an OSError that says where it is and what moves it."""
     try:
         yield
     except (OSError, NotImplementedError) as error:
-        raise unwritable(place, error, variable) from error
+        raise unwritable(place, error, cure) from error
 
 
-def unwritable(place: Path, error: Exception, variable: str = "ZOO_CACHE") -> OSError:
+def unwritable(place: Path, error: Exception, cure: str = MOVE) -> OSError:
     """What to say of a cache that cannot be written."""
     reason = getattr(error, "strerror", None) or error
-    return OSError(
-        f"the cache {place} cannot be written: {reason}; set {variable} to a folder that can be, or make room there"
-    )
+    return OSError(f"the cache {place} cannot be written: {reason}; {cure}, or make room there")
 
 
 def filled(

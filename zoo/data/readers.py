@@ -123,8 +123,9 @@ def _torchvision(source: str) -> dict[str, Items]:
     sets = {"MNIST", "FashionMNIST", "KMNIST", "QMNIST", "CIFAR10", "CIFAR100", "SVHN", "STL10"}
     if name not in sets:
         raise ValueError(f"no torchvision set {name!r}{suggest(name, sets)}; allowed {', '.join(sorted(sets))}")
+    cure = f"give torchvision:{name}:FOLDER with one that can be" if root else cache.MOVE
     root = root or str(cache.root() / "torchvision")
-    with cache.writing(Path(root)):
+    with cache.writing(Path(root), cure):
         Path(root).mkdir(parents=True, exist_ok=True)
     made = getattr(torchvision.datasets, name)
     by_split = name in ("SVHN", "STL10")
@@ -133,7 +134,7 @@ def _torchvision(source: str) -> dict[str, Items]:
         try:
             data = made(root, **({"split": role} if by_split else {"train": role == "train"}), download=True)
         except PermissionError as error:
-            raise cache.unwritable(Path(root), error) from error
+            raise cache.unwritable(Path(root), error, cure) from error
         except (OSError, RuntimeError) as error:
             raise ConnectionError(
                 f"{source} is not in {root} and could not be downloaded ({error}); connect once, or give a folder"

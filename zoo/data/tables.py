@@ -117,7 +117,7 @@ def hub(source: str) -> tuple[dict[str, list[Part]], bool]:
         ) from error
     except (OSError, ConnectionError) as error:
         place = Path(datasets.config.HF_DATASETS_CACHE)
-        with cache.writing(place, "HF_HOME"):
+        with cache.writing(place, "set HF_HOME to a folder that can be"):
             place.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=place).close()
         raise ConnectionError(

@@ -54,11 +54,8 @@ def evaluate(
         raise ValueError(f"{name} knows no classes; leave --class-map and --by-number out")
     # Samples that are asked about are no bank for themselves.
     train = () if serves(data, "train") == serves(data, "test") else batches(model, data, batch_size, "train")
-    return (
-        figures
-        | trained_on(name, source, **settle(subject(model), reading))
-        | part(model, "evaluate")(model, test, train)
-    )
+    figures |= trained_on(name, source, **settle(subject(model), reading))
+    return figures | part(model, "evaluate")(model, test, train)
 
 
 def show(name: str, files: list[Path], output: Path, reading: Mapping[str, Any] | None = None) -> Path:
