@@ -4,10 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import yaml
 from conftest import LIGHT, narrow
+from PIL import Image
 
 import zoo
 from zoo import hub, recipe, registry
@@ -92,3 +94,52 @@ def test_smoke_trains_resumes_exports_and_loads(name, tmp_path):
     again = zoo.load(str(zoo.export(run, tmp_path / "again"))).state_dict()
     assert all(torch.equal(tensor, again[key]) for key, tensor in model.state_dict().items())
     assert read(name)["expect"]["metric"] in (tmp_path / "folder" / "README.md").read_text()
+
+
+# ImageNet as the Hub has it: train and validation are labelled, every label of the test split is -1.
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """Eight grey pictures a split, of two of the thousand classes."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    names = datasets.ClassLabel(names=list(registry.class_list("imagenet1k").names))
+    features = datasets.Features({"image": datasets.Image(), "label": names})
+    for split, labels in (("train", [0, 207] * 4), ("validation", [0, 207] * 4), ("test", [-1] * 8)):
+        pictures = [Image.new("RGB", (32, 32), (20 * i, 80, 255 - 20 * i)) for i in range(8)]
+        table = datasets.Dataset.from_dict({"image": pictures, "label": labels}, features)
+        table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+TINY_VIT = {"image_size": 32, "patch_size": 8, "dim": 16, "depth": 1, "heads": 2}
+TINY_DECODER = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith("mae/in1k_")])
+def test_a_recipe_of_imagenet_ends_with_its_figures(name, imagenet, tmp_path, capsys):
+    args = read(name)["model"]["init_args"]
+    pretrains = "pretrain" in name
+    tiny = args.get("arch_args", {}) | TINY_VIT | (TINY_DECODER if pretrains else {})
+    own = {
+        "model": {"arch_args": json.dumps(tiny), "compile": "false"} | ({} if pretrains else {"weights": "null"}),
+        "data": {"source": imagenet, "image_size": 32, "batch_size": 4, "eval_batch_size": 4, "num_workers": 0},
+        "trainer": {"max_epochs": 1, "devices": 1, "accelerator": "cpu", "precision": "32-true", "logger": "false"}
+        | {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1},
+    }
+    flags = [f"--{part}.{key}={value}" for part, values in own.items() for key, value in values.items()]
+    assert fit.fit([name, *flags, *QUIET, "--run", str(tmp_path / "run")]) == 0
+    measured = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert {"val/loss", "val/knn" if pretrains else "val/acc"} <= measured["metrics"].keys()
+    assert not [key for key in measured["metrics"] if key.startswith("test/")]  # nothing was tested
+    assert (measured["split"], measured["expect"]) == ("val", None)
+    printed = capsys.readouterr().out
+    assert "has no test set with labels: these are of its val split" in printed
+    if read(name)["expect"]["value"] is not None:
+        assert re.search(
+            r"^expected +nothing known: the run has another .*max_epochs, .* than the recipe$", printed, re.M
+        )
+    exported = hub.read_config(hub.export(tmp_path / "run", tmp_path / "out"))
+    assert [m["name"] for m in exported["metrics"]] == [k for k in measured["metrics"] if k.startswith("val/")]
+    assert {m["data"] for m in exported["metrics"]} == {f"{imagenet}, val split"}
+    assert len(exported.get("classes", ())) == (0 if pretrains else 1000)

@@ -225,13 +225,14 @@ def _run_metrics(run: Path) -> tuple[registry.Metric, ...]:
     if not (run / "metrics.json").is_file():
         return ()
     measured = json.loads((run / "metrics.json").read_text())
-    data = measured.get("data", "?")
+    split = measured.get("split", "test")
+    data = measured.get("data", "?") + ("" if split == "test" else f", {split} split")
     return tuple(
         registry.Metric(
             name, value, "", data, f"`zoo fit`, {measured.get('recipe', '?')}, seed {measured.get('seed', '?')}"
         )
         for name, value in measured.get("metrics", {}).items()
-        if name.startswith("test/")
+        if name.startswith(f"{split}/")
     )
 
 

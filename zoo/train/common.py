@@ -38,6 +38,12 @@ def check_class(model: Network, kind: type[M]) -> M:
     return model
 
 
+def tested(data: L.LightningDataModule | None) -> str:
+    """The split of a source that serves as its test set."""
+    served: str = getattr(data, "served", {}).get("test", "test")
+    return served
+
+
 class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
     """What every training of this zoo shares: a `model` with its `zoo_config`, AdamW, linear warm-up, half a cosine.
 
@@ -152,6 +158,11 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
         """The data's labels (B,) as the model's classes."""
         return y if self.matched is None else self.matched.labels(y)  # (B,)
 
+    @property
+    def tested(self) -> str:
+        """The split that a test looks at: "val" where the data has no test set of its own."""
+        return tested(self.datamodule)
+
     def evaluate(self, batch: Any, batch_idx: int, split: str) -> Any:
         """Log figures of a held-out batch under its split, "val/loss"; gives the output, for a child to go on with."""
         raise NotImplementedError
@@ -160,7 +171,7 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
         self.evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.evaluate(batch, batch_idx, "test")
+        self.evaluate(batch, batch_idx, self.tested)
 
     def log_step(self, loss: Tensor, figures: Mapping[str, Tensor | float] | None = None) -> None:
         """The loss of a training step as train/loss, and other figures of it by their names."""

@@ -31,7 +31,14 @@ from zoo.nn.protocols import Input
 from zoo.redact import HIDDEN, redact, redacted
 from zoo.train import keys, parallel
 from zoo.train.callbacks import LAST, Begun, CSVLog, RunState, SaveSteps, Stop, Stopped, WriteAside
+from zoo.train.common import tested
 from zoo.train.parse import parse, resolve
+
+FIGURES = ("model", "data", "trainer", "seed_everything")  # keys that they depend on, but for
+HARMLESS = (
+    *("num_workers", "cache", "logger", "enable_progress_bar", "enable_model_summary", "log_every_n_steps"),
+    *("enable_checkpointing", "default_root_dir"),
+)
 
 
 @contextlib.contextmanager
@@ -231,22 +238,28 @@ def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | N
     (figures,) = trainer.test(cli.model, cli.datamodule, verbose=False)
     if not trainer.is_global_zero:
         return 0
+    split, expect, changed = tested(cli.datamodule), cli.config["expect"] or {}, _changed(cli, name)
     measured = {
         "recipe": name,
         "seed": cli.config["seed_everything"],
         "data": cli.datamodule.hparams.get("source", type(cli.datamodule).__name__),
+        "split": split,
         "metrics": {k: float(v) for k, v in {**validated, **figures}.items()},
-        "expect": cli.config["expect"],
+        "expect": None if changed else cli.config["expect"],
         "seconds": round(seconds, 2),
         "images_per_second": round(stop.images * trainer.world_size / seconds),
     }
     _write_json(run / "metrics.json", measured)
     for key, value in figures.items():
         print(f"{key:<12} {value:.4f}")
-    expect = cli.config["expect"] or {}
+    if split != "test":
+        print(f"{measured['data']} has no test set with labels: these are of its {split} split")
     if expect.get("value") is not None:
+        figure = f"{expect['metric'].replace('test/', f'{split}/')} {expect['value']}"
         about = redact(expect.get("about", "see the recipe"))
-        print(f"{'expected':<12} {expect['metric']} {expect['value']} ({about})")
+        others = ", ".join(changed[:4]) + (", …" if len(changed) > 4 else "")
+        other = f"nothing known: the run has another {others} than the recipe"
+        print(f"{'expected':<12} {other if changed else f'{figure} ({about})'}")
     print(f"{seconds:.1f} s, {measured['images_per_second']:,} images/s")
     print(run)
     return 0
@@ -266,6 +279,21 @@ def _misfit(checkpoint: Path, own: Mapping[str, torch.Tensor]) -> str:
         f"{checkpoint} does not fit the model that is asked for now, its tensors are {faults}; leave out what changes "
         "the model, or begin a new run from its weights: zoo fit RECIPE --model.weights RUN"
     )
+
+
+def _changed(cli: LightningCLI, name: str) -> list[str]:
+    """What this run has otherwise than its recipe says, of all that figures depend on."""
+    try:
+        recipes = _flat(resolve(recipe.recipe_path(name), []))
+    except (ValueError, OSError):  # a file that is gone, or lacks what the command line gave
+        return [name]
+    own = _flat(cli.config)
+    keys = [key for key in {**recipes, **own} if recipes.get(key) != own.get(key)]
+    return [key.replace(".init_args", "") for key in keys if key.startswith(FIGURES) and not key.endswith(HARMLESS)]
+
+
+def _flat(config: Any) -> dict[str, str]:
+    return {key: str(value) for key, value in vars(config.clone().as_flat()).items()}
 
 
 def _same_recipe(run: Path, argv: list[str]) -> list[str]:

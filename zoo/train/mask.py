@@ -78,7 +78,7 @@ class LitMAE(LitAutoencoder):
         self._probe("val")
 
     def on_test_epoch_end(self) -> None:
-        self._probe("test")
+        self._probe(self.tested)
 
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> None:
         x, y = batch

@@ -58,7 +58,7 @@ class CountsCodes(LitAutoencoder):
         self.summarise("val")
 
     def on_test_epoch_end(self) -> None:
-        self.summarise("test")
+        self.summarise(self.tested)
 
     def summarise(self, split: str) -> None:
         """Log what was collected in an epoch, and begin anew."""
