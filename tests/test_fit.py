@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import torch
 import yaml
 from conftest import losses
 
-from zoo import cli, hub
+from zoo import cli, hub, recipe
 from zoo.data.batches import Batches
 from zoo.data.images import ImageData
 from zoo.train import fit
@@ -61,6 +62,23 @@ def test_the_same_recipe_gives_the_same_losses_in_a_directory_of_its_own(tmp_pat
     second = train(tmp_path, "bilinear/smoke", *NOISY)
     assert first != second
     assert losses(first) == losses(second) == losses(undisturbed)
+
+
+def test_a_figure_is_compared_with_the_run_that_the_recipe_describes(tmp_path, capsys):
+    text = recipe.recipe_path("bilinear/smoke").read_text(encoding="utf-8")
+    expected = 'expect: {metric: test/acc, value: 0.99, about: "here"}'
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(re.sub("^expect: .*$", expected, text, flags=re.MULTILINE), encoding="utf-8")
+    same = train(tmp_path / "a", str(mine), "--trainer.log_every_n_steps", "3", "--seed_everything", "0")
+    assert "expected     test/acc 0.99 (here)\n" in capsys.readouterr().out
+    assert json.loads((same / "metrics.json").read_text())["expect"]["value"] == 0.99
+    for change in (["--model.lr", "0.002"], ["--data.seed", "1"], ["--trainer.max_epochs", "1"]):
+        other = train(tmp_path / "b", str(mine), *change)
+        said = f"expected     nothing known: the run has another {change[0].removeprefix('--')} than the recipe\n"
+        assert said in capsys.readouterr().out
+        assert json.loads((other / "metrics.json").read_text())["expect"] is None
+    assert fit.fit(["--resume", str(other), "--trainer.max_epochs", "2", *QUIET]) == 0
+    assert "expected     nothing known: the run has another beginning than the recipe\n" in capsys.readouterr().out
 
 
 def test_a_resolved_recipe_is_a_recipe(tmp_path, undisturbed):

@@ -182,7 +182,7 @@ def check_labels(labels: Tensor, count: int, source: str, needed: bool = True) -
         raise ValueError(f"{source} has labels {tuple(labels.shape)} {labels.dtype}; expected a class of each sample")
     wrong = ((labels < (0 if needed else -1)) | (labels >= count)).nonzero()  # (bad, 1)
     if needed and len(labels) and int(labels.max()) < 0:
-        raise ValueError(f"the samples of {source} have no labels, which this model is measured by; give some that do")
+        raise ValueError(f"the samples of {source} have no labels, which this model needs; give some that have")
     if len(wrong):
         first = int(wrong[0])
         raise ValueError(

@@ -152,7 +152,7 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
             labels = getattr(data, "splits", {}).get(split, (None, None))[1]
             if isinstance(labels, Tensor) and not labels.is_meta:  # a stream's are seen as they come
                 source = f"{data.hparams.get('source', type(data).__name__)}, {split}"
-                check_labels(labels, found or count, source, needed=isinstance(self.model, Classifies))
+                check_labels(labels, found or count, source)
 
     def labels(self, y: Tensor) -> Tensor:
         """The data's labels (B,) as the model's classes."""

@@ -239,6 +239,7 @@ def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | N
     if not trainer.is_global_zero:
         return 0
     split, expect, changed = tested(cli.datamodule), cli.config["expect"] or {}, _changed(cli, name)
+    changed += ["beginning"] if resume is not None and overridden and not changed else []
     measured = {
         "recipe": name,
         "seed": cli.config["seed_everything"],
