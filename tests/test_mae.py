@@ -427,6 +427,10 @@ def test_a_record_can_be_built_and_says_what_it_is(name):
         (lambda: mae(mask_ratio=0.999), "keeps 0; some must be hidden"),
         (lambda: mae(image_size=30), "image_size is 30×30 px, not a multiple of patch=4; resize to 32×32"),
         (lambda: mae()(images(2, (30, 33))), "images are 30×33 px, not a multiple of patch=4; resize to 32×32"),
+        (
+            lambda: mae()(images(2).permute(0, 2, 3, 1)),
+            "32 channels, this model takes 3; they come before height and width",
+        ),
         (lambda: mae()(images(2, (36, 36))), "images are 36×36 px, this model takes 32×32"),
         (lambda: mae(mask="blocks"), "mask='blocks', allowed random, block, grid, cell, color"),
         (lambda: mae(mask="grid", mask_ratio=0.5), "mask='grid' hides 3 of 4 patches of an even grid"),

@@ -27,6 +27,13 @@ class Split(Protocol):
     def whole(self, i: Any) -> Any: ...
 
 
+class AfterSetup(dict[str, Any]):
+    """Splits by name. One that `setup` has not read is refused."""
+
+    def __missing__(self, split: str) -> Any:
+        raise ValueError(f"no {split} split has been read; call setup() first, or hand the DataModule to a Trainer")
+
+
 class InMemory:
     """Samples (N, …) that lie in memory or in a memory map."""
 

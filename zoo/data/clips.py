@@ -23,7 +23,7 @@ from torch import Tensor
 
 from zoo.data import readers, shards
 from zoo.data.augment import erase, policy
-from zoo.data.batches import Batches, InMemory, Split
+from zoo.data.batches import AfterSetup, Batches, InMemory, Split
 from zoo.data.folders import SPLITS, read_folder
 from zoo.data.pictures import decode
 from zoo.data.seeds import held_out, mix, seeded
@@ -144,7 +144,7 @@ class ClipData(L.LightningDataModule):
         if batch_size % repeats:
             raise ValueError(f"batch_size={batch_size} is no multiple of repeats={repeats}; a batch holds whole videos")
         self.save_hyperparameters()
-        self.splits: Splits = {}
+        self.splits: Splits = AfterSetup()
         self.classes: list[str] = []
         self.served: dict[str, str] = {}  # role → the split of the source that serves as it
         self.labelled = True  # whether all splits that were set up have labels
@@ -205,7 +205,7 @@ class ClipData(L.LightningDataModule):
 
     @property
     def _decodes(self) -> bool:
-        return isinstance(next(iter(self.splits.values()))[0], Videos | Streams)
+        return isinstance(self.splits[next(iter(self.splits), "train")][0], Videos | Streams)
 
     def _batches(self, split: str, batch_size: int, shuffle: bool) -> Batches:
         clips, labels = self.splits[split]

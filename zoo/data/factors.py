@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor
 
-from zoo.data.batches import Batches, InMemory
+from zoo.data.batches import AfterSetup, Batches, InMemory
 from zoo.nn.checks import check_least, check_types
 
 # The rendered set: one flat figure before a flat ground. Not dSprites: other figures, colours, and turns.
@@ -61,7 +61,9 @@ class FactorData(L.LightningDataModule):
         check_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         check_least(0, seed=seed)
         self.save_hyperparameters()
-        self.splits: dict[str, tuple[InMemory, Tensor]] = {}  # uint8 images (N, C, H, W), or rendered factors (N, S)
+        self.splits: dict[str, tuple[InMemory, Tensor]] = (
+            AfterSetup()
+        )  # uint8 images (N, C, H, W), or rendered factors (N, S)
         self.peak: float | None = None  # the pixel value that is white; None where images are rendered
         self.factors: dict[str, int] = RENDERED if source == "rendered" else {}  # name -> how many classes
 

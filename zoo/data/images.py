@@ -16,7 +16,7 @@ from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor
 
 from zoo.data.augment import Change, augment, erase, resized_crop
-from zoo.data.batches import Batches
+from zoo.data.batches import AfterSetup, Batches
 from zoo.data.pictures import ValueRange, check_range, decode
 from zoo.data.pixels import Pixels, fitted, mapped
 from zoo.data.readers import STAGES, Items, natural_channels, read, serving
@@ -125,7 +125,7 @@ class ImageData(L.LightningDataModule):
             )
         if bad == "skip" and not self._streams:
             raise ValueError(f"bad='skip' is for shards; write some with `zoo shard {source} FOLDER`, or mend the file")
-        self.splits: dict[str, tuple[Pixels | Encoded, Tensor]] = {}
+        self.splits: dict[str, tuple[Pixels | Encoded, Tensor]] = AfterSetup()
         self.classes: list[str] = []
         self.served: dict[str, str] = {}  # role → the split of the source that serves as it
         self.labelled = True  # whether all splits that were set up have labels
@@ -182,7 +182,7 @@ class ImageData(L.LightningDataModule):
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image, after setup."""
-        return next(iter(self.splits.values()))[0].shape
+        return self.splits[next(iter(self.splits), "train")][0].shape
 
     def train_dataloader(self) -> Batches:
         return self._batches("train", self.hparams.batch_size, shuffle=True)

@@ -16,7 +16,7 @@ from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor
 
 from zoo import hub
-from zoo.data.batches import Batches, InMemory
+from zoo.data.batches import AfterSetup, Batches, InMemory
 from zoo.data.images import ImageData
 from zoo.data.pixels import Pixels, new_map
 from zoo.metrics.moments import Moments
@@ -92,6 +92,7 @@ def write(
                     labels, at = [*labels, y], at + len(z)
                     moments.update(z)
             out.flush()
+            del out  # Windows renames nothing that is mapped
             np.save(aside(f"{split}_labels.npy").open("wb"), torch.cat(labels).numpy())
             mean, std = (m.flatten() for m in moments.compute())  # (c,) each
             config[split] = {"shape": list(shape), "mean": mean.tolist(), "std": std.tolist()}
@@ -175,7 +176,7 @@ class LatentData(L.LightningDataModule):
             )
         self.classes: list[str] = self.config["classes"]
         self._statistics: Tensor | None = None
-        self.splits: dict[str, tuple[InMemory, Tensor]] = {}
+        self.splits: dict[str, tuple[InMemory, Tensor]] = AfterSetup()
 
     @property
     def num_classes(self) -> int:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -261,29 +262,46 @@ def write_aside(folder: Path) -> Iterator[Callable[[str], Path]]:
     Raises:
         OSError: the disk is full; what was there before is untouched.
     """
-    names: list[str] = []
+    modes: dict[str, int] = {}  # of a new file here: what safetensors writes is its owner's alone
 
     def aside(name: str) -> Path:
         path = folder / f".{name}.{os.getpid()}.part"
-        if name not in names:
-            names.append(name)
+        if name not in modes:
             path.unlink(missing_ok=True)  # a link of that name would lead out of the folder
+            with open(path, "xb") as f:
+                modes[name] = stat.S_IMODE(os.fstat(f.fileno()).st_mode)
         return path
 
     try:
         yield aside
-        for name in names:
-            with open(aside(name), "rb") as f:
+        for name, mode in modes.items():
+            os.chmod(aside(name), mode)
+            with open(aside(name), "rb+") as f:  # Windows syncs nothing that may not be written
                 os.fsync(f.fileno())
-        for name in names:
-            os.replace(aside(name), folder / name)
+        for name in modes:
+            replace(aside(name), folder / name)
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", errno.ENOSPC) not in FULL:
             raise
         raise OSError(f"cannot write {folder}: {error}; nothing in it was changed, save to another folder") from error
     finally:
-        for name in names:
+        for name in modes:
             aside(name).unlink(missing_ok=True)
+
+
+def replace(new: Path, old: Path) -> None:
+    """Rename a file over another.
+
+    Raises:
+        OSError: the other one is in use, where the system keeps what is open or mapped.
+    """
+    try:
+        os.replace(new, old)
+    except PermissionError as error:
+        raise OSError(
+            f"cannot replace {old}, which is in use or somebody else's ({error.strerror}); close what reads it, load "
+            "models of it with zoo.load(PLACE, mmap=False), or write to another place"
+        ) from error
 
 
 def hash_file(file: Path, kind: str = "sha256") -> str:

@@ -224,7 +224,7 @@ def _loadable(model: Network) -> dict[str, Tensor]:
 def _run_metrics(run: Path) -> tuple[registry.Metric, ...]:
     if not (run / "metrics.json").is_file():
         return ()
-    measured = json.loads((run / "metrics.json").read_text())
+    measured = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     split = measured.get("split", "test")
     data = measured.get("data", "?") + ("" if split == "test" else f", {split} split")
     return tuple(

@@ -45,7 +45,9 @@ def check_images(x: Tensor, takes: Input, any_size: bool = False, values: bool =
         raise ValueError(
             f"images have {x.shape[1]} channels, this model takes {channels}; "
             + (
-                "convert to grey, x.mean(1, keepdim=True)"
+                "they come before height and width, x.permute(0, 3, 1, 2)"
+                if x.shape[3] == channels
+                else "convert to grey, x.mean(1, keepdim=True)"
                 if channels == 1
                 else "repeat grey ones, x.expand(-1, 3, -1, -1)"
             )

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from zoo.data.batches import Batches
 from zoo.data.seeds import mix
-from zoo.hub.files import read_checkpoint, write_aside
+from zoo.hub.files import read_checkpoint, replace, write_aside
 from zoo.redact import redacted
 from zoo.train import parallel
 
@@ -142,7 +142,7 @@ class SaveSteps(Checkpoint):
 
     def _publish(self, trainer: L.Trainer) -> None:
         if self.waiting and trainer.is_global_zero:
-            os.replace(self.aside, self.last)
+            replace(self.aside, self.last)
             self.last_model_path = str(self.last)
         self.waiting = False
 
@@ -276,8 +276,8 @@ class Rows(ExperimentWriter):
         path = Path(self.metrics_file_path)
         with (
             write_aside(path.parent) as aside,
-            open(path, newline="") as old,
-            open(aside(path.name), "w", newline="") as new,
+            open(path, newline="", encoding="utf-8") as old,
+            open(aside(path.name), "w", newline="", encoding="utf-8") as new,
         ):
             writer = csv.DictWriter(new, fieldnames)
             writer.writeheader()
@@ -315,7 +315,7 @@ class WriteAside(TorchCheckpointIO):
                 torch.save(checkpoint, f)
                 f.flush()
                 os.fsync(f.fileno())
-            os.replace(aside, path)
+            replace(aside, path)
         except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
             raise OSError(
                 f"cannot write {path}: {error}; the checkpoint before it is untouched, free some space"

@@ -69,7 +69,7 @@ class ImageViT(ViT):
 
     def patches(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] → patches (B, N, P²C) of mean 0 and deviation 1 over the training data."""
-        if isinstance(x, Tensor) and x.ndim == 4 and 0 not in x.shape[2:]:
+        if isinstance(x, Tensor) and x.ndim == 4 and x.shape[1] == self.takes.channels and 0 not in x.shape[2:]:
             check_multiple("images are", x.shape[2], x.shape[3], self.patch_size)
         check_images(x, self.takes, values=not self.training)
         return patchify((x - self.mean) / self.std, self.patch_size)  # (B, N, P²C)
