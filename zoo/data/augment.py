@@ -1,5 +1,7 @@
 """What happens to training images: on their device as a batch, or one by one in a worker."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,8 +43,12 @@ def policy(description: str, side: int) -> Any:
     augment = rand_augment_transform(description, options)
     for op in augment.ops:
         if op.name.startswith("Posterize"):  # at full strength it asks for 0 bits, which Pillow 12 refuses
-            op.level_fn = lambda *args, level=op.level_fn: (max(1, level(*args)[0]),)
+            op.level_fn = partial(_one_bit, op.level_fn)
     return augment
+
+
+def _one_bit(level: Callable[..., tuple[int]], *args: Any) -> tuple[int]:
+    return (max(1, level(*args)[0]),)
 
 
 def augment(x: Tensor, crop: int, flip: bool, stamp: list[int]) -> Tensor:

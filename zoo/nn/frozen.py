@@ -57,8 +57,14 @@ def fingerprint(model: Freezable) -> str:
     return digest.hexdigest()
 
 
+def _whole(network: N) -> N:
+    return network
+
+
 class Frozen(Generic[N]):
     """Known by name and hash, loaded when first called, the same for every copy, and in no state dict.
+
+    A pickle holds `load` and `tensors` by the names of their functions, and the network once it is there.
 
     Args:
         kind: what it is to its owner, for messages: "tokenizer".
@@ -74,7 +80,7 @@ class Frozen(Generic[N]):
         name: str,
         digest: str,
         load: Callable[[], N],
-        tensors: Callable[[N], Freezable] = lambda network: network,
+        tensors: Callable[[N], Freezable] = _whole,
     ):
         self.kind, self.name, self.digest, self.load, self.tensors = kind, name, digest, load, tensors
         self.network: N | None = None

@@ -1,6 +1,7 @@
 """What every training here shares: the hyperparameters, the optimiser, pictures; and an average of the model."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import lightning as L
@@ -220,6 +221,11 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
         return optim.warmup_cosine(optimizer, self.trainer, lr, least, h.warmup_epochs, accumulate)
 
 
+def _average(decay: float, averages: Any, current: Any, count: Any) -> None:
+    """torch's exponential average, whose own function is a local one that no pickle takes."""
+    get_ema_multi_avg_fn(decay)(averages, current, count)
+
+
 class Average(AveragedModel):
     """torch's moving average, of a model of this zoo."""
 
@@ -242,7 +248,7 @@ class Averaging(Training):
         super().__init__(arch, **common)
         if not 0 <= ema < 1:
             raise ValueError(f"ema={ema}, allowed 0 to below 1")
-        self.average = Average(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
+        self.average = Average(self.model, multi_avg_fn=partial(_average, ema)) if ema else None
         if self.average is not None:
             self.average.requires_grad_(False)
 

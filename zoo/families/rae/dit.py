@@ -5,6 +5,7 @@ B latents of a batch · C channels of a token · h w the grid of tokens · N = h
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -96,7 +97,7 @@ class DiTDH(Network):
         self.takes = Input(self.kind, (latent_channels, grid, grid))
         self.num_classes, self.label_drop, self.time = num_classes, label_drop, time
         self.shift = math.sqrt(latent_channels * grid**2 / 4096) if shift is None else shift
-        self._autoencoder = Frozen("autoencoder", autoencoder, autoencoder_hash, lambda: _load(self))
+        self._autoencoder = Frozen("autoencoder", autoencoder, autoencoder_hash, partial(_load, self))
         self.x_embedder, self.s_embedder = Embedder(latent_channels, wide), Embedder(latent_channels, deep)
         self.s_projector = nn.Linear(deep, wide) if deep != wide else nn.Identity()
         self.t_embedder, self.y_embedder = TimeEmbedder(deep), LabelEmbedder(num_classes, deep)

@@ -73,7 +73,7 @@ class LitRAE(Adversarial):
         self.perceptual = adversarial.Perceptual() if self.hparams.perceptual_weight else None
         self.discriminator = None
         if disc_weight:
-            self.backbone = Frozen("disc_backbone", disc_backbone, "", lambda: encoders.load(disc_backbone, disc_size))
+            self.backbone = Frozen("disc_backbone", disc_backbone, "", partial(encoders.load, disc_backbone, disc_size))
             dim = self.backbone().vit.norm.weight.numel()
             self.discriminator = adversarial.TokenDiscriminator(self._taps, dim, len(disc_taps) + 1)
         self.moments = Moments(self.model.latent_mean.shape) if self.hparams.weights is None else None

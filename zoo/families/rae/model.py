@@ -4,6 +4,7 @@ B images of a batch · H W sides in pixels · C channels of a token · h w the g
 patch side · D its width
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from zoo.families.rae.dit import DiTDH
 from zoo.nn.checkpointing import recompute
 from zoo.nn.checks import check_floats, check_images, check_least
 from zoo.nn.embed import sincos, unpatchify
-from zoo.nn.frozen import Frozen
+from zoo.nn.frozen import Freezable, Frozen
 from zoo.nn.protocols import PIXELS, Input, Kind, Network
 from zoo.nn.vit import Block
 
@@ -91,7 +92,7 @@ class RAE(Network):
         self.takes, self.grid = Input(self.kind, (3, image_size, image_size), PIXELS), grid
         self.encoder_size, self.layers = encoder_size, layers
         self.noise, self.noise_kind = noise, noise_kind
-        self._encoder = Frozen("encoder", encoder, encoder_hash, lambda: _load(self), lambda e: e.vit)
+        self._encoder = Frozen("encoder", encoder, encoder_hash, partial(_load, self), _vit)
         self.decoder = Decoder(latent_channels, grid, image_size // grid, dim, depth, heads, hidden)
         shape = (latent_channels, grid, grid) if per_position else (latent_channels, 1, 1)
         self.register_buffer("latent_mean", torch.zeros(shape))
@@ -240,6 +241,11 @@ def _load(model: RAE) -> "FrozenEncoder":
     encoder = load(model._encoder.name, model.encoder_size, model.layers)
     _check_encoder(model, encoder)
     return encoder
+
+
+def _vit(encoder: "FrozenEncoder") -> Freezable:
+    """What of an encoder is hashed."""
+    return encoder.vit
 
 
 def _check_encoder(model: RAE, encoder: nn.Module) -> None:

@@ -5,6 +5,7 @@ After van den Oord et al. 2017, §3.3, who took a PixelCNN, and LlamaGen (Sun et
 B images · h w the grid of codes · N = h·w · K codes of the codebook · D width · T tokens so far
 """
 
+from functools import partial
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -76,7 +77,7 @@ class CodePrior(Network):
             raise ValueError(f"dim={dim} is no multiple of heads={heads}")
         self.takes, self.grid = Input(self.kind, (channels, *sides(image_size)), PIXELS), tuple(grid)
         self.codebook_size, self.num_classes, self.label_drop = codebook_size, num_classes, label_drop
-        self._tokenizer = Frozen("tokenizer", tokenizer, tokenizer_hash, lambda: _load(self))
+        self._tokenizer = Frozen("tokenizer", tokenizer, tokenizer_hash, partial(_load, self))
         self.classes = nn.Embedding(num_classes + 1, dim)  # the last row stands for any class
         self.codes = nn.Embedding(codebook_size, dim)
         self.positions = nn.Parameter(torch.zeros(self.length, dim))
