@@ -270,6 +270,8 @@ def test_where_only_a_discriminators_loss_is_not_finite_the_batch_is_left_out_wh
     said = rf"the loss is inf at step {bad}, batch {bad} of epoch 0.*: left out, 1 of 1"
     with pytest.warns(UserWarning, match=said):
         built, states = watch(name, *LIGHT[name], *short, "--skip_nonfinite", "1")
+    if name == "rae/smoke":  # whose decoder has learned by then, as published
+        states = [{k: v for k, v in s["tensors"].items() if k.startswith("discriminator.")} for s in states]
     changed = [not same(a, b) for a, b in itertools.pairwise(states)]
     assert changed == [k != bad for k in range(6)]
     assert built.model.skipped == built.trainer.callback_metrics["train/skipped"] == 1
@@ -283,9 +285,10 @@ def test_a_discriminators_loss_stops_before_anything_is_learned_and_steps_are_op
     with pytest.raises(ValueError, match=rf"the loss is inf at step {bad}, batch {bad} of epoch 0"):
         built.trainer.fit(built.model, built.datamodule)
     assert len(states) == bad + 1  # the last one as that batch began
-    parameters = dict(built.model.named_parameters())
+    first = 1 if name == "rae/smoke" else 0  # whose decoder has learned by then, as published
+    parameters = {k: p for k, p in built.model.named_parameters() if k.startswith("discriminator.") or not first}
     assert same(parameters, {k: states[-1]["tensors"][k] for k in parameters})
-    assert same([o.state_dict()["state"] for o in built.trainer.optimizers], states[-1]["optimizers"])
+    assert same([o.state_dict()["state"] for o in built.trainer.optimizers][first:], states[-1]["optimizers"][first:])
 
 
 def test_leaving_out_is_refused_where_the_module_cannot(tmp_path):

@@ -8,6 +8,7 @@ import lightning as L
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import zoo
 from zoo import cli, hub
@@ -153,7 +154,7 @@ def adversarial_steps(batch_size: int, accumulate: int, steps: int = 2, **args) 
     torch.manual_seed(0)
     lit = LitRAE(
         "rae_mae_vit_tiny",
-        arch_args=NARROW | {"noise": 0.0},
+        arch_args=args.pop("arch_args", NARROW | {"noise": 0.0}),
         lr=1e-3,
         warmup_epochs=0,
         perceptual_weight=0,
@@ -202,6 +203,31 @@ def test_neither_gradient_reaches_the_other_network(monkeypatch):
     assert seen == [(False, True), (True, False)]  # the model's step leaves the discriminator alone, and the reverse
     assert all(p.grad is None for p in lit.backbone().parameters())
     assert not [k for k in lit.state_dict() if k.startswith("backbone")]
+
+
+def test_the_discriminator_learns_from_what_the_decoder_makes_after_its_step_without_noise(monkeypatch):
+    """As train_stage1.py does; L1 is of pixels in [0, 1]."""
+    seen, decoders, first = [], [], []
+    step, l1 = LitRAE._step, F.l1_loss
+
+    def stepped(self, number, network, clip):
+        step(self, number, network, clip)
+        decoders.append({k: v.clone() for k, v in self.model.state_dict().items()})
+
+    monkeypatch.setattr(LitRAE, "_step", stepped)
+    monkeypatch.setattr(F, "l1_loss", lambda a, b: first.append((a.detach(), b, l1(a, b))) or first[-1][2])
+    monkeypatch.setattr(adversarial, "differentiable_augment", lambda x: seen.append(x.detach()) or x)
+    lit = adversarial_steps(8, 1, steps=1, arch_args=NARROW | {"noise": 0.8}, disc_weight=1e-3)
+    ((recon, x, loss),) = first
+    assert 0 <= x.min() < x.max() <= 1
+    assert loss == (recon - x).abs().mean()
+    for_model, real, fake = seen
+    torch.testing.assert_close(for_model, 2 * recon - 1)
+    assert lit.model.load_state_dict(decoders[0])
+    made = (2 * lit.model.decode_unclamped(lit.model.encode(x)) - 1).clamp(-1, 1)
+    assert (fake - made).abs().max() <= 1 / 255 + 1e-6  # as a file would hold it
+    assert (fake - for_model).abs().max() > 0.01
+    assert (real - (2 * x - 1)).abs().max() <= 1 / 255 + 1e-6
 
 
 def test_the_encoder_runs_once_a_step(monkeypatch):

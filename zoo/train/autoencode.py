@@ -1,6 +1,6 @@
 """LitAutoencoder, which trains whatever gives back a loss, and what a training against a discriminator adds."""
 
-import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -91,9 +91,10 @@ class LitAutoencoder(Averaging):
 class Adversarial(LitAutoencoder):
     """Training against a `discriminator`, by hand: what VQGAN, DC-AE's third phase and RAE share.
 
-    Gradients of either never reach the other, and both step once in `accumulate` batches, each on its own schedule. A
-    child makes `discriminator` and `perceptual`, either of them None where there is none, names `last_layer`, whose
-    gradients weigh the two losses, and sets `automatic_optimization` to False.
+    Gradients of either never reach the other, and both step once in `accumulate` batches, each on its own schedule,
+    which stands still while a discriminator waits. A child makes `discriminator` and `perceptual`, either of them None
+    where there is none, names `last_layer`, whose gradients weigh the two losses, and sets `automatic_optimization` to
+    False.
 
     Args:
         perceptual_weight: of LPIPS; 0 needs no VGG.
@@ -119,6 +120,7 @@ class Adversarial(LitAutoencoder):
         super().__init__(arch, **common)
         check_least(1, accumulate=accumulate)
         self.steps = 0  # of the model's optimiser: the trainer counts both optimisers'
+        self._owed: list[tuple[Tensor, Callable[[], Tensor]]] = []  # what a discriminator sees after the model's step
 
     def measure(self, x: Tensor, out: Any) -> dict[str, Tensor]:
         figures = super().measure(x, out)
@@ -147,6 +149,7 @@ class Adversarial(LitAutoencoder):
         learns: bool = True,
         adaptive: bool = True,
         clip: float | None = None,
+        again: Callable[[], Tensor] | None = None,
     ) -> Tensor:
         """Both optimisers' part of a step; the loss of the model.
 
@@ -158,7 +161,8 @@ class Adversarial(LitAutoencoder):
             counts, learns: whether the adversarial term counts, and whether the discriminator learns; where there is
                 none, neither.
             adaptive: False sets λ to 1.
-            clip: largest norm of the model's gradient.
+            clip: largest norm of the gradient of either.
+            again: makes the images from which the discriminator learns, after the model's step; None: from `fake`.
         """
         h, discriminator = self.hparams, self.discriminator
         if counts and discriminator is not None:
@@ -173,33 +177,47 @@ class Adversarial(LitAutoencoder):
             figures |= {"generator": against, "adaptive_weight": weight}
         with parallel.by_hand(self.trainer.strategy):
             self.manual_backward(loss / h.accumulate)
-            if learns and discriminator is not None:
-                discriminator.requires_grad_(True)
-                on_real, on_fake = (self.judge(discriminator, images.detach()) for images in (real, fake))
-                loss_of_discriminator = adversarial.discriminator_loss(on_real, on_fake)
-                self.manual_backward(loss_of_discriminator / h.accumulate)
-                figures["discriminator"] = loss_of_discriminator
+        learner = discriminator if learns else None
+        if learner is not None and again is None:
+            self._discriminate(learner, real, fake, figures)
+        elif again is not None and not self.left_out:
+            self._owed.append((real, again))
         if last:
-            parallel.average_gradients(self.parameters())
-            if clip is not None:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-            optimizers = self.optimizers()
-            for optimizer in optimizers[: 1 + learns] if isinstance(optimizers, list) else [optimizers]:
-                optimizer.step()
-                optimizer.zero_grad()
+            self._step(0, self.model, clip)
+            if learner is not None and self._owed:
+                self.take_note()
+                for images, made_again in self._owed:
+                    self._discriminate(learner, images, made_again(), figures)
+            self._owed.clear()
+            if learner is not None:
+                self._step(1, learner, clip)
             self.steps += 1
-            self._step_schedules()
             self.update_average()
         return loss
 
-    def _step_schedules(self) -> None:
-        schedulers = self.lr_schedulers() or []
-        with warnings.catch_warnings():
-            # A discriminator that waits keeps to its schedule, which torch takes for a mistake.
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-            for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-                if not isinstance(scheduler, ReduceLROnPlateau):  # which asks for a figure, and a step has none
-                    scheduler.step()
+    def _discriminate(
+        self, discriminator: nn.Module, real: Tensor, fake: Tensor, figures: dict[str, Tensor | float]
+    ) -> None:
+        """The discriminator's backward pass."""
+        discriminator.requires_grad_(True)
+        on_real, on_fake = (self.judge(discriminator, images.detach()) for images in (real, fake))
+        figures["discriminator"] = loss = adversarial.discriminator_loss(on_real, on_fake)
+        with parallel.by_hand(self.trainer.strategy):
+            self.manual_backward(loss / self.hparams.accumulate)
+
+    def _step(self, number: int, network: nn.Module, clip: float | None) -> None:
+        """The step of an optimiser, and of its schedule."""
+        parallel.average_gradients(network.parameters())
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+        optimizers, schedulers = self.optimizers(), self.lr_schedulers() or []
+        optimizer = optimizers[number] if isinstance(optimizers, list) else optimizers
+        optimizer.step()
+        optimizer.zero_grad()
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            mine = getattr(optimizer, "optimizer", optimizer) is scheduler.optimizer
+            if mine and not isinstance(scheduler, ReduceLROnPlateau):  # which asks for a figure, and a step has none
+                scheduler.step()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if self.automatic_optimization:

@@ -115,7 +115,8 @@ class Guarded(L.LightningModule):
     Up to `skip_nonfinite` batches of a run are left out instead, on all processes together, and counted as
     `train/skipped`: no gradient comes of them, and what they did to buffers is undone, as to what a module lists in
     `batch_state`. An optimiser step without any gradient moves neither weights nor their average; schedules go on. By
-    hand, where a discriminator's loss alone is not finite, the model's gradients are taken back as well.
+    hand, where a discriminator's loss alone is not finite, the model's gradients are taken back as well, unless it has
+    stepped.
 
     And the trainer's gradient_clip_val works under bf16-mixed: there Lightning refuses every fused optimiser, as those
     unscale gradients by themselves. bfloat16 scales none.
@@ -132,6 +133,10 @@ class Guarded(L.LightningModule):
         super().log(name, value, *args, **kwargs)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.take_note()
+
+    def take_note(self) -> None:
+        """Of what a batch may change: a loss that is not finite takes back what came after this."""
         self.left_out = False
         if self.skip_nonfinite:
             self._buffers_before = [(buffer, buffer.clone()) for buffer in self.buffers()]

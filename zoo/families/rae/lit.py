@@ -25,11 +25,12 @@ from zoo.train.common import Averaging, check_class
 class LitRAE(Adversarial):
     """The published training: L1 + LPIPS, later against a discriminator that sees through a frozen DINO.
 
-    `loss = mean |x̂ - x| + perceptual_weight · LPIPS + λ · disc_weight · (-mean D(x̂))`, λ the adaptive weight, pictures
-    in [-1, 1]. The encoder runs once a step and without gradients; the discriminator learns by the hinge loss from the
-    same reconstructions, rounded to the 256 levels of a file, augmented differentiably. Each optimiser steps once in
-    `accumulate` batches, each has linear warm-up and a cosine. After the first epoch the model's `latent_mean` and
-    `latent_std` are those of its training images, exactly.
+    `loss = mean |x̂ - x| + perceptual_weight · LPIPS + λ · disc_weight · (-mean D(x̂))`, λ the adaptive weight, L1 of
+    pictures in [0, 1], the other terms in [-1, 1]. The encoder runs once a step and without gradients. The discriminator
+    learns by the hinge loss from what the decoder makes after its own step, without noise, rounded to the 256 levels of
+    a file; what it sees is augmented differentiably. Each optimiser steps once in `accumulate` batches, each has linear
+    warm-up and a cosine over its own steps. After the first epoch the model's `latent_mean` and `latent_std` are those
+    of its training images, exactly.
 
     A batch is (images (B, 3, H, W) in [0, 1], labels), or ((images, tokens (B, C, h, w)), labels) where tokens were
     written before; the labels are not used.
@@ -96,7 +97,7 @@ class LitRAE(Adversarial):
             self.moments.update(z)
         recon = model.decode_unclamped(model.add_noise(z) if model.noise else z)  # (B, 3, H, W)
         real, fake = 2 * x.to(recon.dtype) - 1, 2 * recon - 1
-        loss = F.l1_loss(fake, real)
+        loss = F.l1_loss(recon, x.to(recon.dtype))
         figures: dict[str, Tensor | float] = {"reconstruction": loss}
         if self.perceptual is not None:
             with torch.autocast(x.device.type, enabled=False):
@@ -107,11 +108,18 @@ class LitRAE(Adversarial):
         if self.discriminator is not None:
             epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
             counts, learns = epoch >= h.disc_start, epoch >= h.disc_start - h.disc_warmup
+        mixed = torch.is_autocast_enabled(x.device.type)
+
+        def again() -> Tensor:
+            with torch.no_grad(), torch.autocast(x.device.type, enabled=mixed):
+                return 2 * model.decode_unclamped(z) - 1  # (B, 3, H, W)
+
         with torch.autocast(x.device.type, enabled=False):
-            loss = self.adversarial_step(loss, loss, real, fake, last, figures, counts, learns)
+            loss = self.adversarial_step(loss, loss, real, fake, last, figures, counts, learns, again=again)
         self.log_step(loss, figures)
 
     def judge(self, discriminator: nn.Module, x: Tensor) -> Tensor:
+        discriminator.train(not x.requires_grad)  # spectral norms are estimated in its own pass alone, as published
         if not x.requires_grad:
             x = ((x + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1  # as a file would hold it
         return discriminator(adversarial.differentiable_augment(x))

@@ -117,8 +117,8 @@ class LitVQGAN(Adversarial, CountsCodes):
 
     `loss = mean |x̂ - x| + perceptual_weight · LPIPS + losses of the codes + λ · disc_weight · (-mean D(x̂))`, with λ the
     adaptive weight; pictures in [-1, 1]. The discriminator learns by the hinge loss from `disc_start - disc_warmup` on
-    and counts in the loss from `disc_start` on. Gradients of either never reach the other. Both optimisers step once in
-    `accumulate` batches.
+    and counts in the loss from `disc_start` on; as published it begins with both at once. Gradients of either never
+    reach the other. Both optimisers step once in `accumulate` batches.
 
     Args:
         reconstruction: "l1", or "l2" (LlamaGen).
@@ -126,7 +126,7 @@ class LitVQGAN(Adversarial, CountsCodes):
         disc_warmup: for so many steps before, the discriminator learns already.
         adaptive: False sets λ to 1 (LlamaGen).
         largest_weight: of λ.
-        gradient_clip: largest norm of the autoencoder's gradient; None does not clip.
+        gradient_clip: largest norm of the gradient of either network (LlamaGen); None does not clip.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class LitVQGAN(Adversarial, CountsCodes):
         betas: tuple[float, float] = (0.5, 0.9),
         reconstruction: str = "l1",
         disc_start: int = 250_001,
-        disc_warmup: int = 1_000,
+        disc_warmup: int = 0,
         adaptive: bool = True,
         largest_weight: float = 1e4,
         gradient_clip: float | None = None,
