@@ -1,5 +1,6 @@
 """DC-AEs of other houses: told apart by their tensors, every one of them in its place, or refused."""
 
+import json
 import re
 
 import pytest
@@ -90,7 +91,7 @@ def test_every_tensor_finds_its_place(dialect, arch):
     model = ours(arch)
     state = DIALECTS[dialect](model)
     assert not set(state) & set(model.state_dict()) - {k for k in state if "coder.norm" in k}
-    back = foreign.convert(state, arch, image_size=32)
+    back = foreign.convert(state, arch, **KINDS[arch])
     assert all(torch.equal(v, back.state_dict()[k]) for k, v in model.state_dict().items())
     assert torch.equal(back.reconstruct(IMAGES), model.reconstruct(IMAGES))
 
@@ -102,7 +103,7 @@ def test_a_file_converts_on_the_command_line(dialect, tmp_path, capsys):
     source.mkdir()
     file = DIFFUSERS if dialect == "diffusers" else hub.WEIGHTS
     save_file({k: v.contiguous() for k, v in DIALECTS[dialect](model).items()}, source / file)
-    args = '{"image_size": 32, "latent_scale": 0.4552}'
+    args = json.dumps(KINDS["dcae_f32c32"] | {"latent_scale": 0.4552})
     assert cli.main(["convert", str(source), "dcae_f32c32", str(tmp_path / "ours"), "--args", args]) == 0
     back = zoo.load(str(tmp_path / "ours"))
     torch.testing.assert_close(back.normalise(back.encode(IMAGES)), 0.4552 * model.encode(IMAGES))
@@ -112,15 +113,15 @@ def test_what_does_not_fit_is_refused():
     state = efficientvit(ours("dcae_f32c32"))
     name = "encoder.project_out.main.op_list.0.conv.weight"
     with pytest.raises(ValueError, match=r"1 missing \(encoder\.head\.weight first\)"):
-        foreign.convert({k: v for k, v in state.items() if k != name}, "dcae_f32c32", image_size=32)
+        foreign.convert({k: v for k, v in state.items() if k != name}, "dcae_f32c32", **KINDS["dcae_f32c32"])
     with pytest.raises(ValueError, match="1 unexpected"):
-        foreign.convert(state | {"encoder.other": torch.zeros(1)}, "dcae_f32c32", image_size=32)
+        foreign.convert(state | {"encoder.other": torch.zeros(1)}, "dcae_f32c32", **KINDS["dcae_f32c32"])
     with pytest.raises(ValueError, match="no known DC-AE"):
         foreign.convert({"a.weight": torch.zeros(1)}, "dcae_f32c32")
     cut = to_diffusers(ours("dcae_f32c32"))[0]
     key = next(k for k in cut if k.endswith("to_k.weight"))
     with pytest.raises(ValueError, match="no to_k or to_v beside it"):
-        foreign.convert({k: v for k, v in cut.items() if k != key}, "dcae_f32c32", image_size=32)
+        foreign.convert({k: v for k, v in cut.items() if k != key}, "dcae_f32c32", **KINDS["dcae_f32c32"])
 
 
 @pytest.mark.parametrize(
@@ -151,3 +152,32 @@ def test_official_records_state_their_scale_and_build():
     scales = {w.name: w.args.get("latent_scale") for w in records}
     assert scales["dcae_f32c32.mix"] == 0.4552 != scales["dcae_f32c32.in"] == 0.3189
     assert [n for n, s in scales.items() if s is None] == ["dcae_f32c32.in_256px", "dcae_f32c32.in_256px_diffusers"]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    ("file", "arch", "message"),
+    [
+        ("dcae_tiny_f4c4", "dcae_tiny_f8c4", "widths is .*, not .*shortcuts and activations .*it fits dcae_tiny_f4c4"),
+        ("dcae_tiny_f16c16", "dcae_f32c32_sana", r"latent_channels is 16, not 32.*it fits dcae_tiny_f16c16"),
+        ("dcae_tiny_f8c4", "dcae15_f32c128", r"latent_channels is 4, not 128.*it fits dcae_tiny_f8c4"),
+    ],
+)
+def test_a_file_under_another_arch_is_refused_and_its_own_is_named(file, arch, message, dialect):
+    state = DIALECTS[dialect](zoo.create(file))
+    with pytest.raises(ValueError, match=f"the state dict is no {arch}: its {message}"):
+        foreign.convert(state, arch)
+    assert foreign.convert(state, file).zoo_config["args"] == {}
+
+
+def test_a_network_of_ones_own_has_to_be_told_whole():
+    state = efficientvit(ours("dcae_f32c32"))
+    told = KINDS["dcae_f32c32"]
+    with pytest.raises(
+        ValueError, match=r'its decoder_depths is \[0, 2, 1\], .*; give \{"decoder_depths": \[0, 2, 1\]\}'
+    ):
+        foreign.convert(state, "dcae_f32c32", **told | {"decoder_depths": [0, 1, 1]})
+    assumed = foreign.convert(state, "dcae_f32c32", **told).zoo_config["assumed"]
+    assert assumed == {"head_act": "relu", "shortcut": "grouped", "latent_shortcut": True, "latent_scale": 1.0}
+    other = foreign.convert(state, "dcae_f32c32", head_act="silu", latent_scale=0.5, **told)
+    assert other.zoo_config["assumed"] == {"shortcut": "grouped", "latent_shortcut": True}

@@ -464,12 +464,12 @@ def test_released_files_load_as_they_are_named():
     state = {f"module.{k}": v for k, v in model.state_dict().items() if k != "pos_embed"}
     state |= {"module.pos_embed": model.pos_embed, "module.enc_feat_rope.freqs_cos": torch.zeros(16, 64)}
     wrapped = {"ema": state, "model": {k: torch.zeros_like(v) for k, v in state.items()}}
-    loaded = foreign.convert(wrapped, "ditdh_s", grid=4)
+    loaded = foreign.convert(wrapped, "ditdh_s", depth=[1, 1])
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
     assert len(loaded.blocks) == 2
     del state["module.s_projector.weight"]
     with pytest.raises(ValueError, match=r"1 missing \(s_projector.weight first\)"):
-        foreign.convert({"ema": state}, "ditdh_s", grid=4)
+        foreign.convert({"ema": state}, "ditdh_s", depth=[1, 1])
 
 
 def test_samples_are_drawn_by_the_command(cached, tmp_path):

@@ -1,5 +1,6 @@
 """RAEs of other houses: the authors' decoder and statistics, diffusers' folder, both spellings of an encoder inside."""
 
+import json
 import re
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
-from zoo import registry
+from zoo import cli, registry
 from zoo.families.rae import encoder as encoders
+from zoo.families.rae.dit import DiTDH
 from zoo.families.rae.model import RAE
 from zoo.hub import foreign, places
 
@@ -64,6 +66,10 @@ def authors(model: RAE) -> dict[str, torch.Tensor]:
     return renamed(split(state), AUTHORS) | {"decoder_pos_embed": torch.zeros(1, 257, 32)}
 
 
+def under(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + k: v for k, v in state.items()}
+
+
 def statistics(model: RAE) -> dict[str, torch.Tensor]:
     return {"mean": model.latent_mean, "var": model.latent_std.square() - 1e-5}
 
@@ -76,7 +82,7 @@ def same(a: RAE, b: RAE, but: tuple[str, ...] = ()) -> None:
 
 def test_the_authors_decoder_with_its_statistics():
     model = ours()
-    found = foreign.convert(authors(model) | statistics(model), "rae_vit_xl", encoder=ENCODER, heads=2)
+    found = foreign.convert(authors(model) | statistics(model), "rae_vit_xl", **ARGS)
     same(model, found)
     assert found.measured
 
@@ -85,13 +91,14 @@ def test_a_trainers_average_is_preferred_and_prefixes_fall():
     model = ours()
     state = {f"module.{k}": v for k, v in authors(model).items()}
     wrapped = {"model": {k: torch.zeros_like(v) for k, v in state.items()}, "ema": state}
-    found = foreign.convert(wrapped, "rae_vit_xl", encoder=ENCODER, heads=2)
+    found = foreign.convert(wrapped, "rae_vit_xl", **ARGS)
     same(model, found, ("latent_mean", "latent_std"))
     assert not found.measured
 
 
+@pytest.mark.parametrize("trainer", [False, True], ids=("diffusers", "stage 1"))
 @pytest.mark.parametrize("spelling", ["old", "new"])
-def test_an_encoder_inside_is_taken_in_either_spelling(spelling):
+def test_an_encoder_inside_is_taken_in_either_spelling(spelling, trainer):
     model, vit = ours(), encoders.create_timm(ENCODER, 224)
     torch.nn.init.normal_(vit.cls_token)
     state = {k: v for k, v in vit.state_dict().items() if not k.startswith("norm.")}
@@ -109,16 +116,101 @@ def test_an_encoder_inside_is_taken_in_either_spelling(spelling):
     inside = renamed(split(state), rules)
     inside["encoder.embeddings.position_embeddings"] = torch.cat([torch.zeros(1, 1, 384), table], 1)
     inside["encoder.embeddings.mask_token"] = torch.zeros(1, 384)
-    bundle = {f"decoder.{k}": v for k, v in authors(model).items()} | inside
-    bundle |= {"_latents_mean": model.latent_mean, "_latents_std": model.latent_std - 1e-5}
-    bundle |= {"encoder_mean": model.mean[None], "encoder_std": model.std[None]}
-    found = foreign.convert(bundle, "rae_vit_xl", encoder=ENCODER, heads=2)
+    bundle = {f"decoder.{k}": v for k, v in authors(model).items()}
+    stats = None
+    if trainer:  # {model, ema, disc, …} of train_stage1.py, whose encoder has a class around it
+        bundle |= {f"encoder.{k}": v for k, v in inside.items()}
+        stats = statistics(model)
+        wrapped = {"model": {k: torch.zeros_like(v) for k, v in bundle.items()}, "ema": bundle, "disc": {"x": stats}}
+        found = foreign.convert(wrapped, "rae_vit_xl", stats=stats, **ARGS)
+        assert not foreign.convert(wrapped, "rae_vit_xl", **ARGS).measured
+    else:
+        bundle |= inside | {"_latents_mean": model.latent_mean, "_latents_std": model.latent_std - 1e-5}
+        bundle |= {"encoder_mean": model.mean[None], "encoder_std": model.std[None]}
+        found = foreign.convert(bundle, "rae_vit_xl", **ARGS)
     same(model, found)
     own = found.encoder.vit.state_dict()
     assert all(torch.equal(own[k], v) for k, v in vit.state_dict().items())
     del bundle[next(k for k in bundle if "layer_scale1" in k)]
     with pytest.raises(ValueError, match=r"1 tensors differ, blocks\.0\.ls1\.gamma first"):
-        foreign.convert(bundle, "rae_vit_xl", encoder=ENCODER, heads=2)
+        foreign.convert(bundle, "rae_vit_xl", stats=stats, **ARGS)
+
+
+def test_statistics_of_a_file_beside_join_on_the_command_line(tmp_path):
+    model = ours()
+    torch.save({"ema": under("module.", authors(model)), "model": {}}, tmp_path / "decoder.pt")
+    torch.save(statistics(model), tmp_path / "stat.pt")
+    argv = ["convert", str(tmp_path / "decoder.pt"), "rae_vit_xl", str(tmp_path / "ours"), "--args", json.dumps(ARGS)]
+    assert cli.main([*argv, "--stats", str(tmp_path / "stat.pt")]) == 0
+    same(model, zoo.load(str(tmp_path / "ours")))
+    half = foreign.convert(authors(model), "rae_vit_xl", stats={"mean": model.latent_mean}, **ARGS)
+    same(model, half, ("latent_std",))
+    assert (half.latent_std == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [("rae_vit_xl", "dim is 768, not 1152, and the number of heads .* it fits rae_vit_base"), ("rae_vit_base", "")],
+)
+def test_a_decoder_under_another_arch_is_refused_for_its_heads(arch, message):
+    state = {"decoder_embed.weight": torch.zeros(768, 768)}
+    for i in range(12):
+        state[f"decoder_layers.{i}.intermediate.dense.bias"] = torch.zeros(3072)
+    with pytest.raises(ValueError, match=f"the state dict is no rae_vit_xl: its {message}" if message else "missing"):
+        foreign.convert(state, arch)
+
+
+def released(**args) -> tuple[DiTDH, dict[str, torch.Tensor]]:
+    """A DiT^DH and the tensors its authors would write, tables besides."""
+    torch.manual_seed(0)
+    model = zoo.create(
+        "ditdh_tiny", **{"latent_channels": 12, "dim": [16, 32], "depth": [1, 1], "heads": [2, 1]} | args
+    )
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    state = dict(model.state_dict())
+    for name, rotary in (("enc", model.rotary_deep), ("dec", model.rotary_wide)):
+        cos, sin = (t.repeat_interleave(2, -1) for t in rotary)
+        state |= {f"{name}_feat_rope.freqs_cos": cos, f"{name}_feat_rope.freqs_sin": sin}
+    return model.eval(), state
+
+
+TOLD = {"dim": [16, 32], "depth": [1, 1], "num_classes": 5}
+
+
+def test_a_grid_and_heads_follow_from_the_tables():
+    model, state = released(grid=6, num_classes=5, heads=[1, 2])
+    found = foreign.convert({"ema": under("module.", state)}, "ditdh_tiny", **TOLD)
+    assert found.takes.shape == (12, 6, 6)
+    assert found.shift == model.shift
+    z, t = torch.randn(2, 12, 6, 6), torch.tensor([0.3, 0.8])
+    assert torch.equal(found.velocity(z, t, torch.tensor([4, -1])), model.velocity(z, t, torch.tensor([4, -1])))
+    assert found.zoo_config["assumed"] == {"shift": model.shift, "autoencoder": "rae_mae_vit_tiny.tiny_imagenet"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("pos_embed"), "pos_embed is missing: a DiT.DH without fixed positions"),
+        (lambda s: [s.pop(k) for k in list(s) if "rope" in k], "enc_feat_rope.freqs_cos is missing: .* without rotary"),
+        (lambda s: s.update(pos_embed=torch.randn(1, 64, 16)), "pos_embed is not the fixed table of a grid"),
+        (lambda s: s.update(pos_embed=s["pos_embed"][:, :60]), "pos_embed is of 60 places, no square grid"),
+        (
+            lambda s: s.update({"y_embedder.embedding_table.weight": torch.zeros(5, 16)}),
+            r"its num_classes is 4, not 5, and a network that lacks the row for any class .*; give .\"num_classes\": 4",
+        ),
+        (
+            lambda s: s.update({"x_embedder.proj.weight": torch.zeros(64, 12, 1, 1)}),
+            r"1 misshapen \(x_embedder.proj.weight is \(64, 12, 1, 1\)",
+        ),
+    ],
+)
+def test_another_dit_is_refused(change, message):
+    _, state = released(num_classes=5)
+    foreign.convert(state, "ditdh_tiny", **TOLD)
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        foreign.convert(state, "ditdh_tiny", **TOLD)
 
 
 def test_a_record_joins_the_statistics_beside_its_decoder(tmp_path, monkeypatch):
@@ -138,4 +230,4 @@ def test_a_cut_file_is_refused():
     state = authors(ours())
     del state["decoder_layers.1.attention.attention.key.weight"]
     with pytest.raises(ValueError, match="no key or value beside it"):
-        foreign.convert(state, "rae_vit_xl", encoder=ENCODER, heads=2)
+        foreign.convert(state, "rae_vit_xl", **ARGS)

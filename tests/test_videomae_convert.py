@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -224,6 +225,62 @@ def test_positions_are_made_for_the_size_that_is_asked_for():
     assert torch.equal(zoo.convert(state, "videomae_vit_tiny", **args).pos_embed[0], trunk.sinusoid(24, 32))
     untold = {k: v for k, v in args.items() if k not in SIZE}
     assert zoo.convert(state, "videomae_vit_tiny", **untold).grid == (8, 28, 28)
+
+
+def test_positions_that_a_file_holds_are_kept(tmp_path):
+    model, state, args = pair("authors, fine-tuned")
+    learned = torch.randn(1, 32, 24)
+    found = zoo.convert({"module": state | {"pos_embed": learned}}, "videomae_vit_tiny_classifier", **args)
+    assert torch.equal(found.pos_embed, learned)
+    model.pos_embed.copy_(learned)
+    x = torch.rand(2, *model.takes.shape)
+    assert torch.equal(found(x), model(x))
+    assert torch.equal(zoo.load(str(zoo.save(found, tmp_path)))(x), model(x))
+    with pytest.raises(ValueError, match="pos_embed is of 32 cubes, and 4 steps of 4×4 are 64; give frames"):
+        zoo.convert(state | {"pos_embed": learned}, "videomae_vit_tiny_classifier", **args | {"frames": 8})
+
+
+def test_what_no_tensor_tells_is_kept():
+    _, state, args = pair("authors, pretrained")
+    del args["heads"], args["frames"]
+    found = zoo.convert(state, "videomae_vit_tiny", **args | {"frames": 4})
+    assumed = found.zoo_config["assumed"]
+    assert (assumed["heads"], assumed["target"]) == (3, "norm_pixel")
+    assert assumed["mean"] == [pytest.approx(m) for m in IMAGENET_MEAN]
+    assert not {"decoder_heads", "frames", "image_size"} & assumed.keys()
+
+
+@pytest.mark.parametrize("key", ["model", "module"])
+def test_the_authors_evaluation_takes_the_last_weights(tmp_path, key):
+    """As utils.save_model writes it, with the schedule's numpy numbers in the optimiser."""
+    model, state, args = pair("authors, fine-tuned")
+    zeros = {k: torch.zeros_like(v) for k, v in state.items()}
+    groups = [{"lr": np.float64(1e-3), "weight_decay": np.float64(0.05), "params": [0]}]
+    torch.save(
+        {
+            key: state,
+            "optimizer": {"state": {}, "param_groups": groups},
+            "epoch": 7,
+            "scaler": {"scale": 65536.0},
+            "args": argparse.Namespace(lr=1e-3, window_size=(8, 14, 14)),
+            "model_ema": zeros,
+        },
+        tmp_path / "checkpoint-7.pth",
+    )
+    found = zoo.convert(tmp_path / "checkpoint-7.pth", "videomae_vit_tiny_classifier", **args)
+    assert torch.equal(found.head.weight, model.head.weight)
+    assert (found.zoo_config["taken"], found.zoo_config["left"]) == (key, ["model_ema"])
+    averaged = zoo.convert(tmp_path / "checkpoint-7.pth", "videomae_vit_tiny_classifier", take="ema", **args)
+    assert not averaged.head.weight.any()
+
+
+@pytest.mark.parametrize("dialect", ["authors, fine-tuned", "transformers, fine-tuned"])
+def test_a_head_over_the_first_token_is_said_to_be_unsupported(dialect):
+    model, state, args = pair(dialect)
+    name = "norm" if dialect.startswith("authors") else "videomae.layernorm"
+    state = {k.replace("fc_norm", name): v for k, v in state.items()}
+    with pytest.raises(ValueError, match=r"reads the first token \(--use_cls\)"):
+        zoo.convert(state, model.zoo_config["arch"], **args)
 
 
 def test_statistics_that_are_told_are_taken():

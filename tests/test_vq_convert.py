@@ -156,3 +156,19 @@ def test_any_multiple_of_the_side_of_a_code_goes_through():
         model(torch.rand(1, 3, 26, 16))
     with pytest.raises(ValueError, match=r"attention=\(3,\), allowed levels are 0 to 2"):
         ours(attention=(3,))
+
+
+def test_codes_without_unit_length_are_taken_on_request():
+    model = ours(metric="l2")
+    found = foreign.convert(llamagen(model), "vqgan_f16", image_size=16, metric="l2")
+    assert torch.equal(found.encode(IMAGES), model.encode(IMAGES))
+    assert foreign.convert(llamagen(model), "vqgan_f16", image_size=16).zoo_config["assumed"]["metric"] == "cosine"
+    assert foreign.convert(taming(model), "vqgan_f16", image_size=16).zoo_config["assumed"]["metric"] == "l2"
+
+
+def test_a_gumbel_quantiser_is_said_to_be_unsupported():
+    state = taming(ours())
+    state["quantize.embed.weight"] = state.pop("quantize.embedding.weight")
+    state |= {"quantize.proj.weight": torch.zeros(12, 4, 1, 1), "quantize.proj.bias": torch.zeros(12)}
+    with pytest.raises(ValueError, match=r"its quantiser is Gumbel's softmax .* no model here has"):
+        foreign.convert({"state_dict": state}, "vqgan_f16", image_size=16)

@@ -36,7 +36,8 @@ zoo export RUN|CKPT|NAME FOLDER [--to safetensors|timm|diffusers|onnx] [--half]
 zoo push FOLDER|NAME ORG/NAME [--dry-run FOLDER]
                                     publish on the Hugging Face Hub, or write what would be published
 zoo verify NAME                     hash, strict load, golden outputs
-zoo convert FILE ARCH FOLDER        somebody else's checkpoint into a folder of ours
+zoo convert FILE ARCH FOLDER [--take model|ema] [--stats FILE] [--args JSON]
+                                    somebody else's checkpoint into a folder of ours; what was taken is said
 zoo latents NAME FOLDER --data SOURCE [--flip]
                                     a data set through an encoder, once, for a diffusion recipe
 zoo shard SOURCE FOLDER [--image-size N]
@@ -367,12 +368,14 @@ def _convert(argv: list[str]) -> None:
     parser.add_argument("file", help="safetensors or torch file, or a folder with one")
     parser.add_argument("arch")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--take", choices=("model", "ema"), help="the last weights, or their moving average")
+    parser.add_argument("--stats", help="a file of further tensors: the stat.pt beside an RAE's decoder")
     parser.add_argument("--args", type=json.loads, default={}, help="keywords of the arch, '{\"image_size\": 32}'")
     args = parser.parse_args(argv)
     from zoo import hub
     from zoo.hub.foreign import convert
 
-    print(hub.save(convert(args.file, args.arch, **args.args), args.folder))
+    print(hub.save(convert(args.file, args.arch, take=args.take, stats=args.stats, **args.args), args.folder))
 
 
 def _latents(argv: list[str]) -> None:

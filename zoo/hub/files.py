@@ -6,7 +6,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
+import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -208,6 +210,36 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 CALLBACK = type("ModelCheckpoint", (), {"__module__": "pytorch_lightning.callbacks.model_checkpoint"})
 
 
+class _Dtype:
+    """Stands in for numpy's dtype in a pickle: what a number is made of, and nothing that runs."""
+
+    def __init__(self, code: str, *_: object):
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+def _number(dtype: _Dtype, data: bytes) -> int | float | bool:
+    """A numpy scalar of a pickle, as a Python number."""
+    if type(dtype) is not _Dtype or dtype.code not in NUMBERS or dtype.order not in ("<", ">", "=", "|"):
+        raise ValueError("a numpy scalar that is no number")
+    number: int | float | bool = struct.unpack(dtype.order.replace("|", "=") + NUMBERS[dtype.code], data)[0]
+    return number
+
+
+# VideoMAE's learning rates are numpy's. Versions 1 and 2 file their scalars under two names.
+NUMBERS = {"f2": "e", "f4": "f", "f8": "d", "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q"}
+NUMBERS |= {"u1": "B", "u2": "H", "u4": "I", "u8": "Q"}  # numpy's code -> struct's
+PLAIN: list[Any] = [
+    argparse.Namespace,
+    CALLBACK,
+    (_Dtype, "numpy.dtype"),
+    (_number, "numpy.core.multiarray.scalar"),
+    (_number, "numpy._core.multiarray.scalar"),
+]
+
+
 def read_pickle(file: Path, mmap: bool = False) -> Any:
     """A torch file of tensors, numbers and plain containers, argparse's Namespace among them: nothing in it can run.
 
@@ -220,11 +252,20 @@ def read_pickle(file: Path, mmap: bool = False) -> Any:
         if zipped := zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 _refuse_compressed(archive)
-        with torch.serialization.safe_globals([argparse.Namespace, CALLBACK]):
+        with torch.serialization.safe_globals(PLAIN):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap and zipped)
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{file} is not a file of plain tensors ({reason}); it was not loaded") from error
+        raise ValueError(f"{file} is not a file of plain tensors ({_unpickled(error)}); it was not loaded") from error
+
+
+def _unpickled(error: Exception) -> str:
+    """Why torch did not load a file; its own words come with advice that is not ours, in several lines."""
+    if isinstance(error, KeyError):  # of bytes that are no pickle
+        return "torch did not write it, or it is damaged"
+    said = str(error) or type(error).__name__
+    if asked := re.search(r"GLOBAL ([\w.]+) was not an allowed global", said):
+        return f"it asks for {asked[1]}; where you trust it, load it with torch and save its state dict alone"
+    return said.partition("\n")[0].partition("In PyTorch 2.6")[0].partition(", to do so you have")[0].strip()
 
 
 def read_checkpoint(file: Path, mmap: bool = False) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from zoo.hub.files import (
     read_config,
     read_tensors,
 )
-from zoo.hub.foreign import read_state, translate, unwrap
+from zoo.hub.foreign import read_state, translate
 from zoo.hub.make import Source
 from zoo.registry import Weights
 
@@ -76,11 +76,8 @@ def _fetch(record: Weights, mmap: bool | None) -> dict[str, Tensor]:
     if not record.foreign:
         return read_tensors(file, record.sha256, record.size, mmap)
     _check_foreign(file, record)
-    tensors = unwrap(read_state(file, mmap))
-    if record.extra_file:
-        tensors |= read_state(download(repo, record.extra_file, record.revision))
-    state, _ = translate(tensors, record.arch, record.args)
-    return state
+    more = read_state(download(repo, record.extra_file, record.revision)) if record.extra_file else None
+    return translate(read_state(file, mmap), record.arch, record.args, file, more=more).state
 
 
 def _open_lightning(file: Path, mmap: bool) -> Source:

@@ -14,7 +14,10 @@ from zoo.hub.make import model_class
 HEADER = "# Written by `python -m zoo.hub`: what is public, and which class a name gives.\n"
 CREATE = "def create(arch: {}, weights: str | None = None, **args: Any) -> {}: ..."
 LOAD = "def load(name: {}, *, mmap: bool | None = None, **args: Any) -> {}: ..."
-CONVERT = "def convert(source: str | Path | Mapping[str, Any], arch: {}, **args: Any) -> {}: ..."
+CONVERT = (
+    "def convert(source: str | Path | Mapping[str, Any], arch: {}, *, take: str | None = None, "
+    "stats: str | Path | Mapping[str, Any] | None = None, **args: Any) -> {}: ..."
+)
 LOAD_AS = "def load(name: str, model_class: type[M], *, mmap: bool | None = None, **args: Any) -> M: ..."
 
 

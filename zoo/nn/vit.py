@@ -286,6 +286,11 @@ class ViTClassifier(ViT):
         self.load_state_dict(own | {k: state[k].to(own[k].dtype) for k in needed}, strict=True)
 
 
+def heads_of(module: nn.Module) -> int:
+    """The heads of the first attention in it."""
+    return next(heads for m in module.modules() if isinstance(heads := getattr(m, "heads", None), int))
+
+
 def init_linear(
     model: nn.Module, weight: Callable[[Tensor], Any] = nn.init.xavier_uniform_, spare: nn.Module | None = None
 ) -> None:

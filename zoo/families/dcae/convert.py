@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from zoo.families.dcae.blocks import HEAD, Down, HaarStem, Up
 from zoo.families.dcae.model import DCAE
+from zoo.hub.foreign import UnknownDialect
 
 EFFICIENTVIT = [
     (r"^encoder\.project_in\.(conv\.)?conv\.", "encoder.stem."),
@@ -66,24 +67,33 @@ OUT = [  # ours under diffusers' names
     (r"\.ffn\.norm\.", ".conv_out.norm."),
 ]
 LEFT_OUT = ("loss.", "discriminator.")
+# What tensors tell and the arch has to agree with.
+OF_THE_ARCH = dict.fromkeys(
+    (
+        *("latent_channels", "widths", "encoder_depths", "decoder_depths", "encoder_attention", "decoder_attention"),
+        *("scales", "strided", "interpolate", "batchnorm_stages"),
+    ),
+    "shortcuts and activations are the arch's, and in no tensor",
+)
 
 
 def to_zoo(state: Mapping[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Foreign tensors under our names, none lost but what only training needs, and the arguments their shapes tell.
 
     A diffusion model's scale is in no tensor: give `latent_scale`, which a diffusers folder's config.json calls
-    scaling_factor. Nor does it say whether ReLU or SiLU stands before the last convolution: the arch does.
+    scaling_factor. Nor do tensors tell of shortcuts, or whether ReLU or SiLU stands before the last convolution: the
+    arch does, so that what they do tell has to be the arch's.
 
     Raises:
         ValueError: no dialect known here.
     """
     state = {k: v for k, v in state.items() if not k.startswith(LEFT_OUT)}
-    if any(".op_list." in k for k in state):
+    if any(k.startswith("encoder.stages.") and ".op_list." in k for k in state):
         rules = EFFICIENTVIT
     elif any(k.startswith("encoder.down_blocks.") for k in state):
         state, rules = _pack(state), DIFFUSERS
     else:
-        raise ValueError(
+        raise UnknownDialect(
             f"tensors {sorted(state)[:4]} are no known DC-AE; expected efficientvit's (encoder.stages.0.op_list.…) or "
             "diffusers' (encoder.down_blocks.…)"
         )
@@ -98,7 +108,7 @@ def to_zoo(state: Mapping[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[s
         "latent_mean": torch.zeros(channels),
         "latent_std": torch.full((channels,), 1 / args.get("latent_scale", 1.0)),
     }
-    return ours, _args(ours)
+    return ours, tell(ours)
 
 
 def _pack(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -137,7 +147,7 @@ def _halves(place: str, state: Mapping[str, Tensor]) -> bool:
     return not any(k.startswith(f"{place.partition('.')[0]}.stages.0.") for k in state)
 
 
-def _args(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def tell(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """What shapes and names tell; the strict load names a tensor that is missing."""
 
     def depths(side: str) -> list[int]:
@@ -177,6 +187,17 @@ def _args(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def assumed(model: DCAE, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What no tensor tells."""
+    ways = [m.shortcut for m in model.modules() if isinstance(m, Down | Up)]
+    return {
+        "head_act": "relu" if model.decoder.act is F.relu else "silu",
+        "shortcut": next((way for way in ways if way != "none"), "none"),
+        "latent_shortcut": model.encoder.head.shortcut,
+        "latent_scale": round(1 / model.latent_std[0].item(), 6),
+    }
+
+
 def to_diffusers(model: DCAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the config.json of diffusers' AutoencoderDC, whose one scale is 1 over the latents' RMS.
 
@@ -186,7 +207,7 @@ def to_diffusers(model: DCAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
     ways = {m.shortcut for m in model.modules() if isinstance(m, Down | Up)} - {"none"}
     if ways != {"grouped"} or isinstance(model.encoder.stem, HaarStem) or model.low_rank is not None:
         raise ValueError("diffusers' AutoencoderDC has grouped shortcuts, no Haar stem and no matrix on the latents")
-    state, args = {}, _args(model.state_dict())
+    state, args = {}, tell(model.state_dict())
     for name, tensor in model.state_dict().items():
         if name.startswith("latent_"):
             continue

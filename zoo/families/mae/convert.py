@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from zoo.families.mae.model import MAE, MAEClassifier, positions
+from zoo.hub.foreign import UnknownDialect
 from zoo.nn.embed import IMAGENET_MEAN, IMAGENET_STD
+from zoo.nn.vit import heads_of
 
 Rules = list[tuple[str, str]]  # pattern, replacement; each is tried on every name, in order
 
@@ -79,13 +81,14 @@ def to_zoo(state: dict[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[str,
     """
     rules = next((rules for mark, rules in DIALECTS.items() if mark in state), None)
     if rules is None:
-        raise ValueError(
+        raise UnknownDialect(
             f"tensors {sorted(state)[:4]} are no known masked autoencoder; known are the authors' files, timm's, "
             "transformers' ViTMAE and ViTForImageClassification, and OpenMMLab's"
         )
     ours = _fuse({_rename(key, rules): tensor for key, tensor in state.items()})
     if rules is OPENMMLAB:
         ours |= {key: ours[key].reshape(-1, 1, 1) / 255 for key in ("mean", "std") if key in ours}
+    held = {key: ours[key].flatten().tolist() for key in ("mean", "std") if key in ours}
     proj, cls = ours.get("patch_embed.proj.weight"), ours.get("cls_token")
     if proj is None or cls is None or "pos_embed" not in ours:
         raise ValueError("patch_embed.proj.weight, cls_token or pos_embed is missing; the file is no whole encoder")
@@ -98,7 +101,16 @@ def to_zoo(state: dict[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[str,
         if key in ours and not ours[key].any():
             warnings.warn(f"{key} is empty in this file; the fixed table of the paper takes its place", stacklevel=4)
             ours[key] = positions(ours[key].shape[2], side, side, cls.shape[1]).to(ours[key].dtype)
-    return ours, _arguments(ours, side)
+    return ours, _arguments(ours, side) | held
+
+
+def assumed(model: MAE | MAEClassifier, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What no tensor tells."""
+    untold: dict[str, Any] = {"heads": heads_of(model.blocks)}
+    if isinstance(model, MAE) and model.decoder is not None:
+        untold |= {"decoder_heads": heads_of(model.decoder.blocks), "target": model.target_kind}
+    pixels = [key for key in ("mean", "std") if key not in told]
+    return untold | {key: [round(v, 6) for v in getattr(model, key).flatten().tolist()] for key in pixels}
 
 
 def to_timm(model: MAE | MAEClassifier) -> dict[str, Tensor]:

@@ -3,13 +3,19 @@
 Transformers has spelled the encoder's tensors in two ways; both are known.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from zoo.families.rae.dit import DiTDH
+from zoo.families.rae.model import RAE
+from zoo.hub.foreign import UnknownDialect
+from zoo.nn.embed import sincos
+from zoo.nn.vit import heads_of
 
 Rules = list[tuple[str, str | Callable[[re.Match[str]], str]]]  # pattern, replacement; each is tried in order
 
@@ -45,6 +51,12 @@ ENCODER: Rules = [
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
 ]
+# What tensors tell and the arch has to agree with.
+OF_THE_ARCH = dict.fromkeys(("dim", "depth", "hidden"), "the number of heads is the arch's, and in no tensor") | {
+    "num_classes": "a network that lacks the row for any class (class_dropout_prob=0) is not supported"
+}
+# The authors' encoders, which a trainer's checkpoint holds besides, under diffusers' names.
+TRAINED = re.compile(r"^encoder\.(encoder|model)\.(?=(embeddings|encoder|layers?|layernorm|post_layernorm|head)\.)")
 # A mask that RAE never uses, the last norm's affine that it takes away, a pooling head, positions that are computed.
 LEFT_OUT = re.compile(
     r"^(encoder\.(embeddings\.mask_token|(vision_model\.)?(layernorm|post_layernorm|head)\.|pooler\.)|"
@@ -55,36 +67,36 @@ LEFT_OUT = re.compile(
 def to_zoo(state: Mapping[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Foreign tensors under our names, and the arguments their shapes tell; an encoder inside keeps its prefix.
 
-    The authors keep the statistics in a file of their own, stat.pt: join its `mean` and `var` to the decoder's tensors,
-    or leave them out and measure.
+    The authors keep the statistics in a file of their own, stat.pt: its `mean` and `var` are joined to the decoder's
+    tensors, or left out and measured. Of DiT^DH the grid is that of its positions.
 
     Raises:
         ValueError: no dialect known here.
     """
     if "s_embedder.proj.weight" in state:  # DiT^DH is named as released
-        return dict(state), _transformer_args(state)
+        return dict(state), tell(state) | _tables(state)
+    if any(k.startswith(("encoder.encoder.embeddings.", "encoder.model.embeddings.")) for k in state):
+        state = {TRAINED.sub("encoder.", k): v for k, v in state.items()}
     state = {k: v for k, v in state.items() if not LEFT_OUT.match(k)}
     statistics: tuple[Tensor, Tensor] | None
     if "decoder.decoder_embed.weight" in state:
         decoder = {k.removeprefix("decoder."): v for k, v in state.items() if k.startswith("decoder.")}
         encoder = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
-        statistics = state["_latents_mean"], state["_latents_std"] + 1e-5  # diffusers divides by its deviation and 1e-5
-        pixels = {k: state[f"encoder_{k}"].reshape(-1, 1, 1) for k in ("mean", "std")}  # (3, 1, 1) each
-        rest = set(state) - {f"decoder.{k}" for k in decoder} - {f"encoder.{k}" for k in encoder}
-        rest -= {"_latents_mean", "_latents_std", "encoder_mean", "encoder_std"}
-        decoder |= {k: state[k] for k in rest}
+        rest = {k: v for k, v in state.items() if not k.startswith(("decoder.", "encoder."))}
+        pixels = {k: rest.pop(f"encoder_{k}").reshape(-1, 1, 1) for k in ("mean", "std") if f"encoder_{k}" in rest}
+        statistics = _statistics(rest)
+        decoder |= rest
     elif "decoder_embed.weight" in state:
-        decoder = {k: v for k, v in state.items() if k not in ("mean", "var")}
-        encoder, pixels = {}, {}
-        statistics = (state["mean"], (state["var"] + 1e-5).sqrt()) if "mean" in state else None
+        decoder, encoder, pixels = dict(state), {}, {}
+        statistics = _statistics(decoder)
     else:
-        raise ValueError(
+        raise UnknownDialect(
             f"tensors {sorted(state)[:4]} are no known RAE; expected the authors' (decoder_embed.…) or diffusers' "
             "(decoder.decoder_embed.…)"
         )
     ours = {f"decoder.{k}": v for k, v in _pack(_renamed(decoder, DECODER)).items()}
     ours |= {f"encoder.{k}": v for k, v in _timm(_pack(_renamed(encoder, ENCODER))).items()} | pixels
-    stated = _args(ours)
+    stated = tell(ours)
     if statistics is not None and statistics[0].ndim == 3:
         stated["per_position"] = statistics[0].shape[1:] != (1, 1)
         ours |= {"latent_mean": statistics[0], "latent_std": statistics[1]}
@@ -95,6 +107,21 @@ def to_zoo(state: Mapping[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[s
         mean, std = (torch.zeros(()), torch.ones(())) if statistics is None else statistics
         ours |= {"latent_mean": torch.zeros(shape) + mean, "latent_std": torch.ones(shape) * std}
     return ours, stated
+
+
+def _statistics(state: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Mean and deviation of the latents, taken out of `state`: diffusers' two, or those of the authors' stat.pt."""
+    if "_latents_mean" in state:
+        return state.pop("_latents_mean"), state.pop("_latents_std") + 1e-5  # as it divides
+    held = [state.pop(key, None) for key in ("mean", "var")]
+    like = next((t for t in held if t is not None), None)
+    if like is None:
+        return None
+    mean, var = held  # the authors' code takes either without the other
+    return (
+        torch.zeros_like(like) if mean is None else mean,
+        torch.ones_like(like) if var is None else (var + 1e-5).sqrt(),
+    )
 
 
 def _renamed(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
@@ -128,34 +155,10 @@ def _timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state | {"pos_embed": table}
 
 
-def fit_positions(table: Tensor, prefix: int, grid: int) -> Tensor:
-    """A table (1, prefix + n², C) for a grid of another side, as transformers interpolates it."""
-    first, table = table[:, :prefix], table[:, prefix:]  # (1, prefix, C), (1, n², C)
-    side = int(table.shape[1] ** 0.5)
-    if side == grid:
-        return torch.cat([first, table], 1)  # (1, prefix + n², C)
-    table = table.reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, C, n, n)
-    table = F.interpolate(table, size=(grid, grid), mode="bicubic", antialias=prefix == 0)  # DINOv2 alone smooths
-    return torch.cat([first, table.flatten(2).mT], 1)  # (1, prefix + grid², C)
-
-
-def _transformer_args(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What shapes tell of a DiT^DH: all but the number of its heads."""
-    stated: dict[str, Any] = {}
-    if "x_embedder.proj.weight" in state:
-        wide, channels = state["x_embedder.proj.weight"].shape[:2]
-        deep = len(state["s_embedder.proj.weight"])
-        widths = {int(m[1]): len(v) for k, v in state.items() if (m := re.match(r"blocks\.(\d+)\.norm1\.weight", k))}
-        head = sum(w == wide for w in widths.values()) if wide != deep else 0
-        stated = {"latent_channels": channels, "dim": (deep, wide), "depth": (len(widths) - head, head)}
-        stated = stated if head else {"latent_channels": channels}
-    if "y_embedder.embedding_table.weight" in state:
-        stated["num_classes"] = len(state["y_embedder.embedding_table.weight"]) - 1
-    return stated
-
-
-def _args(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What shapes tell; the strict load names a tensor that is missing."""
+def tell(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What shapes tell of a decoder or a DiT^DH: all but the number of heads."""
+    if "s_embedder.proj.weight" in state:
+        return _tell_transformer(state)
     shape = {k: v.shape for k, v in state.items()}
     if "decoder.embed.weight" not in shape or "decoder.blocks.0.mlp.fc1.bias" not in shape:
         return {}
@@ -167,3 +170,52 @@ def _args(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "depth": len(blocks),
         "hidden": shape["decoder.blocks.0.mlp.fc1.bias"][0],
     }
+
+
+def _tell_transformer(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if "x_embedder.proj.weight" in state:
+        wide, channels = state["x_embedder.proj.weight"].shape[:2]
+        deep = len(state["s_embedder.proj.weight"])
+        widths = {int(m[1]): len(v) for k, v in state.items() if (m := re.match(r"blocks\.(\d+)\.norm1\.weight", k))}
+        head = sum(w == wide for w in widths.values()) if wide != deep else 0
+        told = {"latent_channels": channels}
+        told |= {"dim": (deep, wide), "depth": (len(widths) - head, head)} if head else {}
+    if "y_embedder.embedding_table.weight" in state:
+        told["num_classes"] = len(state["y_embedder.embedding_table.weight"]) - 1
+    return told
+
+
+def _tables(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the tables of a released DiT^DH tell: grid and heads, and that its positions are ours.
+
+    Raises:
+        ValueError: no fixed or no rotary positions, or a grid that is no square.
+    """
+    for name, what in (("pos_embed", "fixed"), ("enc_feat_rope.freqs_cos", "rotary")):
+        if name not in state:
+            raise ValueError(f"{name} is missing: a DiT^DH without {what} positions is another network, not supported")
+    table = state["pos_embed"]  # (1, N, D)
+    grid = math.isqrt(table.shape[1])
+    if grid**2 != table.shape[1]:
+        raise ValueError(f"pos_embed is of {table.shape[1]} places, no square grid")
+    if (table[0].float() - sincos(table.shape[2], grid, grid)).abs().max() > 0.01:  # bfloat16 is off by 0.004
+        raise ValueError("pos_embed is not the fixed table of a grid: learned positions are not supported")
+    sizes = [
+        state[f"{part}_feat_rope.freqs_cos"].shape[1]
+        for part in ("enc", "dec")
+        if f"{part}_feat_rope.freqs_cos" in state
+    ]
+    widths = tell(state).get("dim", ())
+    heads = {"heads": tuple(width // size for width, size in zip(widths, sizes))} if len(widths) == len(sizes) else {}
+    return {"grid": grid} | heads
+
+
+def assumed(model: RAE | DiTDH, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What no tensor tells."""
+    if isinstance(model, DiTDH):
+        heads = {} if "heads" in told else {"heads": [heads_of(model.blocks[i]) for i in (0, -1)]}
+        return heads | {"shift": model.shift, "autoencoder": model._autoencoder.name}
+    pixels = {key: [round(v, 6) for v in getattr(model, key).flatten().tolist()] for key in ("mean", "std")}
+    encoder = {"encoder": model._encoder.name, "encoder_size": model.encoder_size}
+    return {"heads": heads_of(model.decoder.blocks)} | encoder | pixels

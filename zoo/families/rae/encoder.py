@@ -142,11 +142,11 @@ def load(name: str, image_size: int | None = None, layers: int = 1) -> FrozenEnc
     """
     if name.startswith(TIMM):
         return _wrap_timm(name, create_timm(name, image_size, pretrained=True), layers)
-    vit = _load_own(name)
-    size = image_size or vit.takes.shape[-1]
-    if size != vit.takes.shape[-1]:
-        vit = _load_own(name, image_size=size)
-    return FrozenEncoder(vit, size, layers=layers)
+    own = _load_own(name)
+    size = image_size or own.takes.shape[-1]
+    if size != own.takes.shape[-1]:
+        own = _load_own(name, image_size=size)
+    return FrozenEncoder(own, size, layers=layers)
 
 
 def _load_own(name: str, **args: Any) -> OwnTransformer:
@@ -164,19 +164,28 @@ def from_tensors(name: str, state: dict[str, Tensor], image_size: int, layers: i
     Raises:
         ValueError: a tensor missing, left over or misshapen.
     """
-    from zoo.families.rae.convert import fit_positions
-
     vit = create_timm(name, image_size)
     own = vit.state_dict()
     for key in ("norm.weight", "norm.bias"):  # affine that a frozen encoder does without
         state.setdefault(key, own[key])
     prefix = 0 if "reg_token" in own else vit.num_prefix_tokens
-    state["pos_embed"] = fit_positions(state["pos_embed"], prefix, vit.patch_embed.grid_size[0])
+    state["pos_embed"] = _fit(state["pos_embed"], prefix, vit.patch_embed.grid_size[0], prefix == 0)
     wrong = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
     if wrong:
         raise ValueError(f"the encoder in the file is not {name}: {len(wrong)} tensors differ, {wrong[0]} first")
     vit.to(state["pos_embed"].dtype).load_state_dict(state)
     return _wrap_timm(name, vit, layers)
+
+
+def _fit(table: Tensor, prefix: int, grid: int, smooth: bool) -> Tensor:
+    """A table (1, prefix + n², C) for a grid of another side, as transformers fits it."""
+    first, table = table[:, :prefix], table[:, prefix:]  # (1, prefix, C), (1, n², C)
+    side = int(table.shape[1] ** 0.5)
+    if side == grid:
+        return torch.cat([first, table], 1)  # (1, prefix + n², C)
+    table = table.reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, C, n, n)
+    table = F.interpolate(table, size=(grid, grid), mode="bicubic", antialias=smooth)  # (1, C, grid, grid)
+    return torch.cat([first, table.flatten(2).mT], 1)  # (1, prefix + grid², C)
 
 
 def create_timm(name: str, image_size: int | None, pretrained: bool = False) -> TimmTransformer:

@@ -14,9 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.families.videomae.model import VideoMAE, VideoMAEClassifier
+from zoo.families.videomae.spacetime import SpaceTimeMAE
 from zoo.families.videomae.trunk import sinusoid
+from zoo.hub.foreign import UnknownDialect
 from zoo.nn.checks import sides
 from zoo.nn.embed import IMAGENET_MEAN, IMAGENET_STD
+from zoo.nn.vit import heads_of
 
 Rules = list[tuple[str, str]]  # pattern, replacement; each is tried on every name, in order
 
@@ -73,18 +77,21 @@ DIALECTS = {
 }
 
 
+TAKES = "model"  # the authors' evaluation reads `model` or `module` and leaves the average
+
+
 def to_zoo(state: dict[str, Tensor], asked: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Foreign tensors under our names, none lost, and the arguments that their shapes tell.
 
-    VideoMAE's files hold no positions: the table is made for the `frames` and the `image_size` that are asked for, 16
-    and 224 px where nothing is said.
+    VideoMAE's files hold no positions, unless they were learned: the table is made for the `frames` and the
+    `image_size` that are asked for, 16 and 224 px where nothing is said.
 
     Raises:
         ValueError: no dialect known here, or a key bias that is not zero.
     """
     rules = next((rules for mark, rules in DIALECTS.items() if mark in state), None)
     if rules is None:
-        raise ValueError(
+        raise UnknownDialect(
             f"tensors {sorted(state)[:4]} are no known masked autoencoder of video; known are the authors' files of "
             "VideoMAE and V2, transformers' VideoMAE, and MAE-ST's"
         )
@@ -115,7 +122,14 @@ def to_zoo(state: dict[str, Tensor], asked: Mapping[str, Any]) -> tuple[dict[str
         height, width = sides(asked.get("image_size", 224))
         grid = (asked.get("frames", 16) // tubelet, height // patch, width // patch)
         ours["pos_grid"] = torch.tensor(grid)
-        ours["pos_embed"] = sinusoid(dim, math.prod(grid))[None]  # in float32 also where the file is in float16
+        if "head.weight" in ours and "norm.weight" in ours:
+            raise ValueError("its head reads the first token (--use_cls), not their mean, which no model here does")
+        held = ours.setdefault("pos_embed", sinusoid(dim, math.prod(grid))[None])  # in float32 whatever the file is in
+        if held.shape[1:] != (math.prod(grid), dim):
+            raise ValueError(
+                f"pos_embed is of {held.shape[1]} cubes, and {grid[0]} steps of {grid[1]}×{grid[2]} are "
+                f"{math.prod(grid)}; give frames and image_size"
+            )
         if "decoder.embed.weight" in ours:
             width = len(ours["decoder.embed.weight"])
             ours["decoder.pos_embed"] = sinusoid(width, math.prod(grid))[None]
@@ -157,3 +171,14 @@ def _depths(state: dict[str, Tensor], proj: Tensor) -> dict[str, Any]:
             steps = state["positions.temporal"].shape[1]
             args["pred_frames"] = outputs * proj.shape[2] // volume * steps
     return args
+
+
+def assumed(model: VideoMAE | SpaceTimeMAE | VideoMAEClassifier, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What no tensor tells."""
+    untold: dict[str, Any] = {"heads": heads_of(model.blocks)}
+    if not isinstance(model, VideoMAEClassifier) and model.decoder is not None:
+        untold |= {"decoder_heads": heads_of(model.decoder.blocks)}
+        untold |= {"target": model.target_kind} if isinstance(model, VideoMAE) else {}
+    frames, _, height, width = model.takes.shape
+    sizes = {} if model.separable else {"frames": frames, "image_size": [height, width]}
+    return untold | sizes | {key: [round(v, 6) for v in getattr(model, key).tolist()] for key in ("mean", "std")}

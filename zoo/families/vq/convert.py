@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.families.vq.vqgan import VQGAN
+from zoo.hub.foreign import UnknownDialect
+
 Rules = list[tuple[str, str]]  # pattern, replacement; each is tried on every name, in order
 
 TAMING: Rules = [(r"^quantize\.embedding\.weight$", "quantizer.codebook")]
@@ -57,17 +60,20 @@ LEFT_OUT = ("loss.", "quantize.codebook_used")  # discriminator and perceptual n
 def to_zoo(state: dict[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Foreign tensors under our names, none lost but what only training needs, and the arguments their shapes tell.
 
-    LlamaGen's codes have unit length, which is in no tensor but goes with its names: `metric` follows.
+    LlamaGen's codes have unit length unless it was told otherwise, which is in no tensor but goes with its names:
+    `metric` is "cosine" there unless "l2" is asked for.
 
     Raises:
         ValueError: no dialect known here.
     """
     mark = next((mark for mark in DIALECTS if mark in state), None)
     if mark is None:
-        raise ValueError(
+        raise UnknownDialect(
             f"tensors {sorted(state)[:4]} are no known VQGAN; expected taming's (encoder.down.…), LlamaGen's "
             "(encoder.conv_blocks.…) or diffusers' (encoder.down_blocks.…)"
         )
+    if "quantize.embed.weight" in state:
+        raise ValueError("its quantiser is Gumbel's softmax (quantize.embed), which no model here has")
     state = _fold({k: v for k, v in state.items() if not k.startswith(LEFT_OUT)})
     rules, ours = DIALECTS[mark], {}
     for name, tensor in state.items():
@@ -88,6 +94,11 @@ def to_zoo(state: dict[str, Tensor], args: Mapping[str, Any]) -> tuple[dict[str,
             "quantizer.started": torch.tensor(True),
         }
     return ours, _args(ours) | ({"metric": "cosine"} if rules is LLAMAGEN else {})
+
+
+def assumed(model: VQGAN, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What no tensor tells."""
+    return {"metric": "cosine" if model.quantizer.cosine else "l2", "mean": model.mean, "std": model.std}
 
 
 def _fold(state: dict[str, Tensor]) -> dict[str, Tensor]:
