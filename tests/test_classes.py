@@ -117,7 +117,7 @@ def test_an_evaluation_compares_names_and_says_how(tmp_path, capsys):
     assert cli.main(["eval", name, "--data", named]) == 2
     said = capsys.readouterr().err
     assert "are none of the model's, 0, 1, 2" in said
-    assert "--class-map eight=0,five=1,…" in said
+    assert "--class-map eight=CLASS,five=CLASS,…" in said
     assert said.count("\n") == 1
     mapped = report.evaluate(name, named, class_map=MAP)
     assert mapped["accuracy"] == plain["accuracy"]

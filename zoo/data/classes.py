@@ -109,7 +109,7 @@ def match(known: Sequence[str] | int, given: Sequence[str], targets: Targets | N
     order = [told.get(name, _find(name, index, wnids)) for name in given]
     unknown = [name for name, place in zip(given, order) if place is None]
     if unknown:
-        example = ",".join(f"{name}={i}" for i, name in enumerate(unknown[:2]))
+        example = ",".join(f"{name}=CLASS" for name in unknown[:2])
         numbers = ", or take them in their order with --by-number" if all(map(str.isdigit, given)) else ""
         mend = mend or (
             f"say which they are with --class-map {example},… or a JSON file, by the model's names or numbers{numbers}"
