@@ -63,7 +63,7 @@ class Batches:
     is smaller than a batch is one batch.
 
     `state_dict` counts the images of an epoch that this process has seen, so that Lightning goes on in the middle, with
-    another batch size too: the batch in which it stopped is then what is left of it, and no image comes twice.
+    another batch size too: what is left is cut anew, and no image comes twice.
 
     Args:
         change: makes a uint8 sample of what `whole` gives and a seed; None takes samples as they are.
@@ -168,15 +168,18 @@ class Batches:
         return [left // len(self) + (k < left % len(self)) for k in range(len(self))]
 
     def _spans(self, seen: int) -> dict[int, slice]:
-        """The batches that an epoch has left after so many images: of each its number, and its part of the order."""
-        ends = list(accumulate(self._sizes()))
-        if not ends:
-            return {}
-        if seen >= ends[-1]:  # where smaller batches got further than these do: what is left makes the last one
-            return {len(ends) - 1: slice(seen, len(self.labels) // self.world)}
-        first = bisect_right(ends, seen)
-        starts = [seen, *ends[first:-1]]
-        return {step: slice(*span) for step, span in enumerate(zip(starts, ends[first:]), first)}
+        """The batches that an epoch has left after so many images: of each its number, and its part of the order.
+
+        They are as many as an epoch of this size has left there, and as large, so the last one may hold less.
+        """
+        sizes = self._sizes()
+        ends = list(accumulate(sizes))
+        total = len(self.labels) // self.world if self.shuffle else sum(sizes)
+        spans = {}
+        for step in range(len(ends))[min(bisect_right(ends, seen), len(ends) - 1) :]:
+            spans[step] = slice(seen, min(seen + sizes[step], total))
+            seen = spans[step].stop
+        return spans
 
     def _read(self, epoch: int, spans: dict[int, slice]) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of batches of an epoch."""

@@ -112,7 +112,7 @@ class LitClassifier(Training):
     def _mixed(self, x: Tensor, y: Tensor, mix: Callable[..., Any]) -> tuple[Tensor, Tensor]:
         """Images or clips, mixed in pairs, and their labels as (B, O), smoothed; the last of an odd batch is not mixed.
 
-        Odd is what is left of a batch where a run goes on with another batch size, and a set smaller than a batch.
+        Odd is what an epoch ends with where a run goes on with another batch size, and a set smaller than a batch.
         """
         from timm.data.mixup import mixup_target
 
