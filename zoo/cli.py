@@ -269,8 +269,8 @@ def _eval(argv: list[str]) -> None:
         print(f"zoo eval: --data is no longer needed: zoo eval {args.name} {args.data}", file=sys.stderr)
     from zoo.report import figures as report
 
-    source = args.source or args.data
-    figures = report.evaluate(args.name, source, args.batch_size, args.class_map, args.by_number, reading(args))
+    how = {"class_map": args.class_map, "by_number": args.by_number, "reading": reading(args)}
+    figures = report.evaluate(args.name, args.source or args.data, args.batch_size, **how)
     if "trained_on" in figures:
         print(_trained_on(figures))
     for key, value in figures.items():
