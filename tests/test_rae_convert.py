@@ -231,3 +231,39 @@ def test_a_cut_file_is_refused():
     del state["decoder_layers.1.attention.attention.key.weight"]
     with pytest.raises(ValueError, match="no key or value beside it"):
         foreign.convert(state, "rae_vit_xl", **ARGS)
+
+
+def test_an_encoder_of_mae_is_the_authors_at_another_size(monkeypatch):
+    """By its name in timm and out of a diffusers folder alike: both fit the positions as transformers does."""
+    transformers, timm = pytest.importorskip("transformers"), pytest.importorskip("timm")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+    their = transformers.ViTMAEModel(transformers.ViTMAEConfig(mask_ratio=0.0, **sizes)).eval()
+    for p in their.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    torch.nn.init.ones_(their.layernorm.weight)
+    torch.nn.init.zeros_(their.layernorm.bias)
+    inside = {f"encoder.{k}": v for k, v in their.state_dict().items()}
+
+    small = {"embed_dim": 24, "depth": 2, "num_heads": 2}
+    weights = foreign.translate({"decoder.decoder_embed.weight": torch.zeros(1, 24)} | inside, "rae_vit_xl", {}).state
+    encoder = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
+    create = timm.create_model
+
+    def published(name, pretrained=False, **options):
+        native = create(name, **small | {"num_classes": 0})
+        native.load_state_dict({"norm.weight": torch.ones(24), "norm.bias": torch.zeros(24)} | encoder)
+        overlay = {"state_dict": native.state_dict()} if pretrained else {}
+        return create(name, pretrained, pretrained_cfg_overlay=overlay, **small | options)
+
+    monkeypatch.setattr(timm, "create_model", published)
+    name = "timm:vit_base_patch16_224.mae"
+    images = torch.rand(2, 3, 256, 256)
+    ours = encoders.load(name, 256)
+    with torch.no_grad():
+        pixels = (images - ours.mean) / ours.std
+        noise = torch.arange(256).expand(2, -1)
+        wanted = their(pixels, noise, interpolate_pos_encoding=True).last_hidden_state[:, 1:]  # (2, 256, 24)
+    torch.testing.assert_close(ours(images).flatten(2).mT, wanted, rtol=0, atol=2e-5)
+    assert torch.equal(encoders.from_tensors(name, dict(encoder), 256)(images), ours(images))
+    assert encoders.load(name).vit.patch_embed.img_size == (224, 224)

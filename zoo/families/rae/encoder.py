@@ -141,7 +141,11 @@ def load(name: str, image_size: int | None = None, layers: int = 1) -> FrozenEnc
         ConnectionError: its weights are not in the cache and cannot be had.
     """
     if name.startswith(TIMM):
-        return _wrap_timm(name, create_timm(name, image_size, pretrained=True), layers)
+        theirs = name.endswith(".mae") or "siglip" in name
+        vit = create_timm(name, None if theirs else image_size, pretrained=True)
+        if theirs and image_size not in (None, vit.patch_embed.img_size[0]):
+            return from_tensors(name, vit.state_dict(), image_size, layers)  # timm would smooth its positions
+        return _wrap_timm(name, vit, layers)
     own = _load_own(name)
     size = image_size or own.takes.shape[-1]
     if size != own.takes.shape[-1]:
@@ -169,7 +173,7 @@ def from_tensors(name: str, state: dict[str, Tensor], image_size: int, layers: i
     for key in ("norm.weight", "norm.bias"):  # affine that a frozen encoder does without
         state.setdefault(key, own[key])
     prefix = 0 if "reg_token" in own else vit.num_prefix_tokens
-    state["pos_embed"] = _fit(state["pos_embed"], prefix, vit.patch_embed.grid_size[0], prefix == 0)
+    state["pos_embed"] = _fit(state["pos_embed"], prefix, vit.patch_embed.grid_size[0], "reg_token" in own)
     wrong = sorted(own.keys() ^ state.keys()) or [k for k in own if own[k].shape != state[k].shape]
     if wrong:
         raise ValueError(f"the encoder in the file is not {name}: {len(wrong)} tensors differ, {wrong[0]} first")
@@ -178,7 +182,7 @@ def from_tensors(name: str, state: dict[str, Tensor], image_size: int, layers: i
 
 
 def _fit(table: Tensor, prefix: int, grid: int, smooth: bool) -> Tensor:
-    """A table (1, prefix + n², C) for a grid of another side, as transformers fits it."""
+    """A table (1, prefix + n², C) for a grid of another side, as transformers fits it: it smooths DINOv2's alone."""
     first, table = table[:, :prefix], table[:, prefix:]  # (1, prefix, C), (1, n², C)
     side = int(table.shape[1] ** 0.5)
     if side == grid:
