@@ -75,6 +75,36 @@ def test_all_keywords_are_hyperparameters_and_another_one_is_refused(name):
         kind(**SMALL[name], betas=0.9)
 
 
+ALONE = {
+    "LitAutoencoder": ("vqvae_conv_small", 1e-3),
+    "LitClassifier": ("bilinear_d64", 1e-3),
+    "LitMAE": ("mae_vit_tiny", 1.5e-4 * 2 / 256),
+    "LitVQ": ("vqvae_conv_small", 2e-4),
+    "LitVQGAN": ("vqgan_f4", 1.152e-3 * 2 / 256),
+    "LitPrior": ("vqprior_tiny", 1e-4),
+    "LitDCAE": ("dcae_tiny_f8c4", 6.4e-5),
+    "LitRAE": ("rae_mae_vit_tiny", 2e-4),
+    "LitDiT": ("ditdh_tiny", 2e-4),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_training_needs_its_arch_alone_and_no_network(name, monkeypatch, tmp_path):
+    def offline(*args):
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.socket.connect", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # nor a VGG-16 that somebody else has fetched
+    arch, lr = ALONE[name]
+    lit = getattr(zoo, name)(arch, **({"arch_args": TINY_GAN} if name == "LitVQGAN" else {}))
+    before = {key: tensor.clone() for key, tensor in lit.model.state_dict().items()}
+    samples = TensorDataset(torch.rand(2, *lit.model.takes.shape), torch.tensor([0, 1]))
+    run = trainer(max_steps=1)
+    run.fit(lit, DataLoader(samples, 2))
+    assert run.optimizers[0].param_groups[0]["initial_lr"] == pytest.approx(lr)
+    assert any(not torch.equal(tensor, before[key]) for key, tensor in lit.model.state_dict().items())
+
+
 # Two classes of a stranger: the first adds a keyword, the second a mixin's and another default.
 MODULE = """
 from typing import Any

@@ -491,8 +491,8 @@ def test_the_learning_rate_follows_the_batch_and_is_said(caplog):
 
 
 def test_one_learning_rate_or_the_other():
-    with pytest.raises(ValueError, match="lr=None and base_lr=None: give one of them"):
-        fit(LitMAE("mae_vit_tiny", arch_args=PX16))
+    with pytest.raises(ValueError, match=r"lr=0\.001 and base_lr=0\.001: give one of them"):
+        fit(LitMAE("mae_vit_tiny", arch_args=PX16, lr=1e-3, base_lr=1e-3))
 
 
 def test_pretraining_decays_matrices_and_tokens_as_published():

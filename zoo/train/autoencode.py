@@ -97,7 +97,7 @@ class Adversarial(LitAutoencoder):
     False.
 
     Args:
-        perceptual_weight: of LPIPS; 0 needs no VGG.
+        perceptual_weight: of LPIPS, published as 1; 0 needs no VGG-16.
         disc_weight: of the adversarial term.
         accumulate: batches of an optimiser step.
     """
@@ -112,7 +112,7 @@ class Adversarial(LitAutoencoder):
         self,
         arch: str,
         *,
-        perceptual_weight: float = 1.0,
+        perceptual_weight: float = 0.0,
         disc_weight: float = 0.8,
         accumulate: int = 1,
         **common: Any,
@@ -223,7 +223,7 @@ class Adversarial(LitAutoencoder):
         if self.automatic_optimization:
             return super().configure_optimizers()
         h = self.hparams
-        lr = optim.learning_rate(self.trainer, h.lr, h.base_lr, h.accumulate)
+        lr = self.peak(h.accumulate)
         groups = [optim.decay_groups(self.model, h.weight_decay)]
         if self.discriminator is not None:
             decay = h.weight_decay if self.decays_discriminator else 0.0

@@ -31,7 +31,6 @@ class LitClassifier(Training):
             the arch.
         reset_head: with weights, a new random head though they have one of as many classes.
         probe: train the head alone, on frozen features.
-        lr: peak learning rate, 1e-3 where neither it nor base_lr is given.
         layer_decay: each block learns so much slower than the next one (Clark et al. 2020; Bao et al. 2022).
         optimizer: "adamw" or "lars" (You et al. 2017), momentum 0.9 and trust 0.001, as the published linear probe.
         label_smoothing: in [0, 1).
@@ -135,7 +134,7 @@ class LitClassifier(Training):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         h = self.hparams
-        lr = optim.learning_rate(self.trainer, 1e-3 if h.lr is h.base_lr is None else h.lr, h.base_lr)
+        lr = self.peak()
         if h.layer_decay is None:
             groups = optim.decay_groups(self.model, h.weight_decay)
         else:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import lightning as L
 import torch
@@ -24,6 +24,13 @@ from zoo.registry import suggest
 from zoo.train import optim, parallel
 
 M = TypeVar("M", bound=nn.Module)
+
+
+def frozen_name(arch: str, args: Mapping[str, Any], attribute: str) -> str:
+    """The weights of the frozen network that an arch has by default, without making either."""
+    with torch.device("meta"):
+        name: str = getattr(hub.create(arch, **args), attribute).name
+    return name
 
 
 def check_class(model: Network, kind: type[M]) -> M:
@@ -58,7 +65,7 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
         arch_args: keywords of the arch (`{"image_size": 32}`).
         lr: peak learning rate; or leave it out for
         base_lr: peak learning rate per 256 images or videos of an optimiser step; a video counts once, however many
-            clips are cut from it.
+            clips are cut from it. Without either, the class's `usual` one.
         weight_decay: decoupled, on every parameter of two or more axes and on what the model names besides.
         betas: of AdamW.
         warmup_epochs: length of the linear warm-up, in epochs, may be a fraction.
@@ -73,6 +80,7 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
 
     hparams: AttributeDict  # the arguments, by name
     matched: Matched | None = None  # the data's classes among the model's, once a stage has begun
+    usual: ClassVar[optim.Rate] = optim.Rate(lr=1e-3)
 
     def __init__(
         self,
@@ -205,10 +213,19 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
         checkpoint["zoo"] = self.model.zoo_config
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        h = self.hparams
-        lr = optim.learning_rate(self.trainer, h.lr, h.base_lr)
+        h, lr = self.hparams, self.peak()
         optimizer = torch.optim.AdamW(optim.decay_groups(self.model, h.weight_decay), lr, tuple(h.betas), fused=True)
         return self.schedule(optimizer, lr)
+
+    def peak(self, accumulate: int = 1) -> float:
+        """The peak learning rate.
+
+        Args:
+            accumulate: batches of an optimiser step, where the trainer does not count them.
+        """
+        given = optim.Rate(self.hparams.lr, self.hparams.base_lr)
+        lr, base_lr = self.usual if given == optim.Rate() else given
+        return optim.learning_rate(self.trainer, lr, base_lr, accumulate)
 
     def schedule(self, optimizer: Optimizer, lr: float, accumulate: int = 1) -> OptimizerLRSchedulerConfig:
         """The optimiser with its step sizes, for Lightning: warm-up to `lr`, then half a cosine.

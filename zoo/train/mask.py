@@ -12,6 +12,7 @@ from zoo.nn.masked import MaskedAutoencoder
 from zoo.nn.protocols import FillsIn, HasTokens, Network, frames_of
 from zoo.train import parallel
 from zoo.train.autoencode import LitAutoencoder
+from zoo.train.optim import Rate
 
 if TYPE_CHECKING:
 
@@ -38,6 +39,7 @@ class LitMAE(LitAutoencoder):
 
     model: "Masked"
     averaged: "Masked"
+    usual = Rate(base_lr=1.5e-4)
 
     def __init__(
         self,

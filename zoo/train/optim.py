@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -14,6 +14,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from zoo.nn.protocols import DecaysAlso, KeepsBatchState, SparesDecay
+
+
+class Rate(NamedTuple):
+    """A peak learning rate, as it is or per 256 samples of an optimiser step: one of both."""
+
+    lr: float | None = None
+    base_lr: float | None = None
 
 
 def effective_batch(trainer: L.Trainer, accumulate: int = 1) -> int:

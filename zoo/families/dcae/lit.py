@@ -14,6 +14,7 @@ from zoo.metrics.moments import Moments
 from zoo.train import adversarial
 from zoo.train.autoencode import Adversarial
 from zoo.train.common import check_class
+from zoo.train.optim import Rate
 
 # What each phase trains: everything; what lies next to the latents; what makes the pixels.
 TRAINABLE = {
@@ -57,6 +58,7 @@ class LitDCAE(Adversarial):
     """
 
     decays_discriminator = False
+    usual = Rate(lr=6.4e-5)
     model: DCAE
     averaged: DCAE
 

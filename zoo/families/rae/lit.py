@@ -19,7 +19,8 @@ from zoo.nn.frozen import Frozen, fingerprint
 from zoo.nn.protocols import HasLatents
 from zoo.train import adversarial, optim, parallel
 from zoo.train.autoencode import Adversarial
-from zoo.train.common import Averaging, check_class
+from zoo.train.common import Averaging, check_class, frozen_name
+from zoo.train.optim import Rate
 
 
 class LitRAE(Adversarial):
@@ -37,7 +38,7 @@ class LitRAE(Adversarial):
 
     Args:
         arch_args: keywords of the arch; what the encoder tells is filled in, its hash with it.
-        disc_weight: of the adversarial term; 0 trains without a discriminator.
+        disc_weight: of the adversarial term, published as 0.75; 0 trains without a discriminator, which needs DINO.
         disc_start: epoch from which it counts.
         disc_warmup: for so many epochs before, the discriminator learns already.
         disc_backbone: what the discriminator sees through, `timm:MODEL.TAG` or weights of this zoo.
@@ -51,6 +52,7 @@ class LitRAE(Adversarial):
     """
 
     weight_eps = 1e-6
+    usual = Rate(lr=2e-4)
     model: RAE
     averaged: RAE
 
@@ -61,7 +63,7 @@ class LitRAE(Adversarial):
         betas: tuple[float, float] = (0.9, 0.95),
         warmup_epochs: float = 1.0,
         ema: float = 0.9978,
-        disc_weight: float = 0.75,
+        disc_weight: float = 0.0,
         disc_start: float = 8.0,
         disc_warmup: float = 2.0,
         disc_backbone: str = "timm:vit_small_patch8_224.dino",
@@ -175,7 +177,8 @@ class LitDiT(Averaging):
     learning rate is constant, then falls on a line. Gradients are clipped by the trainer.
 
     Args:
-        autoencoder: weights that made the latents: a name, a checkpoint folder, a run or `hf://org/name`.
+        autoencoder: weights that made the latents: a name, a checkpoint folder, a run or `hf://org/name`; None is the
+            arch's.
         arch_args: keywords of the arch; what the autoencoder tells is filled in.
         num_classes: of the labels; 0 is a model without classes.
         decay_epoch: when the step size begins to fall; None keeps it.
@@ -187,13 +190,14 @@ class LitDiT(Averaging):
             latents that another one wrote.
     """
 
+    usual = Rate(lr=2e-4)
     model: DiTDH
     averaged: DiTDH
 
     def __init__(
         self,
         arch: str,
-        autoencoder: str,
+        autoencoder: str | None = None,
         *,
         num_classes: int = 1000,
         betas: tuple[float, float] = (0.9, 0.95),
@@ -208,21 +212,23 @@ class LitDiT(Averaging):
         h = self.hparams
         args = dict(h.arch_args or {})
         if h.weights is None:
-            autoencoder = hub.load(h.autoencoder)
+            name = h.autoencoder or frozen_name(h.arch, args, "_autoencoder")
+            autoencoder = hub.load(name)
             if not isinstance(autoencoder, HasLatents):
-                raise ValueError(f"autoencoder={h.autoencoder} has no continuous latents; give an autoencoder that has")
+                raise ValueError(f"autoencoder={name} has no continuous latents; give an autoencoder that has")
             channels, grid, _ = autoencoder.latent_shape
             of_autoencoder = {
                 "latent_channels": channels,
                 "grid": grid,
                 "num_classes": h.num_classes,
-                "autoencoder": h.autoencoder,
+                "autoencoder": name,
                 "autoencoder_hash": fingerprint(autoencoder)[:16],
             }
             model = check_class(hub.create(h.arch, **of_autoencoder | args), DiTDH)
             model._autoencoder.network = autoencoder.requires_grad_(False)
         else:
-            model = check_class(hub.create(h.arch, h.weights, autoencoder=h.autoencoder, **args), DiTDH)
+            own = {} if h.autoencoder is None else {"autoencoder": h.autoencoder}
+            model = check_class(hub.create(h.arch, h.weights, **own | args), DiTDH)
         model.autoencoder  # noqa: B018, refuses another one than the weights were trained with
         return model
 

@@ -20,7 +20,8 @@ from zoo.metrics.infomec import infomec
 from zoo.nn.frozen import fingerprint
 from zoo.train import adversarial, parallel
 from zoo.train.autoencode import Adversarial, LitAutoencoder
-from zoo.train.common import Training, check_class
+from zoo.train.common import Training, check_class, frozen_name
+from zoo.train.optim import Rate
 
 Coded = VQVAE | VQGAN | LatentAutoencoder
 
@@ -78,6 +79,8 @@ class LitVQ(CountsCodes):
         infomec_images: how many validation images InfoMEC is measured on; 0 is off.
     """
 
+    usual = Rate(lr=2e-4)
+
     def __init__(self, arch: str, *, clip: float | None = None, infomec_images: int = 10_000, **common: Any):
         super().__init__(arch, **common)
         self.latents: list[tuple[Tensor, Tensor]] = []
@@ -128,6 +131,8 @@ class LitVQGAN(Adversarial, CountsCodes):
         largest_weight: of λ.
         gradient_clip: largest norm of the gradient of either network (LlamaGen); None does not clip.
     """
+
+    usual = Rate(base_lr=1.152e-3)  # 4.5e-6 an image
 
     def __init__(
         self,
@@ -186,7 +191,8 @@ class LitPrior(Training):
     A batch is (images (B, C, H, W) in [0, 1], labels (B,) int64). The frozen tokeniser makes codes of them on the way.
 
     Args:
-        tokenizer: the weights that make codes of images: a name, a checkpoint folder or run, `hf://org/name`.
+        tokenizer: the weights that make codes of images: a name, a checkpoint folder or run, `hf://org/name`; None is
+            the arch's.
         num_classes: 0 is a prior without classes.
         weight_decay: decoupled; on the matrices, not on embeddings.
 
@@ -194,12 +200,13 @@ class LitPrior(Training):
         ValueError: `weights` that belong to another tokeniser, or a tokeniser whose codes are no map.
     """
 
+    usual = Rate(lr=1e-4)
     model: CodePrior
 
     def __init__(
         self,
         arch: str,
-        tokenizer: str,
+        tokenizer: str | None = None,
         *,
         num_classes: int = 0,
         weight_decay: float = 0.05,
@@ -210,14 +217,16 @@ class LitPrior(Training):
 
     def make_model(self) -> CodePrior:
         h = self.hparams
-        tokenizer = hub.load(h.tokenizer)
         args = dict(h.arch_args or {})
         if h.weights is not None:
-            model = check_class(hub.create(h.arch, h.weights, tokenizer=h.tokenizer, **args), CodePrior)
+            own = {} if h.tokenizer is None else {"tokenizer": h.tokenizer}
+            model = check_class(hub.create(h.arch, h.weights, **own | args), CodePrior)
             model.tokenizer  # noqa: B018, refuses another one than the weights were trained with
             return model
+        name = h.tokenizer or frozen_name(h.arch, args, "_tokenizer")
+        tokenizer = hub.load(name)
         if not isinstance(tokenizer, VQVAE | VQGAN):
-            raise ValueError(f"tokenizer={h.tokenizer} is a {type(tokenizer).__name__}, allowed VQVAE and VQGAN")
+            raise ValueError(f"tokenizer={name} is a {type(tokenizer).__name__}, allowed VQVAE and VQGAN")
         channels, height, width = tokenizer.takes.shape
         of_tokenizer = {
             "image_size": [height, width],
@@ -225,7 +234,7 @@ class LitPrior(Training):
             "grid": [height // tokenizer.factor, width // tokenizer.factor],
             "codebook_size": tokenizer.quantizer.codebook_size,
             "num_classes": h.num_classes,
-            "tokenizer": h.tokenizer,
+            "tokenizer": name,
             "tokenizer_hash": fingerprint(tokenizer)[:16],
         }
         return check_class(hub.create(h.arch, **of_tokenizer | args), CodePrior)
