@@ -239,6 +239,40 @@ def test_a_folder_of_classes_alone_is_all_training(folder):
     assert (len(data.splits["train"][1]), len(data.splits["val"][1])) == (12, 4)
 
 
+@pytest.mark.parametrize(("sides", "steps"), [((32, 32), {4}), ((64, 64), {1.97}), ((32, 64), set())])
+def test_squares_are_cut_at_random_of_pictures_of_a_drawn_size(tmp_path, sides, steps):
+    """VQGAN cuts 256 px of pictures of 256, RAE of 384, LlamaGen of 256 to 320: all of what lies beside the centre."""
+    ramp = np.broadcast_to(4 * np.arange(64, dtype=np.uint8), (32, 64))
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    for i in range(64):
+        Image.fromarray(ramp).save(tmp_path / "train" / "a" / f"{i}.png")
+    data = ready(str(tmp_path), channels=1, image_size=32, batch_size=48, val_fraction=0.25, crop=sides, num_workers=0)
+    (batch,) = data.train_dataloader()
+    x = data.on_after_batch_transfer(batch, 0)[0][:, 0] * 255  # (48, 32, 32)
+    assert torch.equal(x, x[:, :1].expand_as(x))
+    left, found = x[:, 0, 0], (x[:, 0, 24] - x[:, 0, 8]) / 16
+    assert left.min() < 30
+    assert left.max() > 90
+    if steps:
+        assert found.mean().item() == pytest.approx(*steps, abs=0.1)
+    else:
+        assert found.min() < 2.4 < 3.6 < found.max()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"crop": (16, 32)}, r"crop=\(16, 32\) with image_size=32.*image_size ≤ from ≤ to"),
+        ({"crop": (64, 32)}, "image_size ≤ from ≤ to"),
+        ({"crop": (32, 32), "crop_scale": (0.5, 1.0)}, "and no crop_scale"),
+        ({"crop": (32, 32), "cache": "memory"}, "cache='memory' holds squares; set cache to none"),
+    ],
+)
+def test_squares_that_cannot_be_cut_are_refused(args, message):
+    with pytest.raises(ValueError, match=message):
+        ImageData(image_size=32, **args)
+
+
 def test_images_are_resized_by_the_shorter_side_and_cropped_in_the_centre(tmp_path):
     (tmp_path / "one" / "train" / "a").mkdir(parents=True)
     image = np.zeros((20, 60, 3), np.uint8)

@@ -12,14 +12,37 @@ from torch.nn import functional as F
 from zoo.data.seeds import mix, seeded
 
 
-class Change:
-    """What happens to one training image in a worker: random resized crop, RandAugment; the same for the same seed."""
+class Square:
+    """The shorter side resized to one of `sides` px, and a place of `shape` cut out at random."""
 
-    def __init__(self, shape: tuple[int, int], crop_scale: tuple[float, float] | None, randaugment: str | None):
+    def __init__(self, shape: tuple[int, int], sides: tuple[int, int]):
+        self.shape, self.sides = shape, sides
+
+    def __call__(self, image: Any) -> Any:
+        from torchvision.transforms import InterpolationMode, RandomCrop
+        from torchvision.transforms.functional import resize
+
+        side = int(torch.randint(self.sides[0], self.sides[1] + 1, ()))
+        return RandomCrop(self.shape)(resize(image, side, InterpolationMode.BICUBIC))
+
+
+class Change:
+    """What happens to one training image in a worker: random crop, RandAugment; the same for the same seed.
+
+    Args:
+        crop: of the area, from and to, of a random resized crop; or of the shorter side in px, before a random crop.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], crop: tuple[float, float] | tuple[int, int] | None, randaugment: str | None
+    ):
         from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
-        mode = InterpolationMode.BICUBIC
-        self.crop = crop_scale and RandomResizedCrop(tuple(shape), tuple(crop_scale), interpolation=mode)
+        self.crop: Any = None
+        if crop is not None and crop[1] > 1:
+            self.crop = Square(tuple(shape), (int(crop[0]), int(crop[1])))
+        elif crop is not None:
+            self.crop = RandomResizedCrop(tuple(shape), tuple(crop), interpolation=InterpolationMode.BICUBIC)
         self.shape, self.policy = shape, randaugment and policy(randaugment, min(shape))
 
     def __call__(self, pixels: np.ndarray, seed: int) -> Tensor:

@@ -4,6 +4,7 @@ A set that fits is decoded once into uint8, and a batch is one indexing of that 
 is cropped, flipped and scaled there. N images of a split · B of a batch · C channels · H W sides in pixels
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -43,7 +44,8 @@ class ImageData(L.LightningDataModule):
         channels: 1 grey, 3 RGB; None: grey where all images are (64 of them are looked at), else RGB.
         batch_size: images of a training batch, per process.
         eval_batch_size: of a validation or test batch; None: `batch_size`.
-        crop: pad by so many black px and crop back at random, in training; 0 is off.
+        crop: pad by so many black px and crop back at random, in training; 0 is off. Or from and to in px: the shorter
+            side of the whole picture is resized to one of these, and image_size cut out at random (VQGAN's 256 to 256).
         flip: mirror half of the training images.
         crop_scale: cut a random rectangle of such a share of the area, aspect 3/4 to 4/3, and resize it to
             image_size, in training ("random resized crop", Szegedy et al. 2015). Of the whole picture where nothing is
@@ -78,7 +80,7 @@ class ImageData(L.LightningDataModule):
         channels: int | None = None,
         batch_size: int = 256,
         eval_batch_size: int | None = None,
-        crop: int = 0,
+        crop: int | tuple[int, int] = 0,
         flip: bool = False,
         crop_scale: tuple[float, float] | None = None,
         randaugment: str | None = None,
@@ -108,6 +110,14 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"cache={cache!r}, allowed {', '.join(CACHES)}")
         if crop_scale is not None and not 0 < crop_scale[0] <= crop_scale[1] <= 1:
             raise ValueError(f"crop_scale={crop_scale}, allowed (from, to) with 0 < from ≤ to ≤ 1")
+        if not isinstance(crop, int):
+            if crop_scale is not None or not (image_size or math.inf) <= crop[0] <= crop[1]:
+                raise ValueError(
+                    f"crop={crop} with image_size={image_size}, crop_scale={crop_scale}: allowed (from, to) with "
+                    "image_size ≤ from ≤ to, and no crop_scale"
+                )
+            if cache in ("memory", "memmap"):
+                raise ValueError(f"crop={crop} cuts whole pictures, cache={cache!r} holds squares; set cache to none")
         if not 0 < crop_pct <= 1 or not 0 <= erase <= 1:
             raise ValueError(f"crop_pct={crop_pct}, erase={erase}: allowed above 0 up to 1, and 0 to 1")
         if randaugment is not None and channels == 1:
@@ -204,7 +214,7 @@ class ImageData(L.LightningDataModule):
         if stamp is None:
             return x.to(torch.float32).div_(255), y
         h = self.hparams
-        x = augment(x, h.crop, h.flip, stamp).to(torch.float32).div_(255)
+        x = augment(x, 0 if self._squares else h.crop, h.flip, stamp).to(torch.float32).div_(255)
         if h.crop_scale and not self._in_workers:
             x = resized_crop(x, h.crop_scale, stamp)
         return (erase(x, h.erase, stamp) if h.erase else x), y
@@ -213,14 +223,21 @@ class ImageData(L.LightningDataModule):
     def _in_workers(self) -> bool:
         """Whether training images are cut and augmented one by one, before they make a batch."""
         uncached = self.splits["train"][0].array is None
-        return self.hparams.randaugment is not None or (self.hparams.crop_scale is not None and uncached)
+        crops = self.hparams.crop_scale is not None and uncached
+        return self.hparams.randaugment is not None or self._squares or crops
+
+    @property
+    def _squares(self) -> bool:
+        """Whether training images are squares cut of whole pictures."""
+        return not isinstance(self.hparams.crop, int)
 
     def _batches(self, split: str, batch_size: int, shuffle: bool) -> Batches:
         pixels, labels = self.splits[split]
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         h = self.hparams
-        change = Change(pixels.shape[1:], h.crop_scale, h.randaugment) if shuffle and self._in_workers else None
+        cut = h.crop if self._squares else h.crop_scale
+        change = Change(pixels.shape[1:], cut, h.randaugment) if shuffle and self._in_workers else None
         return self._kind(pixels, labels, batch_size, shuffle, h.seed, rank, world, h.num_workers, change)
 
     @property
@@ -241,7 +258,7 @@ class ImageData(L.LightningDataModule):
             return Encoded(items, h.image_size, h.channels, share, h.value_range)
         pixels = Pixels(items, h.image_size, h.channels or natural_channels(items.native), share, h.value_range)
         size = len(items) * int(np.prod(pixels.shape))
-        cache = h.cache
+        cache = "none" if self._squares and split == "train" else h.cache
         if cache == "auto":
             cache = "memory" if size <= IN_MEMORY else "memmap" if size <= ON_DISK else "none"
         if cache == "memory":

@@ -27,11 +27,11 @@ class LitRAE(Adversarial):
     """The published training: L1 + LPIPS, later against a discriminator that sees through a frozen DINO.
 
     `loss = mean |x̂ - x| + perceptual_weight · LPIPS + λ · disc_weight · (-mean D(x̂))`, λ the adaptive weight, L1 of
-    pictures in [0, 1], the other terms in [-1, 1]. The encoder runs once a step, without gradients. The discriminator
-    learns by the hinge loss from what the decoder makes after its own step, without noise, rounded to the 256 levels of
-    a file; what it sees is augmented differentiably. Each optimiser steps once in `accumulate` batches, each has linear
-    warm-up and a cosine over its own steps. After the first epoch the model's `latent_mean` and `latent_std` are those
-    of its training images, exactly.
+    pictures in [0, 1], the other terms in [-1, 1]. The encoder runs once a step and without gradients. The
+    discriminator learns by the hinge loss from what the decoder makes after its own step, without noise, rounded to the
+    256 levels of a file; what it sees is augmented differentiably. Each optimiser steps once in `accumulate` batches,
+    each has linear warm-up and a cosine over its own steps. After the first epoch the model's `latent_mean` and
+    `latent_std` are those of its training images, exactly.
 
     A batch is (images (B, 3, H, W) in [0, 1], labels), or ((images, tokens (B, C, h, w)), labels) where tokens were
     written before; the labels are not used.
