@@ -128,7 +128,7 @@ PUBLISHED |= {
 }
 
 # facebookresearch/mae_st c5dec1b. PRETRAIN.md: eff_batch_size leaves repeat_aug out, of 64 GPUs. FINETUNE.md: it counts
-# repeat_aug, so --blr is per 256 clips; a video of two clips counts once here. util/kinetics.py: 10 clips × 3 crops.
+# repeat_aug, so --blr is per 256 clips, and of videos of two clips twice that. util/kinetics.py: 10 clips, 3 crops.
 
 SPACE_TIME = {"min_lr": 0.0, "warmup_epochs": 5, "weight_decay": 0.05, "betas": (0.9, 0.95), "mask_ratio": 0.9}
 SPACE_TIME |= {"mask": "random", "target": "norm_pixel", "pred_t_dim": 8, "clip_grad": 0.02, "num_frames": 16}
@@ -142,6 +142,50 @@ PUBLISHED |= {
         "FINETUNE.md",
         CLASSIFY | {"scales_min_lr": False, "aa": "rand-m7-mstd0.5-inc1", "test": (10, 3)},
         **{"batch": 2 * 64, "lr": 2 * 2.4e-3, "drop_path": 0.2, "fc_drop_rate": 0.3, "clip_grad": 5.0, "epochs": 50},
+    ),
+}
+
+# bytetriper/RAE a4d18c4: configs/stage1/training/ and configs/stage2/training/ImageNet256/. In stage 2 an epoch holds
+# each image twice here, mirrored too; the README recommends --precision fp32. train_stage1.py cuts 256 of 384 px.
+
+RAE = "bytetriper/RAE/configs"
+ADAM = {"absolute_lr": 2e-4, "min_lr": 2e-5, "betas": (0.9, 0.95), "weight_decay": 0.0}
+FLOW = ADAM | {"batch": 1024, "ema": 0.9995, "clip_grad": 1.0, "warmup_epochs": 0, "precision": "32-true"}
+FLOW |= {"autoencoder": "rae_vit_xl.dinov2_base", "num_classes": 1000}
+PUBLISHED |= {
+    "rae/in1k_dinov2_base": of(
+        f"{RAE}/stage1/training",
+        "DINOv2-B_decXL.yaml",
+        ADAM | {"batch": 512, "ema": 0.9978, "clip_grad": None, "warmup_epochs": 1, "epochs": 16, "noise": 0.8},
+        **{"perceptual_weight": 1.0, "disc_weight": 0.75, "disc_start": 8, "disc_warmup": 8 - 6, "image_size": 256},
+        **{"crop": (384, 384), "crop_scale": None, "flip": False, "precision": "bf16-mixed"},
+        disc_backbone="timm:vit_small_patch8_224.dino",
+    ),
+    "rae/in1k_ditdh_xl": of(
+        f"{RAE}/stage2/training/ImageNet256", "DiTDH-XL_DINOv2-B.yaml", FLOW, decay_epoch=40 / 2, epochs=800 / 2
+    ),
+    # The weak model ends, after 14 epochs, while the rate is still constant.
+    "rae/in1k_ditdh_s": of(f"{RAE}/stage2/training/ImageNet256", "DiTDH-S_DINOv2-B.yaml", FLOW, decay_epoch=None),
+}
+
+# CompVis/taming-transformers 3ba01b2: 4.5e-6 an image (main.py, scale_lr), SmallestMaxSize and RandomCrop, no flip.
+# FoundationVision/LlamaGen ce98ec4: the parser's defaults; random_crop_arr. Neither lets a discriminator learn before.
+
+GAN = {"disc_warmup": 0, "perceptual_weight": 1.0, "weight_decay": 0.0, "warmup_epochs": 0, "image_size": 256}
+PUBLISHED |= {
+    "vq/in1k_vqgan_f16": of(
+        "CompVis/taming-transformers",
+        "configs/imagenet_vqgan.yaml",
+        GAN | {"batch": 12 * 8, "lr": 4.5e-6 * 256, "betas": (0.5, 0.9), "disc_start": 250_001, "disc_weight": 0.8},
+        **{"codebook_size": 1024, "crop": (256, 256), "crop_scale": None, "flip": False, "precision": None},
+        **{"reconstruction": "l1", "adaptive": True, "gradient_clip": None},
+    ),
+    "vq/in1k_llamagen_ds16": of(
+        "FoundationVision/LlamaGen",
+        "tokenizer/tokenizer_image/vq_train.py",
+        GAN | {"batch": 128, "absolute_lr": 1e-4, "betas": (0.9, 0.95), "disc_start": 20_000, "disc_weight": 0.5},
+        **{"epochs": 40, "crop": (256, 320), "crop_scale": None, "flip": True, "precision": "bf16-mixed"},
+        **{"reconstruction": "l2", "adaptive": False, "gradient_clip": 1.0},
     ),
 }
 
@@ -160,6 +204,7 @@ PLACES = {  # of what a script states, in a resolved recipe
     **{k: f"model.{k}" for k in ("warmup_epochs", "weight_decay", "betas", "layer_decay", "mixup", "cutmix")},
     **{k: f"model.{k}" for k in ("optimizer", "clip", "ema", "perceptual_weight", "disc_weight", "disc_start")},
     **{k: f"model.{k}" for k in ("disc_warmup", "adaptive", "reconstruction", "decay_epoch", "disc_backbone")},
+    **{k: f"model.{k}" for k in ("gradient_clip", "autoencoder", "num_classes")},
     "smoothing": "model.label_smoothing",
     **{k: f"model.arch_args.{k}" for k in ("drop_path", "mask_ratio", "mask", "target", "decode", "noise", "values")},
     "fc_drop_rate": "model.arch_args.head_drop",
