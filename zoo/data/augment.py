@@ -40,7 +40,7 @@ class Change:
 
         self.crop: Any = None
         if crop is not None and crop[1] > 1:
-            self.crop = Square(tuple(shape), (int(crop[0]), int(crop[1])))
+            self.crop = Square(shape, (int(crop[0]), int(crop[1])))
         elif crop is not None:
             self.crop = RandomResizedCrop(tuple(shape), tuple(crop), interpolation=InterpolationMode.BICUBIC)
         self.shape, self.policy = shape, randaugment and policy(randaugment, min(shape))

@@ -184,6 +184,7 @@ class Adversarial(LitAutoencoder):
             self._owed.append((real, again))
         if last:
             self._step(0, self.model, clip)
+            self.update_average()  # before the model makes anything again: FSDP then leaves it whole
             if learner is not None and self._owed:
                 self.take_note()
                 for images, made_again in self._owed:
@@ -191,8 +192,8 @@ class Adversarial(LitAutoencoder):
             self._owed.clear()
             if learner is not None:
                 self._step(1, learner, clip)
+            self.learned = False
             self.steps += 1
-            self.update_average()
         return loss
 
     def _discriminate(
