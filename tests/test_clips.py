@@ -287,7 +287,10 @@ def test_a_file_cut_off_behind_its_index_is_found_out(tmp_path, folder):
         ready(folder, bad="skip")
 
 
-@pytest.mark.parametrize(("name", "said"), [("jump/0.mp4", "not a video"), ("run/0.mp4", "has 3 frames")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("jump/0.mp4", "is cut off: it holds"), ("jump/1.mp4", "not a video"), ("run/0.mp4", "has 3 frames, 4 are asked")],
+)
 def test_damaged_and_short_files_are_refused_by_name(folder, name, said):
     damaged(folder)
     cut = c.Cut(4, 32, repeats=1)

@@ -1,10 +1,11 @@
 """ClipData: labelled clips of video, batches (B, F, C, H, W) in [0, 1] with labels (B,) int64.
 
-A video is decoded in a worker, only as far as its clips need, and cropped there; uint8 travels to the device. Sprites
-and moving digits are made here. B clips of a batch · F frames · C channels · H W sides in px · R clips of a video
+A video is decoded in a worker by `zoo.data.video`, as far as its clips need, and cropped there; uint8 travels to the
+device. Sprites and moving digits are made here.
+
+B clips of a batch · F frames · C channels · H W sides in px · R clips of a video
 """
 
-import io
 import math
 import random
 import warnings
@@ -27,6 +28,7 @@ from zoo.data.batches import AfterSetup, Batches, InMemory, Split
 from zoo.data.folders import SPLITS, read_folder
 from zoo.data.pictures import decode
 from zoo.data.seeds import held_out, mix, seeded
+from zoo.data.video import check_count, check_frames, read_frames
 from zoo.nn.checks import check_least, check_types
 from zoo.registry import suggest
 
@@ -62,7 +64,8 @@ class ClipData(L.LightningDataModule):
         image_size: side in px.
         channels: 3, or 1 for moving digits.
         sampling: "dense", frames `stride` apart from any start; "uniform", one of each of F equal parts (SSv2's).
-        stride: of dense sampling, in frames; a video too short for it is sampled as densely as it must be.
+        stride: of dense sampling, in frames as they are shown, whatever their rate; a video too short for it is sampled
+            as densely as it must be.
         repeats: R, clips cut from a video each time it is decoded, in training (Hoffer et al. 2020); a batch then holds
             batch_size/R videos, and these are what `base_lr` counts.
         crop: "multi_scale", a rectangle with sides of 1 to 0.66 of the shorter one (VideoMAE's), "resized", a share
@@ -73,7 +76,8 @@ class ClipData(L.LightningDataModule):
         flip: mirror half of the training clips, whole.
         views: of a test video: (clips spread over its time, crops spread over its longer side).
         label: of Sprites: "action", or an attribute: "body", "bottomwear", "topwear", "hair".
-        bad: a file that is damaged or too short is refused by name ("refuse"), or left out with a warning ("skip").
+        bad: a file that is damaged or too short is refused by name when it is met ("refuse"), or left out with a
+            warning ("skip"); to know them, each file is decoded once at the start.
         batch_size: clips of a training batch, per process.
         eval_batch_size: videos of a validation or test batch; None: `batch_size`.
         val_fraction: share of the training videos held out for validation, and test, where the source has neither.
@@ -373,8 +377,8 @@ def _readable(paths: list[Path], labels: list[int], frames: int) -> tuple[list[P
 
     def reason(path: Path) -> str:
         try:
-            read_frames(path, lambda count: [0] if count >= frames else _too_short(path, count, frames), whole=True)
-        except ValueError as error:
+            check_frames(path, frames)
+        except (OSError, ValueError) as error:
             return str(error)
         return ""
 
@@ -387,61 +391,6 @@ def _readable(paths: list[Path], labels: list[int], frames: int) -> tuple[list[P
     if not kept:
         raise ValueError(f"none of {len(paths)} videos can be read; the first: {bad[0]}")
     return [paths[i] for i in kept], [labels[i] for i in kept]
-
-
-def _too_short(path: Path | shards.Sample, count: int, frames: int) -> list[int]:
-    raise ValueError(f"{path} has {count} frames, {frames} are asked for; remove it, or ask for fewer frames")
-
-
-def read_frames(path: Path | shards.Sample, choose: Callable[[int], list[int]], whole: bool = False) -> np.ndarray:
-    """Some frames of a video, (len, H, W, 3) uint8.
-
-    Args:
-        path: of a file, or a sample that was read from a shard.
-        choose: from the number of frames to the ascending indices that are wanted.
-        whole: also look whether all frames are in the file, without decoding them.
-
-    Raises:
-        ValueError: not a video, damaged, or cut off before the frames that are wanted; the file is named.
-    """
-    import av
-
-    try:
-        with av.open(io.BytesIO(path.data) if isinstance(path, shards.Sample) else str(path), "r") as container:
-            if not container.streams.video:
-                raise ValueError(f"{path} holds no video")
-            stream = container.streams.video[0]
-            stream.thread_type = "NONE"  # the workers are the threads
-            count = stream.frames
-            if whole or not count:
-                whole_frames = sum(1 for p in container.demux(stream) if p.size)
-                if whole_frames < count:
-                    raise ValueError(f"{path} is cut off: it holds {whole_frames} of {count} frames; get it again")
-                count = whole_frames
-            wanted = choose(count)
-            container.seek(0)
-            rate, base, start = stream.average_rate, stream.time_base, stream.start_time or 0
-            frames_a_tick = rate * base if rate and base else None
-            first: int | None = 0
-            if wanted[0] > 64 and frames_a_tick:  # far in: from the key frame before
-                container.seek(int(wanted[0] / frames_a_tick) + start, stream=stream)
-                first = None
-            out, need = [], set(wanted)
-            for i, frame in enumerate(container.decode(stream)):
-                if first is None:
-                    if frame.pts is None or frames_a_tick is None:
-                        raise ValueError(f"{path} has a frame without a time; write it anew with ffmpeg")
-                    first = round(float((frame.pts - start) * frames_a_tick))
-                if first + i in need:
-                    out.append(frame.to_ndarray(format="rgb24"))
-                if first + i >= wanted[-1]:
-                    break
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise ValueError(f"{path} is not a video that can be decoded ({error}); remove it or get it again") from error
-    if len(out) < len(need):
-        raise ValueError(f"{path} is cut off: {len(out)} of {len(need)} frames could be decoded; get it again")
-    position = {index: k for k, index in enumerate(sorted(need))}
-    return np.stack([out[position[i]] for i in wanted])
 
 
 @dataclass
@@ -469,8 +418,9 @@ class Cut:
         times: list[list[int]] = []
 
         def choose(count: int) -> list[int]:
-            if count < self.frames:
-                _too_short(path, count, self.frames)
+            check_count(path, count, self.frames)
+            draw.seed(seed)
+            times.clear()
             for k in range(self.repeats or self.views[0]):
                 where = draw.random() if self.repeats else (k + 0.5) / self.views[0]
                 times.append(self._times(count, where, draw if self.repeats else None))
