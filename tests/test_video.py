@@ -43,8 +43,8 @@ def write(path, codec="libx264", times=range(0, 4400, 40), options=None, pix_fmt
     return path
 
 
-def copied(path, out, begin=0.0, mux=None):
-    """The packets of a video from the key frame before `begin` s on, in another container; shown from `begin` on."""
+def copied(path, out, begin, earlier=0.0, mux=None):
+    """The packets of a video from the key frame before `begin` s on, in another container, so many s earlier."""
     with av.open(str(path)) as source, av.open(str(out), "w", options=mux or {}) as target:
         stream = source.streams.video[0]
         copy = target.add_stream_from_template(stream)
@@ -52,8 +52,8 @@ def copied(path, out, begin=0.0, mux=None):
         for packet in source.demux(stream):
             if packet.size:
                 packet.stream = copy
-                packet.pts -= round(begin / stream.time_base)
-                packet.dts -= round(begin / stream.time_base)
+                packet.pts -= round(earlier / stream.time_base)
+                packet.dts -= round(earlier / stream.time_base)
                 target.mux(packet)
     return out
 
@@ -107,7 +107,7 @@ def test_frames_of_a_varying_rate_are_counted(tmp_path, decoded, suffix):
 
 def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path, decoded):
     whole = write(tmp_path / "whole.mp4", options={"g": "25", "bf": "3"})
-    path = copied(whole, tmp_path / "cut.mp4", begin=0.52, mux={"avoid_negative_ts": "disabled"})
+    path = copied(whole, tmp_path / "cut.mp4", begin=0.52, earlier=0.52, mux={"avoid_negative_ts": "disabled"})
     hidden = sum(discarded for _, _, discarded in listed(path))
     assert hidden == 13
     with av.open(str(path)) as container:
@@ -130,6 +130,7 @@ def test_leading_frames_of_an_open_group_are_not_taken_for_whole(tmp_path):
     part = copied(whole, tmp_path / "part.mkv", begin=1.4)
     with av.open(str(part)) as container:
         there = numbers(np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)]))
+    assert len(listed(part)) == len(there) + 3
     clips_are_right(part, first=there[0], count=len(there), draws=8)
 
 
@@ -386,7 +387,7 @@ def test_what_skip_keeps_can_be_trained_on(tmp_path):
     folder = tmp_path / "train" / "a"
     folder.mkdir(parents=True)
     write(folder / "good.mp4", times=[40 * i + (i > 50) * 160 * (i - 50) for i in range(110)])
-    copied(folder / "good.mp4", folder / "hidden.mp4", begin=3.0, mux={"avoid_negative_ts": "disabled"})
+    copied(folder / "good.mp4", folder / "hidden.mp4", begin=3.0, earlier=3.0, mux={"avoid_negative_ts": "disabled"})
     (folder / "sizes.ts").write_bytes(write(tmp_path / "a.ts").read_bytes())
     data = bytearray(write(folder / "middle.mkv", "mjpeg", pix_fmt="yuvj420p").read_bytes())
     (folder / "text.mp4").write_text("words")
