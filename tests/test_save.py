@@ -50,6 +50,15 @@ def test_a_model_in_another_coat_is_saved_as_what_it_is(change, tmp_path):
     assert loaded.state_dict().keys() == made().state_dict().keys()
 
 
+@pytest.mark.parametrize("change", [compile_whole, compile_blocks])
+def test_a_run_of_a_compiled_model_loads(change, tmp_path):
+    model = change(made())
+    state = {f"model.{k}": v for k, v in model.state_dict().items()}
+    assert any("_orig_mod" in k for k in state)
+    torch.save({"zoo": model.zoo_config, "state_dict": state}, tmp_path / "last.ckpt")
+    assert torch.equal(zoo.load(str(tmp_path / "last.ckpt"))(IMAGES), model(IMAGES))
+
+
 def other_head(model: nn.Module) -> nn.Module:
     model.head = nn.Linear(24, 7)
     return model

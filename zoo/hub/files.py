@@ -133,8 +133,10 @@ def plain_tensors(state: Any, source: object) -> dict[str, Tensor]:
 
 
 def again(file: Path) -> str:
-    where = file.parent if "snapshots" not in file.parts else file.resolve()
-    return f"delete {where} and get it again"
+    """What to do about a damaged file. Only what a cache holds is to be deleted, and no more than the file."""
+    if "snapshots" in file.parts or file.is_relative_to(torch.hub.get_dir()):
+        return f"delete {file.resolve()} and get it again"
+    return f"get {file.parent} again, from where it came"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

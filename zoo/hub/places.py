@@ -23,7 +23,7 @@ from zoo.hub.files import (
     read_tensors,
 )
 from zoo.hub.foreign import read_state, translate
-from zoo.hub.make import Source
+from zoo.hub.make import TORCHS, Source
 from zoo.registry import Weights
 
 
@@ -92,7 +92,7 @@ def _open_lightning(file: Path, mmap: bool) -> Source:
     tensors = plain_tensors(checkpoint["state_dict"], file)
     averaged = "average.module."  # a moving average is what was evaluated
     prefix = averaged if any(k.startswith(averaged) for k in tensors) else "model."
-    state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    state = {TORCHS.sub("", k.removeprefix(prefix)): v for k, v in tensors.items() if k.startswith(prefix)}
     return Source(checkpoint["zoo"], file, lambda: state)
 
 
