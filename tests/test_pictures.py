@@ -3,7 +3,9 @@
 import io
 import json
 import pickle
+import struct
 import tarfile
+import zlib
 from collections import Counter
 
 import numpy as np
@@ -157,6 +159,18 @@ def test_sixteen_bits_are_scaled_by_what_they_can_hold(form):
     assert found.tolist() == [0, 0, 1, 4, 117, 255]  # round(x / 257), whatever the brightest is
     assert (decode(encoded(values, form), 3, "x") == found[None, :, None]).all()
     assert decode(encoded(values, form), 1, "x", (0, 4095))[0, :, 0].tolist() == [0, 8, 8, 62, 255, 255]
+
+
+def test_of_sixteen_bit_colour_the_upper_half_is_read():
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    line = np.array(
+        [[0, 32768, 65535], [257, 25700, 51400]], ">u2"
+    ).tobytes()  # a PNG of 2×1 px, which Pillow cannot write
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" + line)) + chunk(b"IEND", b"")
+    assert decode(data, 3, "x").tolist() == [[[0, 128, 255], [1, 100, 200]]]
 
 
 @pytest.mark.parametrize(("kind", "said"), [(np.int32, "32-bit numbers"), (np.float32, "floats")])
