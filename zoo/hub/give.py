@@ -15,10 +15,12 @@ from zoo.hub.doors import load
 from zoo.hub.files import CARD, CONFIG, WEIGHTS, hash_file, read_config, write_aside
 from zoo.hub.make import TORCHS, build, misfits
 from zoo.hub.places import embedded_folder, is_place
-from zoo.nn.protocols import Classifies, HasFeatures, Network, Reconstructs
+from zoo.nn.frozen import Frozen
+from zoo.nn.protocols import Classifies, HasFeatures, HasLatents, Network, Reconstructs
 
 DIFFUSERS = "diffusion_pytorch_model.safetensors"
 EXPORTS = ("safetensors", "timm", "diffusers", "onnx")
+INSTEAD = "export it as safetensors, which holds every model"
 
 
 def save(model: nn.Module, folder: str | Path, metrics: tuple[registry.Metric, ...] = ()) -> Path:
@@ -60,7 +62,7 @@ def export(ckpt: str | Path, folder: str | Path, to: str = "safetensors", half: 
             folder or name for another format of it.
         folder: where to write.
         to: "safetensors", a checkpoint folder; "timm", a file timm loads; "diffusers", a folder its from_pretrained
-            loads; "onnx", `model.onnx`.
+            loads; "onnx", `model.onnx` of a classifier's logits, an autoencoder's latents, or features, for any batch.
         half: store parameters as float16, half the size; the model still computes in float32 once loaded.
     """
     if to not in EXPORTS:
@@ -248,14 +250,16 @@ class _Method(nn.Module):
         return out
 
 
-def _map(model: nn.Module) -> nn.Module:
-    """What a model makes of its input when nothing is trained: logits, features, or latents."""
+def _map(model: nn.Module) -> tuple[nn.Module, str]:
+    """What a model makes of its input when nothing is trained, and what that is: logits, latents or features."""
     if isinstance(model, Classifies):
-        return model
+        return model, "logits"
+    if isinstance(model, HasLatents):
+        return _Method(model, "encode"), "latents"
     if isinstance(model, HasFeatures):
-        return _Method(model, "forward_features")
+        return _Method(model, "forward_features"), "features"
     if isinstance(model, Reconstructs):
-        return _Method(model, "encode")
+        return _Method(model, "encode"), "codes"
     raise ValueError(f"{type(model).__name__} gives no logits, features or latents, so ONNX has nothing to hold")
 
 
@@ -264,17 +268,35 @@ def _export_onnx(model: Network, folder: Path) -> Path:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError("ONNX needs the packages onnx and onnxscript; pip install 'latentzoo[onnx]'") from error
-    exported = _map(model).eval()
-    folder.mkdir(parents=True, exist_ok=True)
-    with write_aside(folder) as aside:
-        torch.onnx.export(
+    (exported, gives), arch = _map(model), model.zoo_config["arch"]
+    sample = torch.zeros(2, *model.takes.shape)
+    with torch.no_grad():
+        out = exported.eval()(sample)  # loads what the model needs besides its own tensors
+    needed = [f"its {v.kind} {v.name}" for v in vars(model).values() if isinstance(v, Frozen) and v.network is not None]
+    if needed:
+        raise ValueError(f"{arch} makes {gives} with {needed[0]}, which no ONNX file of it would hold; {INSTEAD}")
+    try:
+        program = torch.onnx.export(
             exported,
-            (torch.zeros(2, *model.takes.shape),),
-            aside("model.onnx"),
+            (sample,),
             input_names=[model.takes.kind],
-            output_names=["output"],
+            output_names=[gives],
             dynamic_shapes=[{0: torch.export.Dim("batch")}],
-            external_data=False,
+            dynamo=True,
             verbose=False,
         )
+    except Exception as error:  # of three layers of torch, each with advice to who writes them
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        said = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
+        raise ValueError(f"torch cannot write {arch} as ONNX ({said}); {INSTEAD}") from error
+    assert program is not None  # dynamo gives one
+    shape = program.model.graph.inputs[0].shape
+    if shape is not None and isinstance(shape[0], int):
+        raise ValueError(f"{arch} depends on the number of samples, and ONNX would hold it for 2 alone; {INSTEAD}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_aside(folder) as aside:
+        program.save(aside("model.onnx"), external_data=False)
+    print(f"model.onnx: {model.takes.kind}s ({model.takes.layout}) → {gives} {('B', *out.shape[1:])}".replace("'", ""))
     return folder

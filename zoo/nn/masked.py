@@ -133,9 +133,9 @@ class MaskedAutoencoder(ViT):
     def _order(self, x: Tensor, order: Tensor | None) -> Tensor:
         """An order that a caller gives is checked; without one, one is drawn."""
         if order is None:
-            return self.draw(len(x), x.device)  # (B, N)
+            return self.draw(x.shape[0], x.device)  # (B, N)
         n = self.num_patches
-        return check_ints(order, "order", (len(x), n), 0, n, "draw(B) makes one")  # (B, N)
+        return check_ints(order, "order", (x.shape[0], n), 0, n, "draw(B) makes one")  # (B, N)
 
     def _predict(self, patches: Tensor, ids_keep: Tensor, ids_pred: Tensor, count: int) -> Tensor:
         """The patches ids_keep (B, K) go through the encoder, the decoder predicts: (B, count, outputs).

@@ -152,7 +152,7 @@ class Block(nn.Module):
         if not self.training or not self.drop_path:
             return x
         keep = 1 - self.drop_path
-        return x * (torch.rand(len(x), 1, 1, device=x.device) < keep).to(x.dtype) / keep
+        return x * (torch.rand(x.shape[0], 1, 1, device=x.device) < keep).to(x.dtype) / keep
 
 
 class PatchEmbed(nn.Module):
@@ -238,7 +238,7 @@ class ViT(Network):
         x = self.patch_embed(self.normalise(patches))  # (B, K, D)
         cls, table = self.tables()
         x = x + (table if ids is None else table[ids])
-        return x if cls is None else torch.cat([cls.expand(len(x), -1, -1), x], dim=1)  # (B, T + K, D)
+        return x if cls is None else torch.cat([cls.expand(x.shape[0], -1, -1), x], dim=1)  # (B, T + K, D)
 
     def encode(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
         """Patches (B, K, V) at places ids (B, K), None for all in raster order → tokens (B, T + K, D)."""

@@ -70,7 +70,7 @@ class BilinearClassifier(Network):
         """What the head reads: images (B, C, H, W) in [0, 1] → (B, D)."""
         check_images(x, self.takes, values=not self.training)
         if self.training and self.noise:
-            keep = torch.rand(len(x), 1, 1, 1, device=x.device) < self.noise_p
+            keep = torch.rand(x.shape[0], 1, 1, 1, device=x.device) < self.noise_p
             x = x + self.noise * keep * torch.randn_like(x)
         h = self.embed(x.flatten(1).to(self.embed.weight.dtype))  # (B, D)
         for block in self.blocks:

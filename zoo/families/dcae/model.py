@@ -130,7 +130,7 @@ class DCAE(Checkpointed, Network):
             ValueError: sides that are no multiple of f, channels, dtype; in eval mode NaN or pixels outside [0, 1].
         """
         check_images(x, self.takes, any_size=True, values=not self.training)
-        if not len(x):  # torch's pixel_unshuffle gets the channels of none wrong
+        if not x.shape[0]:  # torch's pixel_unshuffle gets the channels of none wrong
             raise ValueError(f"images are {tuple(x.shape)}, expected at least one; leave empty batches out")
         _check_sides(x.shape[2:], self.factor)
         x = (2 * x - 1).to(self.encoder.head.weight.dtype)

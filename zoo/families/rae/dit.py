@@ -144,7 +144,7 @@ class DiTDH(Network):
         """
         z = self._latents(z)
         t, noise = self.draw(z) if drawn is None else drawn  # (B,), (B, C, h, w)
-        check_floats(t, "times", (len(z),), "draw(latents) gives them")
+        check_floats(t, "times", (z.shape[0],), "draw(latents) gives them")
         check_floats(noise, "noise", z.shape, "draw(latents) gives it")
         at = t[:, None, None, None]
         velocity = self.velocity((1 - at) * z + at * noise, t, self._dropped(labels, z))  # (B, C, h, w)
@@ -152,10 +152,11 @@ class DiTDH(Network):
 
     def draw(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Random times (B,) and noise (B, C, h, w) for latents (B, C, h, w)."""
+        count, device = z.shape[0], z.device
         if self.time == "logit_normal":
-            t = torch.randn(len(z), device=z.device).sigmoid().clamp(max=LATEST)  # (B,); 2.5e-12 of them are cut off
+            t = torch.randn(count, device=device).sigmoid().clamp(max=LATEST)  # (B,); 2.5e-12 of them are cut off
         else:
-            t = torch.rand(len(z), device=z.device) * LATEST  # (B,)
+            t = torch.rand(count, device=device) * LATEST  # (B,)
         return self.shifted(t).to(z.dtype), torch.randn_like(z)
 
     def shifted(self, t: Tensor) -> Tensor:
@@ -165,9 +166,9 @@ class DiTDH(Network):
     def velocity(self, z: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """v̂ (B, C, h, w) of noisy latents (B, C, h, w) at times t (B,), for labels (B,) or any class."""
         z = self._latents(z)
-        check_floats(t, "times", (len(z),), "one in [0, 1] for each latent")
-        labels = torch.full((len(z),), -1, device=z.device) if labels is None else labels
-        check_ints(labels, "labels", (len(z),), -1, self.num_classes, "-1 is any class")
+        check_floats(t, "times", (z.shape[0],), "one in [0, 1] for each latent")
+        labels = torch.full((z.shape[0],), -1, device=z.device) if labels is None else labels
+        check_ints(labels, "labels", (z.shape[0],), -1, self.num_classes, "-1 is any class")
         y = self.y_embedder(labels)  # (B, D)
         t = self.t_embedder(t)  # (B, D)
         c = F.silu(F.silu(t + y))[:, None]  # (B, 1, D)
@@ -183,7 +184,7 @@ class DiTDH(Network):
     def forward_features(self, z: Tensor) -> Tensor:
         """Normalised latents (B, C, h, w), hardly noisy, → the deep part's tokens (B, N, D), of any class."""
         z = self._latents(z)
-        t = self.t_embedder(torch.zeros(len(z), device=z.device, dtype=z.dtype))  # (B, D)
+        t = self.t_embedder(torch.zeros(z.shape[0], device=z.device, dtype=z.dtype))  # (B, D)
         c = F.silu(F.silu(t + self.y_embedder.embedding_table.weight[-1]))[:, None]  # (B, 1, D)
         s = self.s_embedder(z) + self.pos_embed  # (B, N, D)
         for block in self.blocks[: self.split]:
@@ -272,7 +273,7 @@ class DiTDH(Network):
         times = self.shifted(torch.linspace(1, end, steps + 1, dtype=torch.float64)).tolist()
 
         def flow(z: Tensor, t: float) -> Tensor:
-            ts = z.new_full((len(z),), t)
+            ts = z.new_full((z.shape[0],), t)
             if guidance == 1 or not interval[0] <= t <= interval[1]:
                 return self.velocity(z, ts, labels)
             if guide is None:
@@ -307,8 +308,8 @@ class DiTDH(Network):
     def _dropped(self, labels: Tensor | None, z: Tensor) -> Tensor | None:
         if labels is None or not self.training:
             return labels
-        check_ints(labels, "labels", (len(z),), -1, self.num_classes, "-1 is any class")
-        return labels.masked_fill(torch.rand(len(z), device=z.device) < self.label_drop, -1)
+        check_ints(labels, "labels", (z.shape[0],), -1, self.num_classes, "-1 is any class")
+        return labels.masked_fill(torch.rand(z.shape[0], device=z.device) < self.label_drop, -1)
 
     def _init(self) -> None:
         """As published: every block begins as the identity, and the whole as zero."""

@@ -182,7 +182,7 @@ class RAE(Network):
         """`z + σ ε`, of each sample another σ, before any normalisation (§4.3)."""
         check_floats(z, "latents", ("B", self.latent_channels, "h", "w"), "another encoder made them")
         draw = torch.rand if self.noise_kind == "uniform" else torch.randn
-        sigma = self.noise * draw(len(z), 1, 1, 1, device=z.device, dtype=z.dtype).abs()  # (B, 1, 1, 1)
+        sigma = self.noise * draw(z.shape[0], 1, 1, 1, device=z.device, dtype=z.dtype).abs()  # (B, 1, 1, 1)
         return z + sigma * torch.randn_like(z)  # (B, C, h, w)
 
     def normalise(self, z: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h, w = z.shape[2:]
         x = self.embed(z.flatten(2).mT)  # (B, N, D)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed  # (B, 1 + N, D)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.pos_embed  # (B, 1 + N, D)
         for block in self.blocks:
             x = recompute(block, x) if self.grad_checkpointing else block(x)  # (B, 1 + N, D)
         x = self.head(self.norm(x))[:, 1:]  # (B, N, 3P²)

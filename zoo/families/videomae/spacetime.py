@@ -28,7 +28,7 @@ class SpaceTimeDecoder(MaskDecoder):
     def tokens(self, latent: Tensor, ids_keep: Tensor, ids_pred: Tensor) -> Tensor:
         table = self.positions()  # (N, E)
         seen = self.embed(latent[:, 1:])  # (B, K, E)
-        cls = (self.cls_token + self.positions.cls).expand(len(seen), -1, -1)  # (B, 1, E)
+        cls = (self.cls_token + self.positions.cls).expand(seen.shape[0], -1, -1)  # (B, 1, E)
         hidden = self.mask_token + table[ids_pred]  # (B, M, E)
         parts = [cls.to(seen.dtype), seen + table[ids_keep], hidden.to(seen.dtype)]
         return torch.cat(parts, dim=1)  # (B, 1 + K + M, E)

@@ -124,7 +124,7 @@ class CodePrior(Network):
         indices = x if isinstance(x, Tensor) and not x.is_floating_point() else self.encode(x)
         check_ints(indices, "codes", ("B", *self.grid), 0, self.codebook_size, "encode makes them of images")
         if labels is not None:
-            check_ints(labels, "labels", (len(indices),), -1, self.num_classes, "-1 is any class")
+            check_ints(labels, "labels", (indices.shape[0],), -1, self.num_classes, "-1 is any class")
         target = indices.flatten(1)  # (B, N)
         logits = self.to_codes(self._features(target, labels))  # (B, N, K)
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -230,7 +230,7 @@ class CodePrior(Network):
 
     def _features(self, indices: Tensor, labels: Tensor | None) -> Tensor:
         if labels is None:
-            labels = torch.full((len(indices),), -1, device=indices.device)
+            labels = torch.full((indices.shape[0],), -1, device=indices.device)
         before = torch.cat([self._classes(labels)[:, None], self.codes(indices[:, :-1])], 1)  # (B, N, D)
         x = self.drop(before + self.positions)
         for block in self.blocks:
@@ -239,7 +239,7 @@ class CodePrior(Network):
 
     def _classes(self, labels: Tensor) -> Tensor:
         if self.training and self.num_classes:
-            hidden = torch.rand(len(labels), device=labels.device) < self.label_drop
+            hidden = torch.rand(labels.shape[0], device=labels.device) < self.label_drop
             labels = labels.masked_fill(hidden, -1)
         return self.classes(labels.where(labels >= 0, self.num_classes))  # (B, D)
 

@@ -154,10 +154,10 @@ class LatentAutoencoder(Network):
         """Through the bottleneck, as one vector for the decoder."""
         if self.quantizer is not None:
             if self.bottleneck == "vq":
-                z = z.reshape(len(z), self.latents, self.code_dim)  # (B, L, D)
+                z = z.reshape(z.shape[0], self.latents, self.code_dim)  # (B, L, D)
             out = self.quantizer(z, update=update)
             return out._replace(z_q=out.z_q.flatten(1))  # (B, L) or (B, L·D)
-        none = torch.empty(len(z), 0, dtype=torch.int64, device=z.device)
+        none = torch.empty(z.shape[0], 0, dtype=torch.int64, device=z.device)
         if self.bottleneck == "none":
             return QuantizeOutput(z, none, {}, {})
         mean, log_variance = z.chunk(2, 1)  # (B, L) twice
@@ -168,7 +168,7 @@ class LatentAutoencoder(Network):
 
     def _decode(self, z: Tensor) -> Tensor:
         style = self.mapping(z)  # (B, 256)
-        x = self.constant.expand(len(z), -1, -1, -1)  # (B, 256, h, w)
+        x = self.constant.expand(z.shape[0], -1, -1, -1)  # (B, 256, h, w)
         for block in self.blocks:
             x = block(x, style)
         return self.to_pixels(x)  # (B, C, H, W)
