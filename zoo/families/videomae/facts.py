@@ -340,7 +340,10 @@ OFFICIAL = [*MCG_NJU, *OPENGVLAB, *META]
 # Our own, in the package: a small run on one core, told as such.
 
 SPRITES = "sprites, 9 actions, 296 held-out characters"
-FROZEN = "the stored float16 weights, frozen; mean token; `zoo eval videomae_vit_tiny.sprites sprites`, 9,000 training clips as bank, "
+FROZEN = (
+    "the stored float16 weights, frozen; mean token; `zoo eval videomae_vit_tiny.sprites sprites`, 9,000 training clips "
+    "as bank, "
+)
 
 OWN = [
     Weights(
