@@ -341,8 +341,8 @@ OFFICIAL = [*MCG_NJU, *OPENGVLAB, *META]
 
 SPRITES = "sprites, 9 actions, 296 held-out characters"
 FROZEN = (
-    "the stored float16 weights, frozen; mean token; `zoo eval videomae_vit_tiny.sprites sprites`, 9,000 training clips "
-    "as bank, "
+    "the stored float16 weights, frozen; mean token; `zoo eval videomae_vit_tiny.sprites sprites`, 9,000 training "
+    "clips as bank, "
 )
 
 OWN = [
