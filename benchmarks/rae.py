@@ -1,8 +1,9 @@
 """RAE against diffusers' AutoencoderRAE with the same weights: encode and decode, and the steps of both stages.
 
-"step" is L1 and AdamW; "adversarial step" also trains a discriminator: theirs, as the authors' code does, makes the
-reconstructions again for it, encoder and all. "step, tokens cached" reads what the frozen encoder gives. "stage 2" is
-DiT^DH's step on cached latents against one that encodes its images. Equal outputs are asserted first.
+"step" is L1 and AdamW; "adversarial step" also trains a discriminator, on reconstructions that are made again: theirs,
+as the authors' code does, encoder and all, ours by the decoder alone. "step, tokens cached" reads what the frozen
+encoder gives. "stage 2" is DiT^DH's step on cached latents against one that encodes its images. Equal outputs are
+asserted first.
 """
 
 import argparse
@@ -119,13 +120,17 @@ def works(row: str, what: str, x: Tensor, compiled: bool, device: str) -> tuple[
         return theirs.decode(theirs.encode(x).latent).sample
 
     if what == "adversarial step":
-        once = fight(
-            lambda: ours.decode_unclamped(ours.encode(x)),
-            lambda fake: fake,
-            x,
-            adversary(device),
-            ours.decoder.head.weight,
-        )
+        kept: list[Tensor] = []
+
+        def encoded_once() -> Tensor:
+            kept[:] = [ours.encode(x)]
+            return ours.decode_unclamped(kept[0])
+
+        def decoded_again(fake: Tensor) -> Tensor:
+            with torch.no_grad():
+                return 2 * ours.decode_unclamped(kept[0]) - 1
+
+        once = fight(encoded_once, decoded_again, x, adversary(device), ours.decoder.head.weight)
 
         def again(fake: Tensor) -> Tensor:
             with torch.no_grad():
