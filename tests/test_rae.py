@@ -150,7 +150,7 @@ def test_a_decoder_learns_and_what_it_leaves_is_its_average(tmp_path):
     assert not [k for k in lit.state_dict() if "encoder" in k]
 
 
-def adversarial_steps(batch_size: int, accumulate: int, steps: int = 2, **args) -> LitRAE:
+def adversarial_steps(batch_size: int, accumulate: int, steps: int = 2, precision="64-true", **args) -> LitRAE:
     torch.manual_seed(0)
     lit = LitRAE(
         "rae_mae_vit_tiny",
@@ -165,7 +165,7 @@ def adversarial_steps(batch_size: int, accumulate: int, steps: int = 2, **args) 
         **args,
     )
     data = RandomImages((3, 64, 64), num_images=8 * steps, batch_size=batch_size, seed=0)
-    trainer = L.Trainer(max_epochs=1, limit_val_batches=0, accelerator="cpu", precision="64-true", **QUIET)
+    trainer = L.Trainer(max_epochs=1, limit_val_batches=0, accelerator="cpu", precision=precision, **QUIET)
     trainer.fit(lit, data)
     return lit
 
@@ -205,7 +205,8 @@ def test_neither_gradient_reaches_the_other_network(monkeypatch):
     assert not [k for k in lit.state_dict() if k.startswith("backbone")]
 
 
-def test_the_discriminator_learns_from_what_the_decoder_makes_after_its_step_without_noise(monkeypatch):
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_the_discriminator_learns_from_what_the_decoder_makes_after_its_step_without_noise(precision, monkeypatch):
     """As train_stage1.py does; L1 is of pixels in [0, 1]."""
     seen, decoders, first = [], [], []
     step, l1 = LitRAE._step, F.l1_loss
@@ -217,15 +218,17 @@ def test_the_discriminator_learns_from_what_the_decoder_makes_after_its_step_wit
     monkeypatch.setattr(LitRAE, "_step", stepped)
     monkeypatch.setattr(F, "l1_loss", lambda a, b: first.append((a.detach(), b, l1(a, b))) or first[-1][2])
     monkeypatch.setattr(adversarial, "differentiable_augment", lambda x: seen.append(x.detach()) or x)
-    lit = adversarial_steps(8, 1, steps=1, arch_args=NARROW | {"noise": 0.8}, disc_weight=1e-3)
+    lit = adversarial_steps(8, 1, 1, precision, arch_args=NARROW | {"noise": 0.8}, disc_weight=1e-3)
     ((recon, x, loss),) = first
     assert 0 <= x.min() < x.max() <= 1
-    assert loss == (recon - x).abs().mean()
+    torch.testing.assert_close(loss, (recon - x).abs().mean())
     for_model, real, fake = seen
     torch.testing.assert_close(for_model, 2 * recon - 1)
     assert lit.model.load_state_dict(decoders[0])
-    made = (2 * lit.model.decode_unclamped(lit.model.encode(x)) - 1).clamp(-1, 1)
-    assert (fake - made).abs().max() <= 1 / 255 + 1e-6  # as a file would hold it
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        made = (2 * lit.model.decode_unclamped(lit.model.encode(x)) - 1).clamp(-1, 1)
+    rounding = 1e-6 if precision == "64-true" else 2**-9
+    assert (fake - made).abs().max() <= 1 / 255 + rounding  # as a file would hold it
     assert (fake - for_model).abs().max() > 0.01
     assert (real - (2 * x - 1)).abs().max() <= 1 / 255 + 1e-6
 

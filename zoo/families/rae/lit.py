@@ -110,21 +110,21 @@ class LitRAE(Adversarial):
         if self.discriminator is not None:
             epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
             counts, learns = epoch >= h.disc_start, epoch >= h.disc_start - h.disc_warmup
-        mixed = torch.is_autocast_enabled(x.device.type)
 
         def again() -> Tensor:
-            with torch.no_grad(), torch.autocast(x.device.type, enabled=mixed):
+            torch.clear_autocast_cache()  # of the weights before the step
+            with torch.no_grad():
                 return 2 * model.decode_unclamped(z) - 1  # (B, 3, H, W)
 
-        with torch.autocast(x.device.type, enabled=False):
-            loss = self.adversarial_step(loss, loss, real, fake, last, figures, counts, learns, again=again)
+        loss = self.adversarial_step(loss, loss, real, fake, last, figures, counts, learns, again=again)
         self.log_step(loss, figures)
 
     def judge(self, discriminator: nn.Module, x: Tensor) -> Tensor:
         discriminator.train(not x.requires_grad)  # spectral norms are estimated in its own pass alone, as published
         if not x.requires_grad:
             x = ((x + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1  # as a file would hold it
-        return discriminator(adversarial.differentiable_augment(x))
+        with torch.autocast(x.device.type, enabled=False):
+            return discriminator(adversarial.differentiable_augment(x))
 
     def _taps(self, x: Tensor) -> list[Tensor]:
         return self.backbone().to(x).taps(x, self.hparams.disc_taps)
