@@ -27,7 +27,6 @@ T = TypeVar("T")
 # Codecs of which each packet becomes one frame. MPEG-4's may also say "as before", in fewer bytes than any frame has.
 ONE_EACH = {"av1", "dnxhd", "ffv1", "h264", "hevc", "libdav1d", "mjpeg", "mpeg4", "prores", "rawvideo", "vp9"}
 AS_BEFORE = 20
-COVER = 0x400  # of a stream's disposition: a picture that is attached to a film
 
 
 def read_frames(source: Source, choose: Callable[[int], list[int]]) -> np.ndarray:
@@ -194,10 +193,11 @@ class Video:
 
     def _open(self) -> None:
         import av
+        from av.stream import Disposition
 
         self.container = av.open(str(self.source) if isinstance(self.source, Path) else _opened(self.source), "r")
         videos = self.container.streams.video
-        films = [s for s in videos if not int(s.disposition) & COVER]
+        films = [s for s in videos if not s.disposition & Disposition.attached_pic]
         if not films:
             raise ValueError(f"{self.source} holds no video{', only a cover' if videos else ''}")
         self.stream = films[0]
