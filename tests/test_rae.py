@@ -158,6 +158,7 @@ def adversarial_steps(batch_size: int, accumulate: int, steps: int = 2, precisio
         lr=1e-3,
         warmup_epochs=0,
         perceptual_weight=0,
+        disc_weight=0.75,
         disc_start=0,
         disc_warmup=0,
         disc_backbone="mae_vit_tiny.tiny_imagenet",

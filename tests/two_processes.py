@@ -135,7 +135,14 @@ def rae() -> tuple[L.LightningModule, L.LightningDataModule]:
     encoder = shared(lambda folder: zoo.save(frozen, folder))
     args = {"image_size": 16, "encoder": encoder, "encoder_size": 16, "latent_channels": 32, "grid": 4}
     args |= {"dim": 32, "depth": 1, "heads": 2, "hidden": 64}
-    how = {"disc_backbone": encoder, "disc_taps": [0], "disc_start": 1, "disc_warmup": 1, "ema": 0.9}
+    how = {
+        "disc_backbone": encoder,
+        "disc_taps": [0],
+        "disc_weight": 0.75,
+        "disc_start": 1,
+        "disc_warmup": 1,
+        "ema": 0.9,
+    }
     return LitRAE("rae_mae_vit_tiny", arch_args=args, lr=1e-3, perceptual_weight=0, **how), images((3, 16, 16), 27)
 
 
