@@ -1,6 +1,9 @@
 """Frames of videos: the one that is asked for, whatever the container says of times, and what is refused."""
 
 import contextlib
+import gc
+import multiprocessing
+import os
 import random
 import re
 from fractions import Fraction
@@ -407,3 +410,22 @@ def test_what_skip_keeps_can_be_trained_on(tmp_path):
         for seed in range(20):
             c.Cut(16, 32, repeats=1)(folder / "middle.mkv", seed)
         pytest.fail("middle.mkv can be trained on")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_worker_frees_nothing_that_has_threads(tmp_path):
+    # As DataLoader's do: a converter's threads are not there in the child, and freeing it there never returns.
+    write(tmp_path / "a.mp4")
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            v.read_frames(tmp_path / "a.mp4", lambda count: [0, count - 1])
+        child = multiprocessing.get_context("fork").Process(target=gc.collect)
+        child.start()
+        child.join(30)
+        ended = child.exitcode == 0
+        child.kill()
+    finally:
+        gc.enable()
+    assert ended

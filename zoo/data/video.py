@@ -111,7 +111,7 @@ def _reading(source: Source, read: Callable[[Any], T]) -> T:
                 video.decode_all()
                 return read(video)
         finally:
-            video.container.close()
+            video.close()
     except (av.FFmpegError, OSError, EOFError, Image.DecompressionBombError, Surprise) as error:
         raise ValueError(cut or f"{source} is not a video that can be decoded ({error}); get it again") from error
 
@@ -141,7 +141,10 @@ class Video:
     """
 
     def __init__(self, source: Source):
+        from av.video.reformatter import VideoReformatter
+
         self.source = source
+        self.converter = VideoReformatter()
         self._open()
         self.stated: int = self.stream.frames  # 0 where the container does not say
         self.packets, sound = [], True
@@ -156,6 +159,11 @@ class Video:
             self.decode_all()
         else:
             self.order, self.seeks = order, True
+
+    def close(self) -> None:
+        """Free what was opened, now: a converter has threads, and a forked worker that frees one waits for ever."""
+        self.container.close()
+        del self.converter
 
     @property
     def count(self) -> int:
@@ -185,11 +193,17 @@ class Video:
                 raise Surprise("other frames than its index says")
             if at in need:
                 matrix = matrix or _display_matrix(frame)  # a stream's, the same for all frames
-                yield _upright(_pixels(frame), matrix)
+                yield _upright(self._pixels(frame), matrix)
             at += 1
             if at > wanted[-1]:
                 return
         raise Surprise("fewer frames than its index says")
+
+    def _pixels(self, frame: "VideoFrame") -> np.ndarray:
+        """(H, W, 3) uint8 of a frame as it is stored."""
+        alpha = _has_alpha(frame.format.name)
+        pixels = self.converter.reformat(frame, format="rgba" if alpha else "rgb24").to_ndarray()
+        return _on_white(pixels) if alpha else pixels
 
     def _open(self) -> None:
         import av
@@ -269,13 +283,6 @@ class Gif:
         for i in wanted:
             self.image.seek(i)
             yield _on_white(np.asarray(self.image.convert("RGBA")))
-
-
-def _pixels(frame: "VideoFrame") -> np.ndarray:
-    """(H, W, 3) uint8 of a frame as it is stored."""
-    if _has_alpha(frame.format.name):
-        return _on_white(frame.to_ndarray(format="rgba"))
-    return frame.to_ndarray(format="rgb24")
 
 
 @cache
