@@ -161,6 +161,12 @@ def test_a_list_of_videos_has_classes_in_all_lines_or_in_none(tmp_path):
     with pytest.warns(UserWarning, match=r"test of .* has no labels; val serves as test"):
         data.setup()
     assert (data.classes, data.labelled, data.served["test"]) == (["0", "1"], True, "val")
+    data = ClipData(str(tmp_path))
+    with pytest.warns(UserWarning, match=r"test of .* has no labels; val serves as test"):
+        data.setup("fit")
+    data.setup("test")  # as a Trainer asks, after the training
+    assert (data.splits["test"][1].tolist(), data.served["test"]) == ([0], "val")
+    assert [p.name for p in data.encoded("test")] == ["a.mp4"]  # of val.csv, not both of test.csv
     (tmp_path / "train.csv").write_text("a.mp4 0\n\nb.mp4 -1\n")
     with pytest.raises(ValueError, match=r"train\.csv line 3 has the label -1, and so have 1 of 2 lines"):
         find_videos(tmp_path)
@@ -238,6 +244,11 @@ def test_a_split_without_labels_is_no_test(tmp_path, nothing):
     with pytest.warns(UserWarning, match=r"^test of \S+ has no labels; val serves as test$"):
         data.setup("test")
     assert (data.splits["test"][1].tolist(), data.served["test"], data.labelled) == ([1, 0], "val", True)
+    data = ImageData(str(tmp_path), batch_size=2)
+    with pytest.warns(UserWarning, match="val serves as test"):
+        data.setup("test")
+    data.setup("fit")
+    assert (data.splits["test"][1].tolist(), data.served["test"]) == ([1, 0], "val")
 
 
 def test_who_serves_as_validation_and_test():

@@ -166,7 +166,7 @@ class ClipData(L.LightningDataModule):
         make = {"sprites": self._sprites, "moving": self._moving, "shards": self._shards}.get(kind)
         splits = make(place, needed) if make else self._videos()
         labelled = {role: _labelled(*split) for role, split in splits.items()}
-        self.served = readers.serving(labelled, self.hparams.source, needed)
+        self.served = readers.serving(labelled, self.hparams.source, tuple(splits))  # all are read at once, here
         missing = [split for split in needed if split not in self.served]
         if missing:
             there = ", ".join(splits)
@@ -254,12 +254,12 @@ class ClipData(L.LightningDataModule):
         if ":" in self.hparams.source or self.hparams.source == "sprites":
             raise ValueError(f"{self.hparams.source} holds no files of videos")
         splits = self._videos()
-        for role in (split, {"val": "test", "test": "val"}.get(split)):
-            if role in splits:
-                videos = splits[role][0]
-                assert isinstance(videos, Videos)
-                return videos.paths
-        raise ValueError(f"{self.hparams.source} has no {split} split, only {', '.join(splits)}")
+        roles = [role for role in (split, {"val": "test", "test": "val"}.get(split, "")) if role in splits]
+        if not roles:
+            raise ValueError(f"{self.hparams.source} has no {split} split, only {', '.join(splits)}")
+        videos = splits[next((role for role in roles if _labelled(*splits[role])), roles[0])][0]
+        assert isinstance(videos, Videos)
+        return videos.paths
 
     def _shards(self, place: str, needed: tuple[str, ...]) -> Splits:
         splits = shards.find(place, "clips")

@@ -147,7 +147,8 @@ class ImageData(L.LightningDataModule):
         if all(split in self.splits for split in needed):
             return
         items = self._items()
-        self.served = serving({role: some.labelled for role, some in items.items()}, h.source, needed)
+        labelled = {role: some.labelled for role, some in items.items()}
+        self.served = serving(labelled, h.source, needed) | {role: self.served[role] for role in self.splits}
         for split in needed:
             if split not in self.served:
                 raise ValueError(
