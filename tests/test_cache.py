@@ -1,10 +1,12 @@
 """Decoded images on the disk: one copy for all seeds and limits, filled as it is read, listed, removed."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -123,6 +125,31 @@ def test_writing_to_a_batch_changes_no_copy():
     out = filled(range(9), lambda i: rows(9)[i])
     out[:] = 255
     assert (filled(range(9), None) == rows(9)).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="asks how much memory there is")
+def test_a_few_pictures_of_a_source_that_is_larger_than_the_memory_are_read():
+    memory, row = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 1 << 24
+    shape, about = (2 * memory // row, row), {"source": "x", "geometry": "1"}
+    out = cache.filled("2" * 24, shape, np.array([5]), lambda i: np.full(row, i, np.uint8), about)
+    assert (out[5, 0], out[5, -1], out[6, 0]) == (5, 5, 0)
+
+
+def test_a_map_that_the_system_refuses_is_read_without_a_word(monkeypatch):
+    mapped = np.memmap
+
+    def refused(path, dtype, mode, **how):
+        if mode == "c":
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return mapped(path, dtype, mode, **how)
+
+    monkeypatch.setattr(np, "memmap", refused)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = ready(limit=20, batch_size=20)
+    x, _, _ = next(iter(data.train_dataloader()))
+    assert x.shape == (20, 1, 28, 28)
+    x += 1
 
 
 def test_a_copy_that_cannot_be_written_is_named_with_the_variable(monkeypatch, tmp_path):

@@ -64,6 +64,8 @@ def filled(
 ) -> np.memmap:
     """A copy (N, …) in which at least `rows` are filled; what is written to the array stays in this process.
 
+    One that is larger than the memory cannot be written to.
+
     Args:
         make: of a row's number, its samples (…) uint8; called in threads, for rows that nobody has read before.
         about: what `zoo cache ls` says of it.
@@ -128,7 +130,12 @@ def _missing(place: Path, rows: np.ndarray) -> np.ndarray:
 
 def _mapped(place: Path, shape: tuple[int, ...]) -> np.memmap:
     try:
-        out = np.memmap(place / PIXELS, np.uint8, "c", shape=shape)  # copy on write: torch wants a writable array
+        try:
+            out = np.memmap(place / PIXELS, np.uint8, "c", shape=shape)  # copy on write: torch wants a writable array
+        except FileNotFoundError:
+            raise
+        except OSError:  # which has to fit into memory as a whole, as if all of it would be written to
+            out = np.memmap(place / PIXELS, np.uint8, "r", shape=shape)
     except ValueError as error:
         raise ValueError(f"{place} is damaged ({error}); remove that folder, and it is made again") from error
     with contextlib.suppress(OSError):  # of somebody else

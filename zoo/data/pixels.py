@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
@@ -113,7 +114,10 @@ def mapped(pixels: Pixels) -> "Tensor | Rows":
     size = "as they are" if pixels.image_size is None else f"crop {pixels.crop_pct:g}"
     about = {"source": items.source, "geometry": f"{'×'.join(map(str, pixels.shape))}, {size}"}
     shape = (len(native), *pixels.shape)
-    array = torch.from_numpy(cache.filled(every.fingerprint(), shape, index, lambda i: every[i].numpy(), about))
+    copied = cache.filled(every.fingerprint(), shape, index, lambda i: every[i].numpy(), about)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody here writes to it
+        array = torch.from_numpy(copied)
     return array if items.index is None else Rows(array, torch.from_numpy(index))
 
 
