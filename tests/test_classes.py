@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 import zoo
 from zoo import cli, hub, registry
@@ -230,6 +231,24 @@ def test_figures_that_need_labels_are_left_out_in_words():
     assert separation((features, none), features, some)["linear"] == "left out: the training samples have no labels"
 
 
+def test_pictures_that_are_only_there_to_test_are_a_bank_for_one_another(tmp_path, capsys):
+    for kind, grey in (("dark", 0), ("light", 255)):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for k in range(4):
+            Image.new("RGB", (32, 32), (grey, grey, 8 * k)).save(tmp_path / "photos" / kind / f"{k}.png")
+    model = str(hub.save(zoo.create("mae_vit_tiny", image_size=32, patch_size=8), tmp_path / "model"))
+    assert cli.main(["eval", model, str(tmp_path / "photos")]) == 2
+    said = capsys.readouterr().err
+    assert "photos has no test split, only train; add one, of a folder as test/ in it, or hold out a share" in said
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "photos").rename(tmp_path / "mine" / "test")
+    assert cli.main(["eval", model, str(tmp_path / "mine")]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (figures["bank"], figures["images"], figures["split"]) == (4, 8, "test")
+
+
 def test_a_source_is_read_once_and_knows_its_classes():
     data = opened(zoo.load("bilinear_d256.mnist"), "samples/mnist")
     assert data.classes == DIGITS
+    videos = opened(zoo.load("videomae_vit_tiny.sprites"), "sprites")
+    assert (videos.served["train"], "train" in videos.splits) == ("train", False)  # composed once it is needed

@@ -169,12 +169,11 @@ class ClipData(L.LightningDataModule):
         self.served = readers.serving(labelled, self.hparams.source, tuple(splits))  # all are read at once, here
         missing = [split for split in needed if split not in self.served]
         if missing:
-            there = ", ".join(splits)
-            raise ValueError(
-                f"{self.hparams.source} has no {missing[0]} split, only {there}; set val_fraction, or add one"
-            )
+            raise readers.lacking(self.hparams.source, missing[0], splits)
         self.labelled &= all(labelled[self.served[role]] for role in needed)
         self.splits |= {role: splits[other] for role, other in self.served.items()}
+        if kind == "sprites":
+            self.served["train"] = "train"  # which is composed once it is needed
 
     def train_dataloader(self) -> Batches:
         h = self.hparams
@@ -256,7 +255,7 @@ class ClipData(L.LightningDataModule):
         splits = self._videos()
         roles = [role for role in (split, {"val": "test", "test": "val"}.get(split, "")) if role in splits]
         if not roles:
-            raise ValueError(f"{self.hparams.source} has no {split} split, only {', '.join(splits)}")
+            raise readers.lacking(self.hparams.source, split, splits)
         videos = splits[next((role for role in roles if _labelled(*splits[role])), roles[0])][0]
         assert isinstance(videos, Videos)
         return videos.paths

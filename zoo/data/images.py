@@ -20,7 +20,7 @@ from zoo.data.augment import Change, augment, erase, resized_crop
 from zoo.data.batches import AfterSetup, Batches
 from zoo.data.pictures import ValueRange, check_range, decode
 from zoo.data.pixels import Pixels, fitted, mapped
-from zoo.data.readers import STAGES, Items, natural_channels, read, serving
+from zoo.data.readers import STAGES, Items, lacking, natural_channels, read, serving
 from zoo.data.seeds import balanced, held_out
 from zoo.data.shards import Sample, Shards, Streamed, find
 from zoo.nn.checks import check_least, check_types
@@ -151,9 +151,7 @@ class ImageData(L.LightningDataModule):
         self.served = serving(labelled, h.source, needed) | {role: self.served[role] for role in self.splits}
         for split in needed:
             if split not in self.served:
-                raise ValueError(
-                    f"{h.source} has no {split} split, only {', '.join(items)}; set val_fraction, or add one"
-                )
+                raise lacking(h.source, split, items)
             some = items[self.served[split]]
             self.classes = some.classes
             self.labelled &= some.labelled
@@ -183,7 +181,7 @@ class ImageData(L.LightningDataModule):
         items = cast(dict[str, Items], self._items())
         roles = [role for role in (split, {"val": "test", "test": "val"}.get(split, "")) if role in items]
         if not roles:
-            raise ValueError(f"{self.hparams.source} has no {split} split, only {', '.join(items)}")
+            raise lacking(self.hparams.source, split, items)
         return items[next((role for role in roles if items[role].labelled), roles[0])].images
 
     @property

@@ -116,6 +116,14 @@ def serving(labelled: Mapping[str, bool], source: str, needed: Collection[str]) 
     return serves
 
 
+def lacking(source: str, split: str, there: Collection[str]) -> ValueError:
+    """What to say where a source has not the split that is asked for, and none that serves as it."""
+    share = "" if split == "train" else ", or hold out a share of a recipe's training with data.val_fraction"
+    return ValueError(
+        f"{source} has no {split} split, only {', '.join(there)}; add one, of a folder as {split}/ in it{share}"
+    )
+
+
 def _torchvision(source: str) -> dict[str, Items]:
     import torchvision
 

@@ -52,8 +52,8 @@ def evaluate(
         figures["classes"] = matched.said
     elif class_map is not None or by_number:
         raise ValueError(f"{name} knows no classes; leave --class-map and --by-number out")
-    # Samples that are asked about are no bank for themselves.
-    train = () if serves(data, "train") == serves(data, "test") else batches(model, data, batch_size, "train")
+    there = getattr(data, "served", ("train",))  # samples that are asked about are no bank for themselves
+    train = batches(model, data, batch_size, "train") if "train" in there else ()
     figures |= trained_on(name, source, **settle(subject(model), reading))
     return figures | part(model, "evaluate")(model, test, train)
 

@@ -217,7 +217,7 @@ def read_numbers(path: Path, about: Input) -> Tensor:
 
 KINDS: dict[Kind, Reading] = {
     "image": Reading(_images, read_image, 1000, "a folder or a Hub id"),
-    "clip": Reading(_clips, read_clip, 64, "a folder or a Hub id"),
+    "clip": Reading(_clips, read_clip, 64, "a folder of videos"),
     "latent": Reading(_latents, read_numbers, 1000, "a folder that `zoo latents` writes"),
     "activation": Reading(_activations, read_numbers, 1000, "class:PACKAGE.MODULE.DATAMODULE"),
 }
