@@ -247,6 +247,12 @@ def test_pictures_that_are_only_there_to_test_are_a_bank_for_one_another(tmp_pat
     assert (figures["bank"], figures["images"], figures["split"]) == (4, 8, "test")
 
 
+@pytest.mark.parametrize("size", ["0", "-3"])
+def test_a_batch_of_nothing_is_refused(capsys, size):
+    assert cli.main(["eval", "bilinear_d256.mnist", "--batch-size", size]) == 2
+    assert f"batch_size={size}, must be at least 1" in capsys.readouterr().err
+
+
 def test_a_source_is_read_once_and_knows_its_classes():
     data = opened(zoo.load("bilinear_d256.mnist"), "samples/mnist")
     assert data.classes == DIGITS

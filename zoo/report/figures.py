@@ -10,6 +10,7 @@ from zoo import hub, registry
 from zoo.data.classes import Targets, compare, count_classes, find, relabelled
 from zoo.data.trained import trained_on
 from zoo.hub.make import model_class
+from zoo.nn.checks import check_least
 from zoo.nn.protocols import Classifies, Network, Samples, can
 from zoo.report import defaults, plots, sampling
 from zoo.report.inputs import KINDS, batches, opened, sample, serves, settle, subject
@@ -40,6 +41,7 @@ def evaluate(
     Raises:
         ValueError: classes that the model does not know; a model that names none, unless by_number or class_map.
     """
+    check_least(1, batch_size=batch_size)
     model = hub.load(name)
     source, batch_size = source or sample(model), batch_size or KINDS[subject(model).kind].batch_size
     data = opened(model, source, reading)
