@@ -5,8 +5,12 @@ import json
 from pathlib import Path
 
 import lightning as L
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
+from test_pictures import encoded
 from torch import nn
 from torch.nn import functional as F
 
@@ -325,6 +329,19 @@ trainer: {{max_epochs: 1}}
     assert "others      (8, 192, 8, 8) torch.float32 in [" in out
     assert "labels      (8,) torch.int64 in [" in out
     assert "8 images an optimiser step" in out
+
+
+def test_cached_tokens_of_a_table_come_with_its_images_whichever_column_held_the_labels(tmp_path):
+    png = encoded(np.zeros((64, 64, 3), np.uint8))
+    for split in ("train", "test"):
+        table = pa.table({"image": [{"bytes": png}] * 6, "coarse": [0, 1] * 3, "label": [0, 1, 2] * 2})
+        parquet.write_table(table, tmp_path / f"{split}-00000-of-00001.parquet")
+    model, data = narrow(), ImageData(str(tmp_path), 64, 3, label_column="coarse")
+    measure(model, data)
+    both = ImageLatentData(str(write(model, data, tmp_path / "latents")), batch_size=6)
+    both.setup()
+    _, y = both.on_after_batch_transfer(next(iter(both.test_dataloader())), 0)
+    assert y.tolist() == [0, 1] * 3
 
 
 def test_images_that_are_read_as_a_stream_are_refused(cached, sprites, tmp_path):

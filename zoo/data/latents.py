@@ -26,6 +26,7 @@ from zoo.nn.protocols import HasLatents, Network
 from zoo.redact import redact
 
 FORMAT = "latentzoo latents 1"
+READING = ("value_range", "image_column", "label_column")  # keywords of ImageData that say how a source is read
 
 
 @torch.no_grad()
@@ -68,7 +69,7 @@ def write(
         "flip": flip,
         "image_size": data.input_shape[-1],
         "classes": data.classes,
-        "value_range": data.hparams.value_range,
+        **{key: data.hparams[key] for key in READING},
     }
     with hub.write_aside(folder) as aside:
         for split in ("train", "test"):
@@ -261,14 +262,9 @@ class ImageLatentData(LatentData):
         """Map the latents, read the images."""
         super().setup(stage)
         source = self.hparams.source or self.config["source"]
-        value_range = self.config.get("value_range")
-        images = ImageData(
-            source,
-            self.config["image_size"],
-            3,
-            cache=self.hparams.cache,
-            value_range=tuple(value_range) if value_range else None,
-        )
+        reading = {key: self.config.get(key) for key in READING}
+        reading["value_range"] = reading["value_range"] and tuple(reading["value_range"])
+        images = ImageData(source, self.config["image_size"], 3, cache=self.hparams.cache, **reading)
         images.setup()
         for split in ("train", "test"):
             latents, labels = self.splits[split]
