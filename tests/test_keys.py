@@ -120,3 +120,17 @@ def test_the_resolved_recipe_is_printed_and_is_a_recipe(tmp_path, capsys):
     assert config["model"]["init_args"]["betas"] == [0.9, 0.999]  # a default
     assert cli.main(["validate", str(tmp_path / "mine.yaml")]) == 0
     assert "learning rate 0.5" in capsys.readouterr().out
+
+
+class Mine(zoo.ImageData):
+    """A reader of one's own that hands on only what it needs."""
+
+    def __init__(self, source: str, batch_size: int = 8):
+        super().__init__(source, batch_size=batch_size)
+
+
+def test_a_run_goes_on_without_flags_that_its_own_reader_does_not_take(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    for kind, flags in (("zoo.ImageData", ["--data.stratify=false"]), (f"{__name__}.Mine", [])):
+        recipe.write_text(yaml.safe_dump({"data": {"class_path": kind, "init_args": {"source": "samples/mnist"}}}))
+        assert keys.as_begun(recipe, []) == flags
