@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 from zoo import cli
-from zoo.data import readers, trained
+from zoo.data import clips, readers, trained
 from zoo.data.images import ImageData
 from zoo.data.readers import Items
 from zoo.data.trained import trained_on
@@ -95,6 +95,19 @@ def test_parquet_and_arrays_are_compared(tmp_path, monkeypatch):
 def test_what_costs_too_much_is_said_and_nothing_is_imported(tmp_path, folder, source, reader, reason):
     said = trained_on(run(tmp_path, source, reader), str(folder))["trained_on"]
     assert said.startswith(f"unknown: {reason}")
+
+
+def test_videos_are_not_decoded_to_be_compared(tmp_path, monkeypatch):
+    for name in ("train/a.mp4", "train/b.mp4", "test/c.mp4"):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "videos" / name).write_bytes(name[-5:].encode())
+    shutil.copy(tmp_path / "videos" / "train" / "a.mp4", tmp_path / "videos" / "test")
+    monkeypatch.setattr(clips, "check_frames", None)
+    videos = tmp_path / "videos"
+    place = run(tmp_path, videos, "zoo.ClipData", bad="skip")
+    assert trained_on(place, str(videos)) == {"trained_on": 1, "videos": 2}
+    place = run(tmp_path, videos, "zoo.ClipData", bad="skip", limit=1)
+    assert "is damaged is not looked for again" in trained_on(place, str(videos))["trained_on"]
 
 
 def test_a_large_table_is_not_read_by_the_way(tmp_path, folder, monkeypatch):

@@ -43,6 +43,10 @@ def trained_on(name: str, source: str, **reading: Any) -> dict[str, int | str]:
         theirs = str(given["source"])
         if theirs.startswith("shards:") or (theirs != source and _costly(theirs)):
             return {"trained_on": f"unknown: {theirs} is not read again for this"}
+        if given.get("bad") == "skip":
+            if given.get("val_fraction") or given.get("limit"):
+                return {"trained_on": f"unknown: what of {theirs} is damaged is not looked for again"}
+            given["bad"] = "refuse"  # or each file would be decoded, and what was left out is not evaluated either
         shown = kind(source, **reading).encoded("test")
         known = _same(kind(**{**kind.older, **given}).encoded("train"), shown)
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
