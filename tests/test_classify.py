@@ -6,6 +6,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import zoo
 from zoo import cli
@@ -140,6 +141,17 @@ def test_labels_that_are_no_class_are_refused_before_the_first_step(wrong, messa
 
     with pytest.raises(ValueError, match=message):
         trainer(max_epochs=1).fit(LitClassifier("bilinear_d64"), Wrong("samples/mnist", channels=1))
+
+
+def test_a_test_set_without_labels_validates_nothing_and_what_does_is_said(tmp_path):
+    for k in range(8):
+        place = tmp_path / ("test" if k > 5 else f"train/{'cat' if k % 2 else 'dog'}") / f"{k}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((28, 28), k, np.uint8)).save(place)
+    lit, args = LitClassifier("bilinear_d64", num_classes=2), {"batch_size": 2, "num_workers": 0}
+    with pytest.raises(ValueError, match="have no labels, .* hold out a share of the training with data.val_fraction"):
+        trainer(max_epochs=1).fit(lit, ImageData(str(tmp_path), **args))
+    trainer(max_epochs=1).fit(lit, ImageData(str(tmp_path), val_fraction=0.3, **args))
 
 
 def test_knn_equals_counting_by_hand():

@@ -169,11 +169,14 @@ def relabelled(
         yield x, matched.labels(y)
 
 
-def check_labels(labels: Tensor, count: int, source: str, needed: bool = True) -> None:
+def check_labels(
+    labels: Tensor, count: int, source: str, needed: bool = True, mend: str = "give some that have"
+) -> None:
     """See that labels (N,) are classes of the data.
 
     Args:
         needed: -1, no label, will not do.
+        mend: what to do where there are none.
 
     Raises:
         ValueError: one is no whole number from 0 to below `count`.
@@ -182,7 +185,7 @@ def check_labels(labels: Tensor, count: int, source: str, needed: bool = True) -
         raise ValueError(f"{source} has labels {tuple(labels.shape)} {labels.dtype}; expected a class of each sample")
     wrong = ((labels < (0 if needed else -1)) | (labels >= count)).nonzero()  # (bad, 1)
     if needed and len(labels) and int(labels.max()) < 0:
-        raise ValueError(f"the samples of {source} have no labels, which this model needs; give some that have")
+        raise ValueError(f"the samples of {source} have no labels, which this model needs; {mend}")
     if len(wrong):
         first = int(wrong[0])
         raise ValueError(

@@ -161,7 +161,10 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
             labels = getattr(data, "splits", {}).get(split, (None, None))[1]
             if isinstance(labels, Tensor) and not labels.is_meta:  # a stream's are seen as they come
                 source = f"{data.hparams.get('source', type(data).__name__)}, {split}"
-                check_labels(labels, found or count, source)
+                mend = "give some that have"
+                if stage == "fit" and split == "val" and "val_fraction" in data.hparams:
+                    mend += ", or hold out a share of the training with data.val_fraction"
+                check_labels(labels, found or count, source, mend=mend)
 
     def labels(self, y: Tensor) -> Tensor:
         """The data's labels (B,) as the model's classes."""
