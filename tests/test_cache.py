@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -150,6 +151,22 @@ def test_a_map_that_the_system_refuses_is_read_without_a_word(monkeypatch):
     x, _, _ = next(iter(data.train_dataloader()))
     assert x.shape == (20, 1, 28, 28)
     x += 1
+
+
+@pytest.mark.parametrize("few", [{}, {"limit": 30, "val_fraction": 0.1}])
+def test_a_worker_that_is_spawned_maps_the_copy_and_is_sent_none(few):
+    data = ready(**few)
+    for split in ("train", "val"):
+        pixels = data.splits[split][0]
+        sent = pickle.dumps(pixels)
+        sources = len(pickle.dumps(pixels.items))  # which a worker would need without a cache
+        assert len(sent) < sources + 10_000 < sources + pixels.array[:].nbytes
+        some = torch.arange(len(pixels))[::7]
+        assert torch.equal(pickle.loads(sent).array[some], pixels.array[some])
+    cache.prune(everything=True)
+    with pytest.raises(FileNotFoundError, match=r"was removed while it was read; .* `zoo fit --resume`"):
+        pickle.loads(sent)
+    assert torch.equal(pixels.array[some], pixels.array[some])  # who has it keeps it
 
 
 def test_a_copy_that_cannot_be_written_is_named_with_the_variable(monkeypatch, tmp_path):

@@ -149,7 +149,7 @@ def test_a_test_set_without_labels_validates_nothing_and_what_does_is_said(tmp_p
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((28, 28), k, np.uint8)).save(place)
     lit, args = LitClassifier("bilinear_d64", num_classes=2), {"batch_size": 2, "num_workers": 0}
-    with pytest.raises(ValueError, match="have no labels, .* hold out a share of the training with data.val_fraction"):
+    with pytest.raises(ValueError, match=r"have no labels, .* hold out a share of the training with data.val_fraction"):
         trainer(max_epochs=1).fit(lit, ImageData(str(tmp_path), **args))
     trainer(max_epochs=1).fit(lit, ImageData(str(tmp_path), val_fraction=0.3, **args))
 

@@ -76,7 +76,7 @@ def filled(
     place = root() / "images" / key
     with contextlib.suppress(FileNotFoundError):  # not there, or being removed
         if not _missing(place, rows).size:
-            return _mapped(place, shape)
+            return mapped(place, shape)
     with writing(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(_lock(place)).acquire()
@@ -104,7 +104,7 @@ def filled(
                     marks.seek(row)
                     marks.write(b"\1")
                 marks.flush()
-        return _mapped(place, shape)
+        return mapped(place, shape)
 
 
 def _begin(place: Path, shape: tuple[int, ...], about: dict[str, Any]) -> None:
@@ -128,7 +128,8 @@ def _missing(place: Path, rows: np.ndarray) -> np.ndarray:
     return rows[marks[rows] == 0]
 
 
-def _mapped(place: Path, shape: tuple[int, ...]) -> np.memmap:
+def mapped(place: Path, shape: tuple[int, ...]) -> np.memmap:
+    """What `filled` gave, mapped anew."""
     try:
         try:
             out = np.memmap(place / PIXELS, np.uint8, "c", shape=shape)  # copy on write: torch wants a writable array
@@ -205,7 +206,7 @@ def prune(
 ) -> tuple[list[Copy], list[Copy]]:
     """Remove copies, and say which, and which should have gone but are in use.
 
-    A run that reads one keeps it until it ends; on Windows it is left.
+    A run that reads one keeps it until it ends, but for workers that are spawned later; on Windows it is left.
 
     Args:
         days: those that were not used for so long.

@@ -33,6 +33,7 @@ class Pixels:
         self.items, self.image_size, self.channels, self.crop_pct = items, image_size, channels, crop_pct
         self.value_range = value_range
         self.array: Tensor | Rows | None = None
+        self.cached: tuple[Path, tuple[int, ...], np.ndarray | None] | None = None  # of the cache, which `array` maps
         # Of the source's first image: no seed or limit decides the shape.
         first = decode(items.native.images[0], channels, items.source, value_range)
         height, width, depth = _fit(first, image_size, crop_pct).shape
@@ -40,6 +41,21 @@ class Pixels:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | ({} if self.cached is None else {"array": None})  # a worker maps the file, nothing is sent
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self.cached is not None:
+            place, shape, index = self.cached
+            try:
+                self.array = _array(cache.mapped(place, shape), index)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f"{place} was removed while it was read; begin again, or go on with `zoo fit --resume`, and "
+                    "it is made again"
+                ) from error
 
     def __getitem__(self, i: int) -> Tensor:
         return fitted(self.whole(i), self.image_size, self.crop_pct, self.shape, self.items.source)  # (C, H, W)
@@ -114,11 +130,17 @@ def mapped(pixels: Pixels) -> "Tensor | Rows":
     size = "as they are" if pixels.image_size is None else f"crop {pixels.crop_pct:g}"
     about = {"source": items.source, "geometry": f"{'×'.join(map(str, pixels.shape))}, {size}"}
     shape = (len(native), *pixels.shape)
-    copied = cache.filled(every.fingerprint(), shape, index, lambda i: every[i].numpy(), about)
+    key = every.fingerprint()
+    copied = cache.filled(key, shape, index, lambda i: every[i].numpy(), about)
+    pixels.cached = cache.root() / "images" / key, shape, items.index
+    return _array(copied, items.index)
+
+
+def _array(copied: np.memmap, index: np.ndarray | None) -> "Tensor | Rows":
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody here writes to it
         array = torch.from_numpy(copied)
-    return array if items.index is None else Rows(array, torch.from_numpy(index))
+    return array if index is None else Rows(array, torch.from_numpy(index))
 
 
 class Rows:
