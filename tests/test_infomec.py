@@ -8,6 +8,7 @@ import torch
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, mutual_info_score
+from torch.overrides import TorchFunctionMode
 
 from zoo.metrics.infomec import DEFINITIONS, infomec
 
@@ -77,6 +78,22 @@ def test_a_latent_far_from_zero_keeps_its_information():
     latents, sources = drawn()
     near, far = (infomec(z, sources, discrete=False) for z in (latents.double(), latents.double() + 100))
     assert (near.nmi - far.nmi).abs().max() < 1e-3
+
+
+class Placed(TorchFunctionMode):
+    """Refuses tensors that are made on no device in particular: beside latents on a GPU these lie elsewhere."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        made = (torch.arange, torch.empty, torch.full, torch.ones, torch.tensor, torch.zeros)
+        assert func not in made or "device" in (kwargs or {}), func.__name__
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_everything_is_made_where_the_latents_lie(discrete):
+    latents, sources = drawn(200)
+    with Placed():
+        infomec(latents.round().long() if discrete else latents, sources, discrete)
 
 
 @pytest.mark.parametrize("discrete", [True, False])

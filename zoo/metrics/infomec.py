@@ -162,7 +162,7 @@ def _knn_information(x: Tensor, classes: Tensor, k: int) -> Tensor:
         own = (classes == c).nonzero()[:, 0]
         radius[:, own] = _kth_distance(x[:, own], int(near[own[0]]))
     m = _strictly_nearer(x, radius)  # (L, N)
-    digamma = torch.digamma(torch.arange(len(n) + 1, dtype=torch.float64))  # of every count there can be
+    digamma = torch.digamma(torch.arange(len(n) + 1.0, dtype=x.dtype, device=x.device))  # of every count there can be
     of_near, of_class, of_all = digamma[near].mean(), digamma[n].mean(), digamma[m.clamp(min=1)].mean(1)
     return (digamma[-1] + of_near - of_class - of_all).clamp(min=0)  # (L,)
 
