@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import re
+import warnings
 from fractions import Fraction
 from itertools import pairwise
 
@@ -315,6 +316,25 @@ def test_a_gif_is_seen_as_pyav_shows_it(tmp_path):
     found = v.read_frames(path, lambda n: range(n))
     assert np.array_equal(found, wanted)
     assert found[0, 0, -1].tolist() == [255, 255, 255]
+
+
+def test_a_gif_is_closed_when_it_is_read(tmp_path):
+    path, frames = tmp_path / "v.gif", [Image.new("L", (8, 8), 20 * i) for i in range(4)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ResourceWarning)
+        v.read_frames(path, lambda n: range(n))
+        v.check_frames(path, 4)
+    assert not [w for w in said if w.category is ResourceWarning]
+
+
+def test_a_check_decodes_all_and_colours_one(tmp_path, monkeypatch):
+    path = write(tmp_path / "v.mp4")
+    decoded, coloured, play, pixels = [], [], v.Video._play, v._pixels
+    monkeypatch.setattr(v.Video, "_play", lambda *a: (decoded.append(f) or f for f in play(*a)))
+    monkeypatch.setattr(v, "_pixels", lambda frame: coloured.append(frame) or pixels(frame))
+    v.check_frames(path, 110)
+    assert (len(decoded), len(coloured)) == (110, 1)
 
 
 # Refused

@@ -27,6 +27,7 @@ T = TypeVar("T")
 # Codecs of which each packet becomes one frame. MPEG-4's may also say "as before", in fewer bytes than any frame has.
 ONE_EACH = {"av1", "dnxhd", "ffv1", "h264", "hevc", "libdav1d", "mjpeg", "mpeg4", "prores", "rawvideo", "vp9"}
 AS_BEFORE = 20
+BLANK = np.uint8(0)
 
 
 def read_frames(source: Source, choose: Callable[[int], list[int]]) -> np.ndarray:
@@ -51,7 +52,7 @@ def read_frames(source: Source, choose: Callable[[int], list[int]]) -> np.ndarra
 
 
 def check_frames(source: Source, least: int) -> None:
-    """Decode a whole video as `read_frames` does, and keep nothing.
+    """Decode a whole video as `read_frames` does, and keep nothing; colours are made of the first frame alone.
 
     Raises:
         ValueError: as `read_frames`, or fewer frames than `least`.
@@ -59,7 +60,7 @@ def check_frames(source: Source, least: int) -> None:
 
     def read(video: "Video | Gif") -> None:
         check_count(source, video.count, least)
-        for _ in _of_one_size(source, video.frames(range(video.count))):
+        for _ in _of_one_size(source, video.frames(range(video.count), coloured=False)):
             pass
 
     _reading(source, read)
@@ -100,7 +101,9 @@ def _reading(source: Source, read: Callable[[Any], T]) -> T:
     cut = f"{source} is cut off: it holds {size:,} of at least {stated:,} bytes; get it again" if size < stated else ""
     try:
         if kind == b"GIF8":
-            return read(Gif(source))
+            gif = Gif(source)
+            with gif.image:
+                return read(gif)
         video = Video(source)
         try:
             if cut and (not video.stated or len(video.packets) < video.stated):
@@ -173,8 +176,11 @@ class Video:
         """Find the order by decoding the whole video."""
         self.order, self.seeks = [number for number, _ in self._play(self.start)], False
 
-    def frames(self, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+    def frames(self, wanted: Sequence[int], coloured: bool = True) -> Iterator[np.ndarray]:
         """Pixels (H, W, 3) uint8 of frames in ascending order.
+
+        Args:
+            coloured: False gives blanks of their size after the first: colours can take longer to make than to decode.
 
         Raises:
             Surprise: other frames come out than the order says.
@@ -193,7 +199,9 @@ class Video:
                 raise Surprise("other frames than its index says")
             if at in need:
                 matrix = matrix or _display_matrix(frame)  # a stream's, the same for all frames
-                yield _upright(self._pixels(frame), matrix)
+                seen = coloured or at == wanted[0]
+                pixels = self._pixels(frame) if seen else np.broadcast_to(BLANK, (frame.height, frame.width, 3))
+                yield _upright(pixels, matrix)
             at += 1
             if at > wanted[-1]:
                 return
@@ -278,8 +286,8 @@ class Gif:
         self.image = Image.open(source if isinstance(source, Path) else _opened(source))
         self.count: int = getattr(self.image, "n_frames", 1)
 
-    def frames(self, wanted: Sequence[int]) -> Iterator[np.ndarray]:
-        """Pixels (H, W, 3) uint8 of frames in ascending order."""
+    def frames(self, wanted: Sequence[int], coloured: bool = True) -> Iterator[np.ndarray]:
+        """Pixels (H, W, 3) uint8 of frames in ascending order; to decode one makes its colours."""
         for i in wanted:
             self.image.seek(i)
             yield _on_white(np.asarray(self.image.convert("RGBA")))
