@@ -40,7 +40,7 @@ class Named(NamedTuple):
 
 def as_begun(file: Path, overrides: list[str]) -> list[str]:
     """Flags for the keywords of a run's DataModule that its resolved recipe is older than: what it did without them."""
-    kind, flags = named(file, overrides).classes.get("data"), []
+    kind, flags = named(file, overrides).classes.get("data", object), []
     with contextlib.suppress(*UNREADABLE):
         given = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]["init_args"]
         older = {key: value for key, value in getattr(kind, "older", {}).items() if key in keys_of(kind)}
