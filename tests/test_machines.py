@@ -21,7 +21,7 @@ from test_lit import SMALL as SMALL_LIT
 
 import zoo
 from zoo import cli, hub
-from zoo.data import sharding
+from zoo.data import cache, sharding
 from zoo.data.clips import ClipData
 from zoo.data.factors import FactorData
 from zoo.data.images import ImageData
@@ -124,6 +124,30 @@ def test_windows_shards_latents_and_caches_are_written(windows, pictures, tmp_pa
     read = LatentData(str(tmp_path / "latents"), batch_size=4)
     read.setup()
     assert len(next(iter(read.train_dataloader()))[0]) == 4
+
+
+def test_windows_a_copy_that_is_read_is_left_whole(windows, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    made, about = [], {"source": "x", "geometry": "1"}
+
+    def copy():
+        return cache.filled("0" * 24, (9, 4), np.arange(9), lambda i: made.append(i) or np.full(4, i, np.uint8), about)
+
+    read = copy()
+    removed, left = cache.prune(everything=True)
+    assert (removed, [c.filled for c in left]) == ([], ["9 of 9"])
+    assert (copy() == read).all()
+    del read
+    assert ([c.filled for c in cache.prune(everything=True)[0]], cache.copies()) == (["9 of 9"], [])
+    assert made == list(range(9))
+
+
+def test_a_copy_that_was_half_removed_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    for value in (1, 2):
+        how = "0" * 24, (9, 4), np.arange(9), lambda i, value=value: np.full(4, value, np.uint8)
+        assert (cache.filled(*how, {"source": "x", "geometry": "1"}) == value).all()
+        (tmp_path / "images" / ("0" * 24) / cache.PIXELS).unlink()
 
 
 def test_windows_a_file_in_use_is_not_replaced_and_that_is_a_line(windows, tmp_path, capsys):

@@ -108,10 +108,10 @@ def filled(
 
 
 def _begin(place: Path, shape: tuple[int, ...], about: dict[str, Any]) -> None:
-    if (place / ABOUT).is_file():
+    if (place / ABOUT).is_file() and (place / PIXELS).is_file():
         return
     place.mkdir(exist_ok=True)
-    for name, size in ((PIXELS, math.prod(shape)), (FILLED, shape[0])):
+    for name, size in ((FILLED, shape[0]), (PIXELS, math.prod(shape))):  # no mark without pixels at any time
         with open(place / name, "wb") as file:
             file.truncate(size)
     text = json.dumps({"format": FORMAT, "shape": shape, **about}, ensure_ascii=False)
@@ -232,7 +232,8 @@ def _remove(path: Path) -> bool:
             path.parent.with_name(f"{path.name.partition('.')[0]}.lock").unlink(missing_ok=True)
             return True
         with FileLock(_lock(path), timeout=0):
-            for name in (ABOUT, f"{ABOUT}.part", FILLED, PIXELS):  # without the first it is no copy
+            # The first is what Windows keeps of a copy that is read, whole then; without it, it is no copy.
+            for name in (PIXELS, ABOUT, f"{ABOUT}.part", FILLED):
                 (path / name).unlink(missing_ok=True)
             path.rmdir()
         return True
