@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from PIL import Image
 
 from zoo import cli
 from zoo.data import cache
 from zoo.data.images import ImageData, Pixels
+from zoo.data.readers import read
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +77,22 @@ def rows(count, size=12):
 def filled(wanted, make, count=9):
     about = {"source": "made", "geometry": "3×4"}
     return cache.filled("0" * 24, (count, 3, 4), np.asarray(wanted), make, about)
+
+
+def test_to_know_a_copy_each_folder_is_resolved_and_not_each_picture(tmp_path, monkeypatch):
+    folder = tmp_path / "photos" / "train" / "cat"
+    folder.mkdir(parents=True)
+    for k in range(20):
+        Image.new("L", (8, 8), k).save(folder / f"{k}.png")
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    keys, asked, real = [], [], os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path, **how: (asked.append(path), real(path, **how))[1])
+    for place in ("photos", "link"):
+        pixels = Pixels(read(str(tmp_path / place))["train"], 8, 1)
+        asked.clear()
+        keys.append(pixels.fingerprint())
+        assert len(asked) == 1
+    assert keys[0] == keys[1]
 
 
 def test_what_was_filled_before_a_damaged_picture_stays(monkeypatch):

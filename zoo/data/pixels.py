@@ -83,10 +83,13 @@ class Pixels:
         geometry += f" {self.crop_pct}" if self.crop_pct < 1 else ""
         geometry += f" {self.value_range}" if self.value_range else ""
         digest = hashlib.blake2b(geometry.encode(), digest_size=12)
+        folders: dict[str, str] = {}  # as they are named → as they are; to resolve each file takes minutes of a million
         for item in self.items.images:
             if isinstance(item, Path):
-                stat = item.stat()
-                item = f"{item.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()
+                stat, (folder, name) = item.stat(), os.path.split(item)
+                if folder not in folders:
+                    folders[folder] = os.path.realpath(folder)
+                item = f"{os.path.join(folders[folder], name)} {stat.st_size} {stat.st_mtime_ns}".encode()
             digest.update(item if isinstance(item, bytes) else np.ascontiguousarray(item).data)
         return digest.hexdigest()
 
