@@ -353,6 +353,12 @@ def test_a_stray_table_turns_no_picture_folder_into_one(tmp_path):
     for stray in ("meta/index.parquet", "train/metadata.parquet", "index.parquet"):
         (tmp_path / stray).write_bytes(b"PAR1")
     assert classes(tmp_path) == ["cat", "dog"]
+    parquet.write_table(pa.table({"file": ["cat/0.png"], "label": [0]}), tmp_path / "train_labels.parquet")
+    with pytest.warns(
+        UserWarning, match=r"without 1 parquet files that hold no pictures: train_labels\.parquet; image"
+    ):
+        assert classes(tmp_path) == ["cat", "dog"]
+    (tmp_path / "train_labels.parquet").unlink()
     table(tmp_path / "data", train=[0, 1])  # one that is named for a split is meant
     assert classes(tmp_path) == ["0", "1"]
 

@@ -82,7 +82,8 @@ def read(source: str, image_column: str | None = None, label_column: str | None 
     path = Path(source).expanduser()
     if path.is_dir():
         files = tables.find(path)
-        return table(tables.local(path, files)) if files else _folder(path)
+        parts = tables.local(path, files) if files else {}
+        return table(parts) if parts and (image_column or not tables.beside(path, parts)) else _folder(path)
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         raise FileNotFoundError(
             f"no folder {source}; give a folder of class folders or of parquet files, a Hub id org/name, "

@@ -75,6 +75,20 @@ def find(root: Path) -> dict[str, list[Path]]:
     return found or {"train": others}
 
 
+def beside(root: Path, parts: dict[str, list[Part]]) -> bool:
+    """Whether tables hold no pictures and lie beside some: they are lists of labels or the like, and that is said."""
+    every = [part for some in parts.values() for part in some]
+    if any(map(_fitting, every)) or not files_under(root, suffixes(), Left()):
+        return False
+    names = ", ".join(Path(part.name).name for part in every[:3]) + (", …" if len(every) > 3 else "")
+    warnings.warn(
+        f"{root} is read without {len(every)} parquet files that hold no pictures: {names}; image_column names a "
+        "column of paths",
+        stacklevel=2,
+    )
+    return True
+
+
 def local(root: Path, files: dict[str, list[Path]]) -> dict[str, list[Part]]:
     """The parts of each split of parquet files.
 
@@ -188,9 +202,14 @@ def _role(path: Path) -> tuple[str, Path] | None:
 
 def _image_column(parts: Sequence[Part], source: str, name: str | None) -> str:
     first = parts[0]
-    fitting = [n for n, f in first.features.items() if f.get("_type") == "Image"]
-    fitting += [f.name for f in first.schema if re.match(r"struct<.*\bbytes: ", str(f.type))]
-    return _pick(name, sorted(fitting, key=lambda n: n not in ("image", "img")), first.schema.names, "image", source)
+    fitting = sorted(_fitting(first), key=lambda n: n not in ("image", "img"))
+    return _pick(name, fitting, first.schema.names, "image", source)
+
+
+def _fitting(part: Part) -> list[str]:
+    """The columns that hold pictures."""
+    noted = [n for n, f in part.features.items() if f.get("_type") == "Image"]
+    return noted + [f.name for f in part.schema if re.match(r"struct<.*\bbytes: ", str(f.type))]
 
 
 def _label_column(parts: Sequence[Part], source: str, name: str | None) -> str | None:
