@@ -3,10 +3,13 @@
 import os
 import pickle
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
+import torchvision
 from pyarrow import parquet
 from test_pictures import encoded
 
@@ -399,6 +402,17 @@ def test_a_hub_data_set_that_keeps_files_is_read_as_a_local_one(tmp_path, monkey
         read("org/name")
     with pytest.raises(ValueError, match="row 0 of train of org/name cannot be decoded"):
         ImageData("org/name", val_fraction=0.5, label_column="").setup("fit")
+
+
+def test_labels_of_several_columns_begin_with_the_class(monkeypatch):
+    def made(root, **how):
+        targets = torch.tensor([[7, 2, 3], [1, 5, 6]])  # QMNIST's: the digit, who wrote it, …
+        return SimpleNamespace(
+            data=torch.zeros(2, 28, 28, dtype=torch.uint8), targets=targets, classes=list("0123456789")
+        )
+
+    monkeypatch.setattr(torchvision.datasets, "QMNIST", made)
+    assert read("torchvision:QMNIST")["test"].labels.tolist() == [7, 1]
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_the_variable(tmp_path, monkeypatch):

@@ -152,6 +152,7 @@ def _torchvision(source: str) -> dict[str, Items]:
         if by_split:
             images = images.transpose(0, 2, 3, 1)  # these two come as (N, C, H, W)
         labels = np.asarray(data.targets if hasattr(data, "targets") else data.labels, dtype=np.int64)
+        labels = labels[:, 0] if labels.ndim == 2 else labels  # QMNIST's are followed by who wrote the digit, and more
         classes = getattr(data, "classes", None) or [str(c) for c in range(int(labels.max()) + 1)]
         out[role] = Items(images, labels, list(classes), source)
     return out
