@@ -2,6 +2,7 @@
 
 import copy
 import re
+import warnings
 
 import lightning as L
 import pytest
@@ -488,6 +489,15 @@ def test_the_learning_rate_follows_the_batch_and_is_said(caplog):
         trainer = fit(module, 1, accumulate_grad_batches=4)
     assert trainer.optimizers[0].param_groups[0]["initial_lr"] == pytest.approx(1.5e-4 * 128 / 256)
     assert any(re.search(r"learning rate 7.5e-05 = 0.00015 × 128 images a step / 256", t) for t in caplog.messages)
+
+
+def test_a_schedule_that_rises_says_so():
+    args = {"arch_args": PX16, "base_lr": 1.5e-4, "warmup_epochs": 0}  # on one device, 32 of the 2,048 it is meant for
+    with pytest.warns(UserWarning, match=r"min_lr=8e-05 is above the peak learning rate 1\.875e-05, and the step size"):
+        fit(LitMAE("mae_vit_tiny", min_lr=8e-5, **args), 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="min_lr")
+        fit(LitMAE("mae_vit_tiny", min_lr=1e-6, **args), 1)
 
 
 def test_one_learning_rate_or_the_other():

@@ -79,6 +79,15 @@ def _steps(trainer: L.Trainer) -> int:
     return int(steps)
 
 
+def _fall(lr: float, min_lr: float) -> None:
+    """Say so where a schedule that should fall rises: `base_lr` follows the batch, `min_lr` does not."""
+    if min_lr > lr:
+        rank_zero_warn(
+            f"min_lr={min_lr:.4g} is above the peak learning rate {lr:.4g}, and the step size rises to it: min_lr does "
+            "not follow the batch; give a smaller one, or the batch of the recipe"
+        )
+
+
 def warmup_cosine(
     optimizer: Optimizer, trainer: L.Trainer, lr: float, min_lr: float, warmup_epochs: float, accumulate: int = 1
 ) -> OptimizerLRSchedulerConfig:
@@ -87,6 +96,7 @@ def warmup_cosine(
     Args:
         accumulate: batches of an optimiser step, where the trainer does not count them.
     """
+    _fall(lr, min_lr)
     steps = math.ceil(_steps(trainer) / accumulate)
     warmup = warmup_epochs * steps / epochs(trainer) if warmup_epochs else 0
 
@@ -103,6 +113,8 @@ def warmup_linear(
     optimizer: Optimizer, trainer: L.Trainer, lr: float, min_lr: float, warmup_epochs: float, decay_epoch: float | None
 ) -> OptimizerLRSchedulerConfig:
     """Linear warm-up, a constant, and from `decay_epoch` on a line to min_lr, step by step."""
+    if decay_epoch is not None:
+        _fall(lr, min_lr)
     steps = _steps(trainer)
     epoch = steps / epochs(trainer)
     warmup, start = warmup_epochs * epoch, steps if decay_epoch is None else decay_epoch * epoch
