@@ -130,6 +130,16 @@ def test_what_is_not_there_cannot_be_taken(foreign):
         zoo.convert(state, "bilinear_d64", take="average", image_size=4)
 
 
+@pytest.mark.parametrize("wrapping", ["AveragedModel", "DDP in AveragedModel"])
+def test_torchs_own_average_is_one(foreign, wrapping):
+    state, _ = foreign
+    held = WRAPPINGS[wrapping](state)
+    model = zoo.convert(held, "bilinear_d64", take="ema", image_size=4)
+    assert torch.equal(model.head.weight, state["head.weight"])
+    with pytest.raises(ValueError, match="holds no weights but an average; leave take='model' out"):
+        zoo.convert(held, "bilinear_d64", take="model", image_size=4)
+
+
 def test_an_average_that_is_cut_is_not_replaced_by_the_last_weights(foreign):
     state, _ = foreign
     cut = {k: v for k, v in state.items() if k != "blocks.1.weight"}

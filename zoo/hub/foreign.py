@@ -27,6 +27,7 @@ TAKES = {
     "model": ("state_dict", "model", "module", "model_state_dict", "model_state"),
 }
 PREFIXES = ("module.", "model.", "backbone.", "net.", "network.")
+COUNT = "n_averaged"  # what torch's AveragedModel has beside the network
 DEEPEST = 8  # wrappers in one another
 FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin", "pytorch_model.pt")
 
@@ -113,10 +114,14 @@ def translate(
     if any(len(number) > 5 for name in tensors for number in re.findall(r"\d+", name)):
         raise ValueError(f"{source} names more layers than it has tensors; get it again")
     errors: list[ValueError] = []
+    passed_over = False
     for group, prefix in _groups(tensors, kind):
-        path = [*taken, *prefix.split(".")[:-1]]
-        averaged = any(name in TAKES["ema"] for name in path)
+        inside = prefix.split(".")[:-1]
+        path = [*taken, *inside]
+        counted = any(".".join([*inside[:i], COUNT]) in tensors for i in range(len(inside)))
+        averaged = counted or any(name in TAKES["ema"] for name in path)
         if take is not None and averaged != (take == "ema"):
+            passed_over = True
             continue
         try:
             ours, told = dialects.to_zoo(group | dict(more or {}), args)
@@ -130,10 +135,10 @@ def translate(
             raise ValueError(f"the tensors of {source} are not what their names say ({said}); is it {arch}?") from error
         left += sorted({name.partition(".")[0] for name in tensors if not name.startswith(prefix)})
         return Found(ours, told, {"taken": "/".join(path), "left": left} if left else {})
-    if not errors:
+    known = [e for e in errors if not isinstance(e, UnknownDialect)]
+    if passed_over and not known:
         wanted = "average of the weights" if take == "ema" else "weights but an average"
         raise ValueError(f"{source} holds no {wanted}; leave take={take!r} out")
-    known = [e for e in errors if not isinstance(e, UnknownDialect)]
     raise ValueError(f"{source}: {(known or errors)[-1 if known else 0]}") from errors[0]
 
 
