@@ -13,6 +13,11 @@ from zoo.data import clips as c
 from zoo.data.clips import ClipData
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 def write_video(path, count=40, size=(64, 48), codec=None, start=0):
     """A video whose frame i is grey of brightness start + 5 i, nearly lossless."""
     path.parent.mkdir(parents=True, exist_ok=True)

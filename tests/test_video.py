@@ -23,6 +23,11 @@ from zoo.nn.protocols import PIXELS, Input
 from zoo.report.inputs import read_clip
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 def picture(i):
     """Frame i: its number, a stripe for each of eight bits, (48, 64, 3)."""
     x = np.full((48, 64, 3), 40, np.uint8)
@@ -406,7 +411,7 @@ def test_a_cover_is_no_video(tmp_path):
         v.read_frames(covered(tmp_path / "song.mp4", False), lambda n: [0])
 
 
-def test_what_skip_keeps_can_be_trained_on(tmp_path):
+def test_what_skip_keeps_can_be_trained_on(tmp_path, monkeypatch):
     folder = tmp_path / "train" / "a"
     folder.mkdir(parents=True)
     write(folder / "good.mp4", times=[40 * i + (i > 50) * 160 * (i - 50) for i in range(110)])
@@ -422,6 +427,16 @@ def test_what_skip_keeps_can_be_trained_on(tmp_path):
         kept, _ = c._readable(paths, [0] * len(paths), 16)
     left = set(paths) - set(kept)
     assert {p.name for p in left} == {"middle.mkv", "text.mp4"}
+    decoded: list[str] = []
+    check = c.check_frames
+    monkeypatch.setattr(c, "check_frames", lambda path, least: decoded.append(path.name) or check(path, least))
+    with pytest.warns(UserWarning, match="2 of 4 videos are left out"):
+        assert c._readable(paths, [0] * len(paths), 16)[0] == kept
+    assert not decoded  # what was found is known, until a file changes
+    (folder / "text.mp4").write_text("other words")
+    with pytest.warns(UserWarning, match="2 of 4 videos are left out"):
+        c._readable(paths, [0] * len(paths), 16)
+    assert decoded == ["text.mp4"]
     assert all(p.name in str(said[0].message) for p in left)
     for path in kept:
         for seed in range(20):

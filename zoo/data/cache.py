@@ -6,13 +6,14 @@ takes, in which order, is an index into it. A process fills under a lock, the by
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,36 @@ def filled(
                     marks.write(b"\1")
                 marks.flush()
         return mapped(place, shape)
+
+
+def remembered(kind: str, keys: Sequence[str], make: Callable[[int], str]) -> list[str]:
+    """What `make` says of each key, which is asked once on this machine, by one of its processes.
+
+    Args:
+        kind: of what is said; another kind is another file.
+        make: of the place of a key; called in threads.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    place = root() / "found" / f"{hashlib.blake2b(kind.encode(), digest_size=12).hexdigest()}.json"
+    with writing(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(_lock(place)).acquire()
+    with lock:
+        known: dict[str, str] = {}
+        with contextlib.suppress(FileNotFoundError, ValueError):  # not there, or cut off: then it is found again
+            known = json.loads(place.read_text(encoding="utf-8"))
+        missing = [i for i, key in enumerate(keys) if key not in known]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(missing), 1000):  # so much is lost where a run is stopped
+                some = missing[start : start + 1000]
+                known |= zip((keys[i] for i in some), pool.map(make, some))
+                with writing(place):
+                    aside = place.with_suffix(f".{os.getpid()}.part")
+                    aside.write_text(json.dumps(known), encoding="utf-8")  # names that are no UTF-8 too
+                    os.replace(aside, place)
+    return [known[key] for key in keys]
 
 
 def _begin(place: Path, shape: tuple[int, ...], about: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ import math
 import random
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,13 +21,13 @@ import torch
 from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor
 
-from zoo.data import readers, shards
+from zoo.data import cache, readers, shards
 from zoo.data.augment import erase, policy
 from zoo.data.batches import AfterSetup, Batches, InMemory, Split
 from zoo.data.folders import SPLITS, read_folder
 from zoo.data.pictures import decode
 from zoo.data.seeds import held_out, mix, seeded
-from zoo.data.video import check_count, check_frames, read_frames
+from zoo.data.video import DECODER, check_count, check_frames, read_frames
 from zoo.nn.checks import check_least, check_types
 from zoo.registry import suggest
 
@@ -77,7 +76,8 @@ class ClipData(L.LightningDataModule):
         views: of a test video: (clips spread over its time, crops spread over its longer side).
         label: of Sprites: "action", or an attribute: "body", "bottomwear", "topwear", "hair".
         bad: a file that is damaged or too short is refused by name when it is met ("refuse"), or left out with a
-            warning ("skip"); to know them, each file is decoded once at the start.
+            warning ("skip"); to know them, each file is decoded once on a machine, and what was found is kept in
+            `$ZOO_CACHE`.
         batch_size: clips of a training batch, per process.
         eval_batch_size: videos of a validation or test batch; None: `batch_size`.
         val_fraction: share of the training videos held out for validation, and test, where the source has neither.
@@ -381,8 +381,9 @@ def _readable(paths: list[Path], labels: list[int], frames: int) -> tuple[list[P
             return str(error)
         return ""
 
-    with ThreadPoolExecutor() as pool:
-        reasons = list(pool.map(reason, paths))
+    about = [path.stat() for path in paths]
+    keys = [f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns} {frames}" for path, stat in zip(paths, about)]
+    reasons = cache.remembered(DECODER, keys, lambda i: reason(paths[i]))
     bad = [r for r in reasons if r]
     if bad:
         warnings.warn(f"{len(bad)} of {len(paths)} videos are left out: {'; '.join(bad[:5])}", stacklevel=2)

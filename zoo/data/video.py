@@ -28,6 +28,7 @@ T = TypeVar("T")
 ONE_EACH = {"av1", "dnxhd", "ffv1", "h264", "hevc", "libdav1d", "mjpeg", "mpeg4", "prores", "rawvideo", "vp9"}
 AS_BEFORE = 20
 BLANK = np.uint8(0)
+DECODER = "frames as they are shown 1"  # changes with what is read of a video, so what was found of it does
 
 
 def read_frames(source: Source, choose: Callable[[int], list[int]]) -> np.ndarray:
