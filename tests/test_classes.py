@@ -50,7 +50,7 @@ def test_classes_are_found_by_name_synonym_or_wnid(known, given, order, said):
     ("known", "given", "targets", "message"),
     [
         (DIGITS, WORDS, None, r"10 of the data's 10 classes, zero, one, .*\(10\), are none of the model's, 0, 1, .*"),
-        (DIGITS, ["0", "cat"], None, r"1 of the data's 2 classes, cat, .*--class-map cat=0,… or a JSON file"),
+        (DIGITS, ["0", "cat"], None, r"1 of the data's 2 classes, cat, .*--class-map cat=CLASS,… or a JSON file"),
         (IMAGENET.names, ["crawfish"], None, "1 of the data's 1 classes, crawfish, are none"),  # two classes have it
         (["cat", "dog"], ["3", "5"], None, "take them in their order with --by-number"),
         (["cat, pussy"], ["cat", "pussy"], None, "'cat' and 'pussy' of the data are both 'cat, pussy' of the model"),
