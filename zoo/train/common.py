@@ -128,8 +128,8 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
 
     @property
     def datamodule(self) -> L.LightningDataModule | None:
-        """What the Trainer trains on; None where it was given loaders."""
-        return getattr(self.trainer, "datamodule", None)
+        """What the Trainer trains on; None where it was given loaders, and without a Trainer."""
+        return getattr(self._trainer, "datamodule", None)
 
     @property
     def reads_labels(self) -> bool:
