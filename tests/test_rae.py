@@ -162,12 +162,11 @@ def adversarial_steps(batch_size: int, accumulate: int, steps: int = 2, precisio
         lr=1e-3,
         warmup_epochs=0,
         perceptual_weight=0,
-        disc_weight=0.75,
         disc_start=0,
         disc_warmup=0,
         disc_backbone="mae_vit_tiny.tiny_imagenet",
         accumulate=accumulate,
-        **args,
+        **({"disc_weight": 0.75} | args),
     )
     data = RandomImages((3, 64, 64), num_images=8 * steps, batch_size=batch_size, seed=0)
     trainer = L.Trainer(max_epochs=1, limit_val_batches=0, accelerator="cpu", precision=precision, **QUIET)
