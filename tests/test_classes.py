@@ -115,14 +115,14 @@ def test_an_evaluation_compares_names_and_says_how(tmp_path, capsys):
     assert plain["classes"] == "10 of 10 classes matched by name"
     assert plain["accuracy"] > 0.9
     named = digits(tmp_path / "named", WORDS)
-    assert cli.main(["eval", name, "--data", named]) == 2
+    assert cli.main(["eval", name, named]) == 2
     said = capsys.readouterr().err
     assert "are none of the model's, 0, 1, 2" in said
     assert "--class-map eight=CLASS,five=CLASS,…" in said
     assert said.count("\n") == 1
     mapped = report.evaluate(name, named, class_map=MAP)
     assert mapped["accuracy"] == plain["accuracy"]
-    assert cli.main(["eval", name, "--data", named, "--by-number"]) == 0
+    assert cli.main(["eval", name, named, "--by-number"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["accuracy"] < 0.3  # what numbers would have made of it
     few = report.evaluate(name, digits(tmp_path / "few", DIGITS, skip=(0, 4)))
     assert few["classes"] == "8 of 8 classes matched by name; the data lacks 2 of the model's 10"
