@@ -335,9 +335,9 @@ def test_a_gif_is_closed_when_it_is_read(tmp_path):
 
 def test_a_check_decodes_all_and_colours_one(tmp_path, monkeypatch):
     path = write(tmp_path / "v.mp4")
-    decoded, coloured, play, pixels = [], [], v.Video._play, v._pixels
+    decoded, coloured, play, pixels = [], [], v.Video._play, v.Video._pixels
     monkeypatch.setattr(v.Video, "_play", lambda *a: (decoded.append(f) or f for f in play(*a)))
-    monkeypatch.setattr(v, "_pixels", lambda frame: coloured.append(frame) or pixels(frame))
+    monkeypatch.setattr(v.Video, "_pixels", lambda self, frame: coloured.append(frame) or pixels(self, frame))
     v.check_frames(path, 110)
     assert (len(decoded), len(coloured)) == (110, 1)
 
