@@ -43,8 +43,7 @@ def as_begun(file: Path, overrides: list[str]) -> list[str]:
     kind, flags = named(file, overrides).classes.get("data", object), []
     with contextlib.suppress(*UNREADABLE):
         given = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]["init_args"]
-        taken = {} if kind is None else keys_of(kind)
-        older = {key: value for key, value in getattr(kind, "older", {}).items() if key in taken}
+        older = {key: value for key, value in getattr(kind, "older", {}).items() if key in keys_of(kind)}
         flags = [f"--data.{key}={json.dumps(value)}" for key, value in older.items() if key not in given]
     return flags
 
