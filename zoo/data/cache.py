@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from zoo.hub.files import write_aside
 from zoo.redact import redact
 
 FORMAT = "latentzoo pixels 1"
@@ -78,10 +79,7 @@ def filled(
     with contextlib.suppress(FileNotFoundError):  # not there, or being removed
         if not _missing(place, rows).size:
             return mapped(place, shape)
-    with writing(place.parent):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(_lock(place)).acquire()
-    with lock, contextlib.ExitStack() as stack:
+    with _locked(place), contextlib.ExitStack() as stack:
         with writing(place):
             _begin(place, shape, about)
             pixels, marks = (stack.enter_context(open(place / name, "r+b")) for name in (PIXELS, FILLED))
@@ -119,10 +117,7 @@ def remembered(kind: str, keys: Sequence[str], make: Callable[[int], str]) -> li
         OSError: the cache cannot be written.
     """
     place = root() / "found" / f"{hashlib.blake2b(kind.encode(), digest_size=12).hexdigest()}.json"
-    with writing(place.parent):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(_lock(place)).acquire()
-    with lock:
+    with _locked(place):
         known: dict[str, str] = {}
         with contextlib.suppress(FileNotFoundError, ValueError):  # not there, or cut off: then it is found again
             known = json.loads(place.read_text(encoding="utf-8"))
@@ -131,10 +126,8 @@ def remembered(kind: str, keys: Sequence[str], make: Callable[[int], str]) -> li
             for start in range(0, len(missing), 1000):  # so much is lost where a run is stopped
                 some = missing[start : start + 1000]
                 known |= zip((keys[i] for i in some), pool.map(make, some))
-                with writing(place):
-                    aside = place.with_suffix(f".{os.getpid()}.part")
-                    aside.write_text(json.dumps(known), encoding="utf-8")  # names that are no UTF-8 too
-                    os.replace(aside, place)
+                with writing(place), write_aside(place.parent) as aside:
+                    aside(place.name).write_text(json.dumps(known), encoding="utf-8")  # names that are no UTF-8 too
     return [known[key] for key in keys]
 
 
@@ -173,6 +166,16 @@ def mapped(place: Path, shape: tuple[int, ...]) -> np.memmap:
     with contextlib.suppress(OSError):  # of somebody else
         os.utime(place / ABOUT)  # when it was last used
     return out
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """While one process of the machine fills a place; its folder is made."""
+    with writing(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(_lock(place)).acquire()
+    with lock:
+        yield
 
 
 def _lock(place: Path) -> Path:
