@@ -253,10 +253,10 @@ class ClipData(L.LightningDataModule):
         if ":" in self.hparams.source or self.hparams.source == "sprites":
             raise ValueError(f"{self.hparams.source} holds no files of videos")
         splits = self._videos()
-        roles = [role for role in (split, {"val": "test", "test": "val"}.get(split, "")) if role in splits]
-        if not roles:
+        role = readers.stand_in({role: _labelled(*some) for role, some in splits.items()}, split)
+        if role is None:
             raise readers.lacking(self.hparams.source, split, splits)
-        videos = splits[next((role for role in roles if _labelled(*splits[role])), roles[0])][0]
+        videos = splits[role][0]
         assert isinstance(videos, Videos)
         return videos.paths
 

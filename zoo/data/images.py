@@ -20,7 +20,7 @@ from zoo.data.augment import Change, augment, erase, resized_crop
 from zoo.data.batches import AfterSetup, Batches
 from zoo.data.pictures import ValueRange, check_range, decode
 from zoo.data.pixels import Pixels, fitted, mapped
-from zoo.data.readers import STAGES, Items, lacking, natural_channels, read, serving
+from zoo.data.readers import STAGES, Items, lacking, natural_channels, read, serving, stand_in
 from zoo.data.seeds import balanced, held_out
 from zoo.data.shards import Sample, Shards, Streamed, find
 from zoo.nn.checks import check_least, check_types
@@ -179,10 +179,10 @@ class ImageData(L.LightningDataModule):
         if self._streams:
             raise ValueError(f"{self.hparams.source} is a stream")
         items = cast(dict[str, Items], self._items())
-        roles = [role for role in (split, {"val": "test", "test": "val"}.get(split, "")) if role in items]
-        if not roles:
+        role = stand_in({role: some.labelled for role, some in items.items()}, split)
+        if role is None:
             raise lacking(self.hparams.source, split, items)
-        return items[next((role for role in roles if items[role].labelled), roles[0])].images
+        return items[role].images
 
     @property
     def num_classes(self) -> int:

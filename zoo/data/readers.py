@@ -18,6 +18,7 @@ from zoo.data.pictures import is_grey, opened, suffixes
 from zoo.registry import suggest
 
 SAMPLES = Path(__file__).parent / "samples"
+STAND_IN = {"val": "test", "test": "val"}
 STAGES: dict[str | None, tuple[str, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 
@@ -102,19 +103,33 @@ def natural_channels(items: Items) -> int:
 
 
 def serving(labelled: Mapping[str, bool], source: str, needed: Collection[str]) -> dict[str, str]:
-    """Role → the split that serves as it, from whether each split has labels.
+    """Role → the split that serves as it, from whether each split has labels; a stand-in for labels is said."""
+    served = {role: role for role in labelled}
+    for role, other in STAND_IN.items():
+        split = stand_in(labelled, role)
+        if split == other and (role not in labelled or role in needed):
+            served[role] = other
+            if role in labelled:
+                warnings.warn(f"{role} of {source} has no labels; {other} serves as {role}", stacklevel=3)
+    return served
+
+
+def stand_in(labelled: Mapping[str, bool], role: str) -> str | None:
+    """The split that serves as a role, from whether each split has labels; None where none does.
 
     Validation and test stand in for one another where a source has but one of them, or where one alone has labels: what
     has none is no test.
     """
-    serves = {role: role for role in labelled}
-    for role, other in (("val", "test"), ("test", "val")):
-        if other in labelled and role not in labelled:
-            serves[role] = other
-        elif role in needed and labelled.get(other) and not labelled[role]:
-            warnings.warn(f"{role} of {source} has no labels; {other} serves as {role}", stacklevel=3)
-            serves[role] = other
-    return serves
+    other = STAND_IN.get(role, role)
+    if other in labelled and (role not in labelled or labelled[other] > labelled[role]):
+        return other
+    return role if role in labelled else None
+
+
+def serves(data: Any, role: str) -> str:
+    """The split of its source that a DataModule gives as a role, "val" where there is no test set of its own."""
+    served: str = getattr(data, "served", {}).get(role, role)
+    return served
 
 
 def lacking(source: str, split: str, there: Collection[str]) -> ValueError:

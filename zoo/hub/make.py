@@ -212,11 +212,16 @@ def load_strictly(model: Network, state: Mapping[str, Tensor], source: object) -
     _refuse_without_values(model)
 
 
-def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """How many tensors of `state` are not those of `own` by name and shape, and the first of each kind; "" for none."""
+def differing(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
+    """Names of the tensors of `own` that `state` lacks, of those that it has besides, and of those of another shape."""
     missing = [k for k in own if k not in state]
     unexpected = [k for k in state if k not in own]
-    misshapen = [k for k in own if k in state and own[k].shape != state[k].shape]
+    return missing, unexpected, [k for k in own if k in state and own[k].shape != state[k].shape]
+
+
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """How many tensors of `state` are not those of `own` by name and shape, and the first of each kind; "" for none."""
+    missing, unexpected, misshapen = differing(own, state)
     faults = [f"{len(v)} {k} ({v[0]} first)" for k, v in (("missing", missing), ("unexpected", unexpected)) if v]
     if misshapen:
         k = misshapen[0]

@@ -8,12 +8,13 @@ import torch
 
 from zoo import hub, registry
 from zoo.data.classes import Targets, compare, count_classes, find, relabelled
+from zoo.data.readers import serves
 from zoo.data.trained import trained_on
 from zoo.hub.make import model_class
 from zoo.nn.checks import check_least
 from zoo.nn.protocols import Classifies, Network, Samples, can
 from zoo.report import defaults, plots, sampling
-from zoo.report.inputs import KINDS, batches, opened, sample, serves, settle, subject
+from zoo.report.inputs import KINDS, batches, opened, sample, settle, subject
 
 
 def evaluate(

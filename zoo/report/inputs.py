@@ -74,12 +74,6 @@ def opened(model: Network, source: str, reading: Mapping[str, Any] | None = None
     return data
 
 
-def serves(data: Any, split: str) -> str:
-    """The split of a source that a DataModule gives as `split`, "val" where there is no test set of its own."""
-    served: str = getattr(data, "served", {}).get(split, split)
-    return served
-
-
 def batches(model: Network, source: Any, batch_size: int, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
     """The test or training set of a source in order, sized for a model, nothing augmented. Read when first asked.
 

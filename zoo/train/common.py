@@ -16,7 +16,7 @@ from torchvision.utils import make_grid
 
 from zoo import hub
 from zoo.data.classes import Matched, check_labels, count_classes, match, names_of
-from zoo.data.readers import STAGES
+from zoo.data.readers import STAGES, serves
 from zoo.nn.checks import check_types
 from zoo.nn.protocols import Classifies, Network, Recomputes
 from zoo.nn.signatures import keywords
@@ -44,12 +44,6 @@ def check_class(model: Network, kind: type[M]) -> M:
             f"{model.zoo_config['arch']} is a {type(model).__name__}, this LightningModule trains {kind.__name__}"
         )
     return model
-
-
-def tested(data: L.LightningDataModule | None) -> str:
-    """The split of a source that serves as its test set."""
-    served: str = getattr(data, "served", {}).get("test", "test")
-    return served
 
 
 class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
@@ -173,7 +167,7 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
     @property
     def tested(self) -> str:
         """The split that a test looks at: "val" where the data has no test set of its own."""
-        return tested(self.datamodule)
+        return serves(self.datamodule, "test")
 
     def evaluate(self, batch: Any, batch_idx: int, split: str) -> Any:
         """Log figures of a held-out batch under its split, "val/loss"; gives the output, for a child to go on with."""

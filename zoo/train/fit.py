@@ -26,12 +26,13 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo import __version__, recipe
+from zoo.data.readers import serves
 from zoo.hub.files import FULL, read_checkpoint, write_aside
+from zoo.hub.make import differing
 from zoo.nn.protocols import Input
 from zoo.redact import HIDDEN, redact, redacted
 from zoo.train import keys, parallel
 from zoo.train.callbacks import LAST, Begun, CSVLog, RunState, SaveSteps, Stop, Stopped, WriteAside
-from zoo.train.common import tested
 from zoo.train.parse import parse, resolve
 
 FIGURES = ("model", "data", "trainer", "seed_everything")  # keys that they depend on, but for
@@ -238,7 +239,7 @@ def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | N
     (figures,) = trainer.test(cli.model, cli.datamodule, verbose=False)
     if not trainer.is_global_zero:
         return 0
-    split, expect, changed = tested(cli.datamodule), cli.config["expect"] or {}, _changed(cli, name)
+    split, expect, changed = serves(cli.datamodule, "test"), cli.config["expect"] or {}, _changed(cli, name)
     changed += ["beginning"] if resume is not None and overridden and not changed else []
     measured = {
         "recipe": name,
@@ -268,14 +269,9 @@ def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | N
 
 def _misfit(checkpoint: Path, own: Mapping[str, torch.Tensor]) -> str:
     """How a checkpoint differs from the tensors of what should go on from it, and what to do."""
-    held = read_checkpoint(checkpoint)["state_dict"]
-    both = held.keys() & own.keys()
-    differ = {
-        "missing": [key for key in own if key not in held],
-        "left over": [key for key in held if key not in own],
-        "of another shape": [key for key in own if key in both and held[key].shape != own[key].shape],
-    }
-    faults = ", ".join(f"{len(keys)} {how} ({keys[0]} first)" for how, keys in differ.items() if keys)
+    differ = differing(own, read_checkpoint(checkpoint)["state_dict"])
+    how = ("missing", "left over", "of another shape")
+    faults = ", ".join(f"{len(names)} {words} ({names[0]} first)" for words, names in zip(how, differ) if names)
     return (
         f"{checkpoint} does not fit the model that is asked for now, its tensors are {faults}; leave out what changes "
         "the model, or begin a new run from its weights: zoo fit RECIPE --model.weights RUN"
