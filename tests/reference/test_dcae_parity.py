@@ -39,7 +39,7 @@ def pair(request, monkeypatch, tmp_path):
         if name.endswith(("running_mean", "running_var")):
             b.uniform_(0.5, 2)
     theirs = theirs.double().eval()
-    ours = foreign.convert(theirs.state_dict(), request.param, image_size=64).double()
+    ours = foreign.convert(theirs.state_dict(), request.param, **VARIANTS[request.param]).double()
     monkeypatch.setattr(torch, "float32", torch.float64)  # diffusers computes its norms and attention in float32
     return ours, theirs
 

@@ -43,7 +43,8 @@ def pair(request, monkeypatch):
     usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        ours = foreign.convert(state, "rae_vit_xl", encoder=name, heads=2, encoder_size=args["encoder_size"])
+        small = {"dim": 64, "depth": 2, "heads": 2, "hidden": 128, "encoder_size": args["encoder_size"]}
+        ours = foreign.convert(state, "rae_vit_xl", encoder=name, **small)
     finally:
         torch.set_default_dtype(usual)
     return theirs, ours
