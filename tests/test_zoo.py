@@ -88,8 +88,8 @@ def test_args_go_through_and_are_remembered(tmp_path):
 def test_args_that_change_no_tensor_go_on_top_of_the_checkpoint(tmp_path):
     zoo.save(zoo.create("bilinear_d64"), tmp_path)
     assert zoo.load(str(tmp_path), noise=0.3).noise == 0.3
-    with pytest.raises(ValueError, match=r"1 misshapen \(head.weight"):
-        zoo.load(str(tmp_path), num_classes=3)
+    with pytest.raises(ValueError, match=r"1 misshapen \(embed.weight"):
+        zoo.load(str(tmp_path), image_size=14)
 
 
 def test_half_precision_storage_loads_into_the_models_own_dtype(tmp_path):
