@@ -186,16 +186,18 @@ class RankByRank(L.Callback):
     """One process sees a batch in the order of two: first what rank 0 holds."""
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        cut = Batches._cut
+        order = Batches._order
 
-        def reordered(self: Batches, epoch: int) -> tuple[Tensor, ...]:
-            batches = cut(self, epoch)
-            return tuple(torch.cat([b[0::2], b[1::2]]) for b in batches) if self.shuffle else batches
+        def reordered(self: Batches, epoch: int) -> Tensor:
+            whole = order(self, epoch)
+            if not self.shuffle:
+                return whole
+            return torch.cat([half for b in whole.split(self.batch_size) for half in (b[0::2], b[1::2])])
 
-        Batches._cut, self.cut = reordered, cut
+        Batches._order, self.order = reordered, order
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        Batches._cut = self.cut
+        Batches._order = self.order
 
 
 class Joined(L.Callback):
