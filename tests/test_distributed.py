@@ -173,6 +173,7 @@ def test_a_damaged_sample_ends_all_processes_in_a_line_each(tmp_path):
     shard = tmp_path / "shards" / "train-00001.tar"
     shard.write_bytes(shard.read_bytes().replace(b"\x89PNG", b"\x89XXX", 1))
     data = ["--data.source", f"shards:{tmp_path / 'shards'}", "--data.batch_size", "4", "--data.lanes", "2"]
+    data += ["--model.num_classes", "2"]
     process = start(["bilinear/mnist", *TWO, *QUIET, *data, "--runs", str(tmp_path / "runs")])
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 2, out
