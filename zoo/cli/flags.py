@@ -1,8 +1,44 @@
-"""Flags and parsers that several verbs share."""
+"""Flags and parsers that several verbs share.
+
+A verb that runs a model over data is `zoo VERB MODEL SOURCE… -o OUT`.
+"""
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+MODEL = "arch.tag, a run, a checkpoint folder, or hf://org/name"
+SOURCE = "a folder, pictures, a CSV, JSONL or parquet, a Hub id, torchvision:NAME, samples/NAME, shards:PLACE"
+
+
+def new_parser(verb: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(f"zoo {verb}", description=description)
+
+
+def running_flags(parser: argparse.ArgumentParser, batch_size: str = "samples at a time") -> None:
+    """`--device`, `--precision`, `--batch-size`."""
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:N or mps")
+    parser.add_argument("--precision", default="32", help="32, or bf16 or 16 for mixed precision")
+    parser.add_argument("--batch-size", type=int, metavar="N", help=batch_size)
+
+
+def output_flags(parser: argparse.ArgumentParser, what: str, default: Path | None = None) -> None:
+    """`-o OUT` and `--force`; `check_output` refuses what is there."""
+    where = f" (default: {default})" if default else ""
+    parser.add_argument("-o", "--output", type=Path, default=default, required=default is None, help=f"{what}{where}")
+    parser.add_argument("--force", action="store_true", help="replace an output that is there")
+
+
+def check_output(output: Path, force: bool) -> Path:
+    """The place of an output, before anything is computed for it.
+
+    Raises:
+        ValueError: something is there, and is not to be replaced.
+    """
+    if output.exists() and not force:
+        raise ValueError(f"{output} exists; give another -o, or --force to replace it")
+    return output
 
 
 def reading_flags(
@@ -28,7 +64,3 @@ def _range(text: str) -> tuple[float, float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}, expected two numbers with a comma between, 0,4095") from None
     return low, high
-
-
-def new_parser(verb: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(f"zoo {verb}", description=description)
