@@ -32,7 +32,7 @@ def trained_on(name: str, source: str, **reading: Any) -> dict[str, int | str]:
     Returns:
         {"trained_on": 3, "pictures": 100}, of clips "videos"; {"trained_on": "unknown: …"} where that costs too much.
     """
-    run = _run(Path(name))
+    run = run_of(Path(name))
     if run is None:
         return {}
     try:
@@ -54,8 +54,8 @@ def trained_on(name: str, source: str, **reading: Any) -> dict[str, int | str]:
     return {"trained_on": known, "pictures" if kind is ImageData else "videos": len(shown)}
 
 
-def _run(path: Path) -> Path | None:
-    """The run of a place that `zoo.load` takes, if it is one."""
+def run_of(path: Path) -> Path | None:
+    """The directory of the run that a place which `zoo.load` takes belongs to; None where it is no run's."""
     if path.suffix == ".ckpt":
         path = path.parent.parent
     elif not (path / "checkpoints").is_dir() and not (path / "config.json").is_file():
