@@ -16,7 +16,7 @@ from test_pictures import encoded
 from zoo.data import sharding, shards
 from zoo.data.clips import ClipData, find_videos
 from zoo.data.images import ImageData
-from zoo.data.readers import read, serving
+from zoo.data.readers import read, serving, together
 
 PNG = encoded(np.full((4, 4), 100, np.uint8))
 
@@ -346,7 +346,7 @@ def test_rows_may_name_a_picture_relative_to_the_data(tmp_path):
     with pytest.raises(FileNotFoundError, match=said):
         read(str(tmp_path), image_column="image")
     table(tmp_path, train=rows([0, 1, 0], [{"bytes": PNG, "path": ""}, None, {"bytes": None, "path": None}]))
-    with pytest.raises(ValueError, match=r"parquet has no picture in row 1, 2, 2 of 3 rows; fill them"):
+    with pytest.raises(ValueError, match=r"parquet has no picture in row 1, row 2, 2 of 3 rows; fill them"):
         read(str(tmp_path))
 
 
@@ -412,7 +412,8 @@ def test_labels_of_several_columns_begin_with_the_class(monkeypatch):
         )
 
     monkeypatch.setattr(torchvision.datasets, "QMNIST", made)
-    assert read("torchvision:QMNIST")["test"].labels.tolist() == [7, 1]
+    items = read("torchvision:QMNIST")["test"]
+    assert (items.labels.tolist(), list(items.names)) == ([7, 1], ["test/0", "test/1"])
 
 
 def test_a_cache_that_cannot_be_written_is_named_with_the_variable(tmp_path, monkeypatch):
@@ -433,6 +434,34 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_variable(tmp_path, mon
         read("org/name")
     with pytest.raises(OSError, match=r"/file/sets cannot be written: .*; give torchvision:MNIST:FOLDER"):
         read(f"torchvision:MNIST:{tmp_path / 'file' / 'sets'}")
+
+
+# Names
+
+
+def test_pictures_are_called_by_where_they_lie_in_the_source(tmp_path):
+    put(tmp_path / "a", "train/cat/1.png", "train/cat/deep/1.png", "train/dog/ü b.png", "test/cat/1.png")
+    found = read(str(tmp_path / "a"))
+    assert found["train"].names == ["train/cat/1.png", "train/cat/deep/1.png", "train/dog/ü b.png"]
+    assert found["train"].take(np.array([2, 0])).names == ["train/dog/ü b.png", "train/cat/1.png"]
+    every = together(found)
+    assert list(every.names) == [*found["train"].names, "test/cat/1.png"]
+    assert [str(path).endswith(name) for path, name in zip(every.images, every.names)] == [True] * 4
+    assert every.labels.tolist() == [0, 0, 1, 0]
+    assert together({"test": found["test"]}) is found["test"]
+
+
+def test_rows_are_called_by_their_path_or_number_and_no_two_alike(tmp_path):
+    put(tmp_path, "in/1.png", "elsewhere/1.png")
+    paths = [None, "in/1.png", str(tmp_path / "in/1.png"), str(tmp_path.parent / "x/y/z.png")]
+    images = [{"bytes": PNG, "path": path} for path in paths[:2]]
+    assert read(str(table(tmp_path / "one", train=rows([0, 1], images))))["train"].names == ["row 0", "in/1.png"]
+    images = [{"bytes": PNG, "path": path} for path in paths[2:]]
+    assert read(str(table(tmp_path, train=rows([0, 1], images))))["train"].names == ["in/1.png", "y/z.png"]
+    table(tmp_path / "two", train=[0, 1], test=rows([1], [{"bytes": PNG, "path": "0.png"}]))
+    every = together(read(str(tmp_path / "two")))
+    files = [f"{role}-00000-of-00001.parquet" for role in ("train", "test")]
+    assert list(every.names) == [f"{files[0]}/0.png", f"{files[0]}/1.png", f"{files[1]}/0.png"]
 
 
 # Shards

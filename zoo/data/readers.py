@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from zoo.data import cache, tables
-from zoo.data.folders import read_folder
+from zoo.data.folders import SPLITS, read_folder
 from zoo.data.pictures import is_grey, opened, suffixes
 from zoo.registry import suggest
 
@@ -26,14 +26,16 @@ STAGES: dict[str | None, tuple[str, ...]] = {"fit": ("train", "val"), "validate"
 class Items:
     """One split: arrays, encoded bytes or paths; labels (N,) int64, all -1 where it has none; where it was read.
 
-    The class names are those of all splits of a source together; none where no split has labels. Of what `take` gives,
-    `native` is the split as its source has it, `index` the place there of each.
+    The class names are those of all splits of a source together; none where no split has labels. Without `ids`, each is
+    named by where it lies in the source. Of what `take` gives, `native` is the split as its source has it, `index` the
+    place there of each.
     """
 
     images: Sequence[Any] | np.ndarray
     labels: np.ndarray
     classes: list[str]
     source: str
+    ids: Sequence[str] | None = None
     index: np.ndarray | None = None
     whole: "Items | None" = None
 
@@ -49,9 +51,34 @@ class Items:
         """Whether the pictures have classes: all do, or none."""
         return bool((self.labels >= 0).any())
 
+    @property
+    def names(self) -> Sequence[str]:
+        """What each is called: its path in the source with "/", of a table the row's path or "row 5", else "test/17".
+
+        A folder's are made when they are asked for: a million of them take seconds.
+        """
+        if self.ids is not None:
+            return self.ids
+        root = Path(self.source)
+        return [p.relative_to(root).as_posix() if isinstance(p, Path) else str(i) for i, p in enumerate(self.images)]
+
     def take(self, index: np.ndarray) -> "Items":
         images, native = [self.images[i] for i in index], index if self.index is None else self.index[index]
-        return Items(images, self.labels[index], self.classes, self.source, native, self.native)
+        ids = None if self.ids is None else [self.ids[i] for i in index]
+        return Items(images, self.labels[index], self.classes, self.source, ids, native, self.native)
+
+
+def together(splits: Mapping[str, Items]) -> Items:
+    """All pictures of all splits, training first; an only split as it is."""
+    parts = [splits[role] for role in SPLITS if role in splits]
+    if len(parts) == 1:
+        return parts[0]
+    from torch.utils.data import ConcatDataset
+
+    images: Any = ConcatDataset([cast(Any, part.images) for part in parts])  # looks into the splits, copies nothing
+    labels = np.concatenate([part.labels for part in parts])
+    first = parts[0]
+    return Items(images, labels, first.classes, first.source, [name for part in parts for name in part.names])
 
 
 def read(source: str, image_column: str | None = None, label_column: str | None = None) -> dict[str, Items]:
@@ -70,7 +97,7 @@ def read(source: str, image_column: str | None = None, label_column: str | None 
 
     def table(parts: dict[str, list[tables.Part]], in_folders: bool = False) -> dict[str, Items]:
         splits, classes = tables.read(parts, source, image_column, label_column, in_folders)
-        return {role: Items(images, labels, classes, source) for role, (images, labels) in splits.items()}
+        return {role: Items(images, labels, classes, source, ids) for role, (images, labels, ids) in splits.items()}
 
     if source.startswith("torchvision:"):
         return _torchvision(source)
@@ -169,7 +196,7 @@ def _torchvision(source: str) -> dict[str, Items]:
         labels = np.asarray(data.targets if hasattr(data, "targets") else data.labels, dtype=np.int64)
         labels = labels[:, 0] if labels.ndim == 2 else labels  # QMNIST's are followed by who wrote the digit, and more
         classes = getattr(data, "classes", None) or [str(c) for c in range(int(labels.max()) + 1)]
-        out[role] = Items(images, labels, list(classes), source)
+        out[role] = Items(images, labels, list(classes), source, [f"{role}/{i}" for i in range(len(labels))])
     return out
 
 

@@ -30,7 +30,13 @@ class Part(NamedTuple):
     name: str
     schema: Any  # pyarrow's, with what the library datasets notes of the columns
     read: Callable[[list[str]], Any]  # some columns, as pyarrow's table
+    short: str  # what it is called in its source
     folders: tuple[Path, ...] = ()  # where the paths in it may begin
+    lines: Sequence[int] | None = None  # of a text file, where each row begins
+
+    def row(self, number: int) -> str:
+        """What a row is called, "row 5", of a text file "line 7"."""
+        return f"row {number}" if self.lines is None else f"line {self.lines[number]}"
 
     @property
     def features(self) -> dict[str, dict[str, Any]]:
@@ -40,9 +46,9 @@ class Part(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Pictures and labels by split, and the names of the classes of all of them; none where no split is labelled."""
+    """Pictures, labels and ids by split, and the names of the classes of all; none where no split is labelled."""
 
-    splits: dict[str, tuple[list[Any], np.ndarray]]
+    splits: dict[str, tuple[list[Any], np.ndarray, list[str]]]
     classes: list[str]
 
 
@@ -105,7 +111,8 @@ def local(root: Path, files: dict[str, list[Path]]) -> dict[str, list[Part]]:
                 file = parquet.ParquetFile(path)
             except (OSError, pa.ArrowException) as error:
                 raise ValueError(f"{path} is no parquet file, or a damaged one ({error}); get it again") from error
-            part = Part(str(path), file.schema_arrow, file.read, (path.parent, root))
+            short = path.relative_to(root).as_posix()
+            part = Part(str(path), file.schema_arrow, file.read, short, (path.parent, root))
             parts.setdefault(role, []).append(part)
     return parts
 
@@ -142,7 +149,7 @@ def hub(source: str) -> tuple[dict[str, list[Part]], bool]:
         name = next((n for n in names if n in sets), None)
         if name is not None:
             table = sets[name].with_format("arrow")[:]
-            parts[role] = [Part(f"{name} of {source}", table.schema, table.select)]
+            parts[role] = [Part(f"{name} of {source}", table.schema, table.select, role)]
     if not parts:
         raise ValueError(f"{source} has the splits {', '.join(sets)}; expected some of train, validation, test")
     return parts, any(s.info.builder_name == "imagefolder" for s in sets.values())
@@ -170,13 +177,16 @@ def read(
     image, label = _image_column(every, source, image_column), _label_column(every, source, label_column)
     pictures: dict[str, list[Any]] = {role: [] for role in parts}
     labels: dict[str, list[np.ndarray]] = {role: [] for role in parts}
+    ids: dict[str, list[tuple[str, str]]] = {role: [] for role in parts}
     for role, some in parts.items():
         for part in some:
             wanted = [c for c in (image, label) if c is not None and c in part.schema.names]
             if image not in wanted:
                 raise ValueError(f"{part.name} has no column {image!r}; it has {', '.join(part.schema.names)}")
             table = part.read(wanted)
-            pictures[role] += _pictures(part, table.column(image), image)
+            found, paths = _pictures(part, table.column(image), image)
+            pictures[role] += found
+            ids[role] += [(part.short, path or part.row(row)) for row, path in enumerate(paths)]
             values = np.full(table.num_rows, NONE)
             labels[role].append(_values(part, table.column(label), label) if label in wanted else values)
     numbers, classes = _numbered(parts, labels, label or "")
@@ -184,7 +194,9 @@ def read(
         place = np.array([in_order(classes).index(name) for name in classes])
         numbers = {role: np.where(y < 0, y, place[y]) for role, y in numbers.items()}
         classes = in_order(classes)
-    return Table({role: (pictures[role], numbers[role]) for role in parts}, classes)
+    alone = sum(map(len, ids.values())) == len({name for some in ids.values() for _, name in some})
+    named = {role: [name if alone else f"{short}/{name}" for short, name in some] for role, some in ids.items()}
+    return Table({role: (pictures[role], numbers[role], named[role]) for role in parts}, classes)
 
 
 # Columns
@@ -237,8 +249,8 @@ def _pick(name: str | None, fitting: Sequence[str], columns: Sequence[str], what
     return name or fitting[0]
 
 
-def _pictures(part: Part, column: Any, name: str) -> list[Any]:
-    """Encoded pictures or paths of all rows."""
+def _pictures(part: Part, column: Any, name: str) -> tuple[list[Any], list[str | None]]:
+    """Encoded pictures or paths of all rows, and the paths as they are written, None where there is none."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -255,35 +267,46 @@ def _pictures(part: Part, column: Any, name: str) -> list[Any]:
     else:
         raise ValueError(f"column {name!r} of {part.name} is {kind}, expected encoded pictures or paths of them")
     out: list[Any] = []
-    empty = []
+    empty, missing = [], []
     for row, (encoded, path) in enumerate(zip(data, paths)):
-        place = f"row {row} of {part.name}{f' ({path})' if path else ''}"
+        place = f"{part.row(row)} of {part.name}{f' ({path})' if path else ''}"
         if encoded is not None:
             out.append(Found(encoded, place))
-        elif path:
-            out.append(_lying(path, part, place))
-        else:
+        elif not path:
             empty.append(row)
+        elif (picture := _lying(path, part, place)) is not None:
+            out.append(picture)
+        else:
+            missing.append(place)
     if empty:
+        rows = ", ".join(map(part.row, empty[:5])) + (", …" if len(empty) > 5 else "")
         raise ValueError(
-            f"{part.name} has no picture in row {_listed(empty)}, {len(empty)} of {len(data)} rows; fill them, or "
+            f"{part.name} has no picture in {rows}, {len(empty)} of {len(data)} rows; fill them, or "
             "write the table without them"
         )
-    return out
+    if missing:
+        more = f" (so do {len(missing)} of {len(data)} rows)" if len(missing) > 1 else ""
+        where = f", relative to {part.folders[0]}" if part.folders else ""
+        raise FileNotFoundError(f"{missing[0]} names a picture that is not there{more}; put it there{where}")
+    return out, [path and _short(path, part) for path in paths]
 
 
 def _lying(path: str, part: Part, place: str) -> Any:
-    """A picture that a row names."""
+    """A picture that a row names; None where it is not there."""
     import fsspec
 
     if "://" in path:
         with fsspec.open(path) as file:
             return Found(file.read(), place)
-    found = next((folder / path for folder in (*part.folders, Path()) if (folder / path).is_file()), None)
-    if found is None:
-        where = f", relative to {part.folders[0]}" if part.folders and not Path(path).is_absolute() else ""
-        raise FileNotFoundError(f"{place} names a picture that is not there; put it there{where}")
-    return found
+    return next((folder / path for folder in (*part.folders, Path()) if (folder / path).is_file()), None)
+
+
+def _short(path: str, part: Part) -> str:
+    """What a picture is called that a row names: relative to the table; of one that lies elsewhere, folder and name."""
+    if "://" in path or not Path(path).is_absolute():
+        return path
+    folder = next((folder for folder in part.folders if Path(path).is_relative_to(folder)), None)
+    return Path(path).relative_to(folder).as_posix() if folder else "/".join(Path(path).parts[-2:])
 
 
 # Labels
@@ -309,8 +332,8 @@ def _values(part: Part, column: Any, name: str) -> np.ndarray:
         broken = np.flatnonzero(values != np.round(values))
         if len(broken):
             raise ValueError(
-                f"row {broken[0]} of {part.name} has the label {values[broken[0]]:g} in column {name!r}, {len(broken)} "
-                f"of {len(values)} rows are so; expected whole numbers, or name another column with label_column"
+                f"{part.row(broken[0])} of {part.name} has the label {values[broken[0]]:g} in column {name!r}, "
+                f"{len(broken)} of {len(values)} rows are so; expected whole numbers, or name another column with label_column"
             )
         return values.astype(np.int64)
     raise ValueError(
@@ -347,8 +370,8 @@ def _numbered(
                 row, count = int(wrong.argmax()), sum(int(w.sum()) for w in bad)
                 value = part.read([name]).column(name)[row].as_py()
                 raise ValueError(
-                    f"row {row} of {part.name} has the label {'null' if value is None else repr(value)} in column "
-                    f"{name!r}, none of the classes 0 to {len(classes) - 1}; so have {count} of {sum(map(len, bad))} "
+                    f"{part.row(row)} of {part.name} has the label {'null' if value is None else repr(value)} in "
+                    f"column {name!r}, none of the classes 0 to {len(classes) - 1}; so have {count} of {sum(map(len, bad))} "
                     f"rows of {role}. A split has labels in all rows or, null or -1, in none: mend them, or read "
                     'without labels, label_column=""'
                 )
@@ -373,11 +396,7 @@ def _counted(every: Sequence[tuple[Part, np.ndarray]], name: str) -> list[str]:
     count, rows = int(max(values, default=NONE)) + 1, sum(len(v) for _, v in every)
     if count > max(MOST_CLASSES, rows):
         raise ValueError(
-            f"row {values.argmax()} of {part.name} has the label {count - 1} in column {name!r}, of {rows} rows; that "
-            "is no class: name another column with label_column"
+            f"{part.row(int(values.argmax()))} of {part.name} has the label {count - 1} in column {name!r}, of {rows} "
+            "rows; that is no class: name another column with label_column"
         )
     return [str(c) for c in range(count)]
-
-
-def _listed(rows: Sequence[int]) -> str:
-    return ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
