@@ -113,6 +113,46 @@ def test_splits_are_found_by_the_names_people_give_them(tmp_path, names):
     assert counts(tmp_path) == {"train": [1], "val": [2], "test": [3]}
 
 
+def test_what_lies_beside_the_splits_is_said(tmp_path):
+    put(tmp_path, "train/cat/0.png", "test/cat/0.png", "more/cat/0.png", "1.png")
+    with pytest.warns(
+        UserWarning,
+        match=r"^\S+ is read without folders beside the splits' \(1: more\), images beside the splits' folders \(1",
+    ):
+        assert counts(tmp_path) == {"train": [1], "test": [1]}
+
+
+def test_a_folder_with_a_test_set_alone_is_one(tmp_path):
+    put(tmp_path, "test/cat/0.png", "test/dog/0.png")
+    assert counts(tmp_path) == {"test": [1, 1]}
+    data = ImageData(str(tmp_path), batch_size=2)
+    data.setup("test")
+    assert data.served["test"] == "test"
+    for more in ({}, {"val_fraction": 0.1}):
+        with pytest.raises(ValueError, match=r"has no train split, only test; add one, of a folder as train/ in it$"):
+            ImageData(str(tmp_path), batch_size=2, **more).setup("fit")
+
+
+def test_a_folder_in_a_folder_as_archives_unpack_is_that_folder(tmp_path):
+    put(tmp_path, "flowers/train/rose/0.png", "flowers/train/lily/0.png", "flowers/val/rose/0.png")
+    found = read(str(tmp_path))
+    assert {role: items.names for role, items in found.items()} == {
+        "train": ["flowers/train/lily/0.png", "flowers/train/rose/0.png"],
+        "val": ["flowers/val/rose/0.png"],
+    }
+    put(tmp_path, "flowers/trams/0.png")
+    assert classes(tmp_path) == ["flowers"]
+
+
+def test_a_folder_can_be_read_without_labels_at_any_depth(tmp_path):
+    put(tmp_path, "2024/05/a.png", "2024/b.png", "2025/c.png", "d.png")
+    items = silent(read, str(tmp_path), label_column="")["train"]
+    assert items.names == ["2024/05/a.png", "2024/b.png", "2025/c.png", "d.png"]
+    assert (items.labelled, items.classes) == (False, [])
+    with pytest.warns(UserWarning, match="images beside the class folders"):
+        assert counts(tmp_path) == {"train": [2, 1]}
+
+
 def test_a_class_may_be_called_test(tmp_path):
     put(tmp_path, "test/0.png", "good/0.png", "good/1.png")
     assert (classes(tmp_path), counts(tmp_path)) == (["good", "test"], {"train": [2, 1]})
@@ -320,7 +360,9 @@ def test_the_image_column_is_found_by_what_it_holds(tmp_path):
     assert bytes(items.images[0]) == PNG
     plain = rows([0, 1], [PNG, PNG]).rename_columns(["png", "label"])
     table(tmp_path, train=plain)
-    with pytest.raises(ValueError, match="has no image column among png, label; name it with image_column"):
+    assert counts(tmp_path) == {"train": [1, 1]}
+    table(tmp_path, train=plain.append_column("mask", pa.array([b"no"] * 2)))
+    with pytest.raises(ValueError, match="has no image column among png, label, mask; name it with image_column"):
         read(str(tmp_path))
     assert counts(tmp_path, image_column="png") == {"train": [1, 1]}
 

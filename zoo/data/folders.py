@@ -43,6 +43,8 @@ class Left:
     hidden: int = 0
     dangling: int = 0
     beside: int = 0  # files beside class folders
+    loose: int = 0  # files beside the folders of splits
+    outside: list[str] = field(default_factory=list)  # folders beside those
     kinds: Counter[str] = field(default_factory=Counter)  # suffix → other files
     empty: list[str] = field(default_factory=list)
     strange: dict[str, int] = field(default_factory=dict)  # class that training lacks → its files
@@ -54,6 +56,8 @@ class Left:
         parts = (
             (self.strange, f"classes that training lacks ({len(self.strange)}: {_names(self.strange)})"),
             (self.empty, f"empty classes ({len(self.empty)}: {_names(self.empty)})"),
+            (self.outside, f"folders beside the splits' ({len(self.outside)}: {_names(self.outside)})"),
+            (self.loose, f"{what} beside the splits' folders ({self.loose})"),
             (self.beside, f"{what} beside the class folders ({self.beside})"),
             (heif, f"{'/'.join(HEIF)} ({heif}), which needs {WANTS_HEIF}"),
             (self.hidden, f"hidden files and folders ({self.hidden})"),
@@ -65,7 +69,7 @@ class Left:
 
 
 def read_folder(
-    root: Path, suffixes: Collection[str], what: str, expected: str
+    root: Path, suffixes: Collection[str], what: str, expected: str, labelled: bool = True
 ) -> tuple[dict[str, Labelled], list[str]]:
     """The files and classes of each split, and the names of the classes: those of training, else of the first split.
 
@@ -73,6 +77,7 @@ def read_folder(
         suffixes: of the files, in lower case.
         what: they are, "images", for messages.
         expected: how they may lie, for messages.
+        labelled: False takes all files of a split, at any depth, and no folder for a class.
 
     Raises:
         ValueError: a split without files, or a link to a folder that it lies in.
@@ -83,8 +88,17 @@ def read_folder(
     roots = {role: folder for role, folder in roots.items() if folder != root}
     if "train" not in roots and len(roots) < len(folders):  # a class may be called test
         roots = {}
+    if not roots and len(folders) == 1 and _holds_splits(only := next(iter(folders.values()))):  # as archives unpack
+        return read_folder(only, suffixes, what, expected, labelled)
+    if roots:
+        left.outside = [f.name for f in folders.values() if f not in roots.values()]
+        left.loose = sum(p.is_file() and p.suffix.lower() in suffixes and not is_hidden(p.name) for p in root.iterdir())
     roots = roots or {"train": root}
-    found = {role: _split(folder, suffixes, left) for role, folder in roots.items()}
+    found: dict[str, tuple[dict[str, list[Path]], list[Path]]]
+    if labelled:
+        found = {role: _split(folder, suffixes, left) for role, folder in roots.items()}
+    else:
+        found = {role: ({}, sorted(files_under(folder, suffixes, left))) for role, folder in roots.items()}
     names = in_order(next((classes for classes, _ in found.values() if classes), ()))
     splits: dict[str, Labelled] = {}
     for role, (classes, loose) in found.items():
@@ -165,6 +179,12 @@ def _split(folder: Path, suffixes: Collection[str], left: Left) -> tuple[dict[st
         return full, loose
     left.beside += len(loose)
     return full, []
+
+
+def _holds_splits(folder: Path) -> bool:
+    """Whether all that a folder holds are folders of splits, one of them training."""
+    names = {p.name.lower() for p in folder.iterdir() if not is_hidden(p.name)}
+    return bool(names & {*SPLITS["train"]}) and names <= {name for some in SPLITS.values() for name in some}
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Where images come from: torchvision's sets, image folders, Hub-style parquet, and the samples that ship here.
+"""Where images come from: folders, files, lists and tables of them, torchvision's sets, the samples that ship here.
 
 Each reader gives the splits as undecoded items, labels and class names; `zoo.data.pictures` turns an item into pixels.
 Libraries are imported by the reader that needs them.
@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from zoo.data import cache, tables
+from zoo.data import cache, lists, tables
 from zoo.data.folders import SPLITS, read_folder
 from zoo.data.pictures import is_grey, opened, suffixes
 from zoo.registry import suggest
@@ -81,43 +81,91 @@ def together(splits: Mapping[str, Items]) -> Items:
     return Items(images, labels, first.classes, first.source, [name for part in parts for name in part.names])
 
 
-def read(source: str, image_column: str | None = None, label_column: str | None = None) -> dict[str, Items]:
+def read(
+    source: str | Path | Sequence[str | Path], image_column: str | None = None, label_column: str | None = None
+) -> dict[str, Items]:
     """The splits of a source by role, `train`, `val`, `test`, as far as it has them.
 
     Args:
-        source: "samples/NAME", "torchvision:NAME" or "torchvision:NAME:ROOT", a folder, or a Hub id "org/name".
-        image_column, label_column: of a table, where there are several; a label_column "" reads without labels.
+        source: a folder, a picture or several, a list of them (CSV, TSV, JSONL), a parquet file, "samples/NAME",
+            "torchvision:NAME" or "torchvision:NAME:ROOT", or a Hub id "org/name".
+        image_column, label_column: of a table, where there are several; a label_column "" reads without labels, of a
+            folder all pictures in it at any depth.
 
     Raises:
-        ValueError: unknown set or column, an empty folder, a row without a picture or with a label that is none.
-        FileNotFoundError: no such folder, or no picture where a row says.
+        ValueError: unknown set or column, an empty folder, a row without a picture or with a label that is none, a
+            file that is none of these, a folder among several pictures.
+        FileNotFoundError: no such folder or file, or no picture where a row says.
         ConnectionError: a download without a network.
         OSError: a cache that cannot be written.
     """
 
     def table(parts: dict[str, list[tables.Part]], in_folders: bool = False) -> dict[str, Items]:
-        splits, classes = tables.read(parts, source, image_column, label_column, in_folders)
-        return {role: Items(images, labels, classes, source, ids) for role, (images, labels, ids) in splits.items()}
+        splits, classes = tables.read(parts, name, image_column, label_column, in_folders)
+        return {role: Items(images, labels, classes, name, ids) for role, (images, labels, ids) in splits.items()}
 
-    if source.startswith("torchvision:"):
-        return _torchvision(source)
-    if source.startswith("samples/"):
+    if not isinstance(source, str | Path):
+        if len(source) != 1:
+            return _pictures(source)
+        source = source[0]
+    name = str(source)
+    if name.startswith("torchvision:"):
+        return _torchvision(name)
+    if name.startswith("samples/"):
         names = sorted(p.parent.name for p in SAMPLES.glob("*/data"))
-        if source.removeprefix("samples/") not in names:
-            raise ValueError(f"no shipped images {source!r}; there are {', '.join(f'samples/{n}' for n in names)}")
-        path = SAMPLES / source.removeprefix("samples/")
+        if name.removeprefix("samples/") not in names:
+            raise ValueError(f"no shipped images {name!r}; there are {', '.join(f'samples/{n}' for n in names)}")
+        path = SAMPLES / name.removeprefix("samples/")
         return table(tables.local(path, tables.find(path)))
-    path = Path(source).expanduser()
+    path = Path(name).expanduser()
     if path.is_dir():
         files = tables.find(path)
         parts = tables.local(path, files) if files else {}
-        return table(parts) if parts and (image_column or not tables.beside(path, parts)) else _folder(path)
-    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+        if parts and (image_column or not tables.beside(path, parts)):
+            return table(parts)
+        listed = lists.of_folder(path)
+        return table(listed) if listed else _folder(path, label_column != "")
+    kind = path.suffix.lower()
+    if path.is_file() and kind == ".parquet":
+        return table(tables.local(path.parent, {tables.split_of(path.name) or "train": [path]}))
+    if path.is_file() and kind in lists.SUFFIXES:
+        return table(lists.parts(path))
+    if path.is_file():
+        return _pictures([path])
+    is_id = not path.is_absolute() and not name.startswith((".", "~")) and name.strip("/").count("/") == 1
+    if not is_id or name.endswith("/") or kind in (".parquet", *lists.SUFFIXES, *suffixes()):
         raise FileNotFoundError(
-            f"no folder {source}; give a folder of class folders or of parquet files, a Hub id org/name, "
-            "torchvision:NAME or samples/mnist"
+            f"no {'file' if kind else 'folder'} {name}; give a folder of class folders or of parquet files, pictures, "
+            "a CSV or JSONL that lists them, a Hub id org/name, torchvision:NAME or samples/mnist"
         )
-    return table(*tables.hub(source))
+    return table(*tables.hub(name))
+
+
+def described(source: str | Path | Sequence[str | Path]) -> str:
+    """A source in a few words, for messages and for what is written down."""
+    if isinstance(source, str | Path):
+        return str(source)
+    return str(source[0]) if len(source) == 1 else f"{len(source)} files"
+
+
+def _pictures(files: Sequence[str | Path]) -> dict[str, Items]:
+    """Files of pictures without labels, which are all training."""
+    if not files:
+        raise ValueError("no picture is given; give a folder, or files")
+    paths = [Path(file).expanduser() for file in files]
+    for path in paths:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, expected a picture; give that folder alone, or the files in it")
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}; give pictures that are there, or a folder of them")
+        if path.suffix.lower() not in suffixes():
+            raise ValueError(
+                f"{path} is no picture; expected one with a suffix that Pillow knows, .jpg, .png, …, or alone a "
+                f"parquet file or a list of pictures, {', '.join(lists.SUFFIXES)}"
+            )
+    names = [paths[0].name] if len(paths) == 1 else [path.as_posix() for path in paths]
+    none = np.full(len(paths), tables.NONE)
+    return {"train": Items(paths, none, [], described(files), names)}
 
 
 def natural_channels(items: Items) -> int:
@@ -200,9 +248,9 @@ def _torchvision(source: str) -> dict[str, Items]:
     return out
 
 
-def _folder(root: Path) -> dict[str, Items]:
+def _folder(root: Path, labelled: bool) -> dict[str, Items]:
     expected = "{0}/CLASS/*.png, {0}/*.png without classes, or parquet files"
-    splits, classes = read_folder(root, suffixes(), "images", expected)
+    splits, classes = read_folder(root, suffixes(), "images", expected, labelled)
     return {
         role: Items(files, np.asarray(labels, dtype=np.int64), classes, str(root))
         for role, (files, labels) in splits.items()

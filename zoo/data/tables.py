@@ -20,6 +20,7 @@ from zoo.data.pictures import Found, suffixes
 from zoo.registry import suggest
 
 LABELS = ("label", "labels", "class")  # columns that hold classes where nothing says which does
+PATHS = ("image", "img", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path")  # of pictures
 MOST_CLASSES = 100_000  # of labels that are numbers without names
 NONE = -1  # the label of what has none
 
@@ -204,17 +205,19 @@ def read(
 
 def _role(path: Path) -> tuple[str, Path] | None:
     """The split that a file's name or the nearest folder's is for, and in which folder that name stands."""
-    for place in (path, *path.parents):
-        words = re.split(r"[^a-z]+", place.name.lower())
-        role = next((role for word in words for role, names in SPLITS.items() if word in names), None)
-        if role is not None:
-            return role, place.parent
-    return None
+    found = ((split_of(place.name), place.parent) for place in (path, *path.parents))
+    return next(((role, folder) for role, folder in found if role is not None), None)
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file or a folder is named for, "train-00000-of-00002.parquet"."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((role for word in words for role, names in SPLITS.items() if word in names), None)
 
 
 def _image_column(parts: Sequence[Part], source: str, name: str | None) -> str:
     first = parts[0]
-    fitting = sorted(_fitting(first), key=lambda n: n not in ("image", "img"))
+    fitting = sorted(_fitting(first), key=lambda n: n not in ("image", "img")) or _plain(first)
     return _pick(name, fitting, first.schema.names, "image", source)
 
 
@@ -222,6 +225,13 @@ def _fitting(part: Part) -> list[str]:
     """The columns that hold pictures."""
     noted = [n for n, f in part.features.items() if f.get("_type") == "Image"]
     return noted + [f.name for f in part.schema if re.match(r"struct<.*\bbytes: ", str(f.type))]
+
+
+def _plain(part: Part) -> list[str]:
+    """The columns that hold bytes or text, of which only the name, or that there is no other, says that it is one."""
+    raw = [f.name for f in part.schema if str(f.type) in ("binary", "large_binary")]
+    named = {f.name.lower(): f.name for f in part.schema if f.name in raw or str(f.type) in ("string", "large_string")}
+    return [named[name] for name in PATHS if name in named] or (raw if len(raw) == 1 else [])
 
 
 def _label_column(parts: Sequence[Part], source: str, name: str | None) -> str | None:
@@ -325,7 +335,7 @@ def _values(part: Part, column: Any, name: str) -> np.ndarray:
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return column.cast(pa.int64()).fill_null(NONE).to_numpy()
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return np.array([name or None for name in column.to_pylist()], dtype=object)
+        return np.array([None if name in ("", str(NONE)) else name for name in column.to_pylist()], dtype=object)
     if pa.types.is_floating(kind):
         values = column.cast(pa.float64()).to_numpy()
         values = np.where(np.isnan(values), NONE, values)
@@ -333,7 +343,8 @@ def _values(part: Part, column: Any, name: str) -> np.ndarray:
         if len(broken):
             raise ValueError(
                 f"{part.row(broken[0])} of {part.name} has the label {values[broken[0]]:g} in column {name!r}, "
-                f"{len(broken)} of {len(values)} rows are so; expected whole numbers, or name another column with label_column"
+                f"{len(broken)} of {len(values)} rows are so; expected whole numbers, or name another column with "
+                "label_column"
             )
         return values.astype(np.int64)
     raise ValueError(
@@ -369,11 +380,11 @@ def _numbered(
             if wrong.any():
                 row, count = int(wrong.argmax()), sum(int(w.sum()) for w in bad)
                 value = part.read([name]).column(name)[row].as_py()
+                said = "null" if value in (None, "") else repr(value)
                 raise ValueError(
-                    f"{part.row(row)} of {part.name} has the label {'null' if value is None else repr(value)} in "
-                    f"column {name!r}, none of the classes 0 to {len(classes) - 1}; so have {count} of {sum(map(len, bad))} "
-                    f"rows of {role}. A split has labels in all rows or, null or -1, in none: mend them, or read "
-                    'without labels, label_column=""'
+                    f"{part.row(row)} of {part.name} has the label {said} in column {name!r}, none of the classes 0 to "
+                    f"{len(classes) - 1}; so have {count} of {sum(map(len, bad))} rows of {role}. A split has labels "
+                    'in all rows or, null or -1, in none: mend them, or read without labels, label_column=""'
                 )
     return {role: np.concatenate(some) for role, some in numbers.items()}, classes if labelled else []
 
