@@ -252,7 +252,9 @@ def test_validation_can_be_held_out(folder):
             (folder / split / name).rmdir()
         (folder / split).rmdir()
     with pytest.raises(ValueError, match=r"no val split.*val_fraction"):
-        ready(folder)
+        ready(folder, val_fraction=0.0)
+    data = ready(folder)
+    assert data.splits["val"][1].bincount().tolist() == [1, 1]
     data = ready(folder, val_fraction=0.34)
     assert [len(data.splits[s][1]) for s in ("train", "val")] == [4, 2]
     assert data.splits["val"][1].bincount().tolist() == [1, 1]

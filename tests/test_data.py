@@ -239,6 +239,85 @@ def test_a_folder_of_classes_alone_is_all_training(folder):
     assert (len(data.splits["train"][1]), len(data.splits["val"][1])) == (12, 4)
 
 
+def filled(root, **counts):
+    """Class folders of so many pictures, each of another colour."""
+    for label, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (4, 4), (20 * label, 10 * i, 7)).save(root / name / f"{i}.png")
+    return str(root)
+
+
+def sides(data):
+    return [data.splits[split][1].bincount().tolist() for split in ("train", "val")]
+
+
+def test_a_source_without_validation_holds_out_a_tenth_with_every_class_and_says_so_once(tmp_path, capsys):
+    source = filled(tmp_path / "pets", cat=30, dog=4, eel=1)
+    data = ready(source, channels=3, batch_size=4)
+    assert sides(data) == [[27, 3, 1], [3, 1]]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"4 of 35 pictures of {source} are held out for validation, drawn with seed 0, 2 of 3 classes on both sides; "
+        "val_fraction sets the share"
+    ]
+    data.setup("test")
+    assert (data.served["test"], len(data.names("test"))) == ("val", 4)
+    again = ready(source, channels=3, batch_size=4)
+    assert list(again.names("val")) == list(data.names("val"))
+    assert list(ready(source, channels=3, batch_size=4, seed=1).names("val")) != list(data.names("val"))
+    assert len(capsys.readouterr().err.splitlines()) == 1  # of the other seed
+    many = filled(tmp_path / "many", **{f"c{i}": 2 for i in range(8)})
+    assert sides(ready(many, channels=3, batch_size=4)) == [[1] * 8, [1] * 8]
+
+
+def test_a_source_with_validation_or_test_holds_nothing_out(folder, capsys):
+    data = ready(str(folder), channels=3, batch_size=4)
+    assert (len(data.splits["train"][1]), len(data.splits["val"][1])) == (16, 4)
+    data = ready()
+    assert (len(data.splits["train"][1]), data.served["val"]) == (1000, "test")
+    with pytest.raises(ValueError, match=r"no val split, only train; .* hold out a share .* data.val_fraction"):
+        ready(str(folder / "train"), channels=3, val_fraction=0.0)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_begun_before_there_was_a_default_holds_nothing_out(tmp_path):
+    from zoo.train import keys
+
+    (tmp_path / "recipe.yaml").write_text("data: {class_path: zoo.ImageData, init_args: {source: x, stratify: true}}")
+    assert keys.as_begun(tmp_path / "recipe.yaml", []) == ["--data.val_fraction=0.0"]
+
+
+def test_of_one_picture_all_is_read_and_nothing_trained(tmp_path):
+    source = filled(tmp_path / "one", cat=1)
+    data = ImageData(source, channels=3, num_workers=0)
+    (x, y, stamp), *rest = data.in_order("all", 8)
+    assert (x.shape, y.tolist(), stamp, rest) == ((1, 3, 4, 4), [0], None, [])
+    for stage in ("fit", "test"):
+        with pytest.raises(ValueError, match=r"one holds one picture, and none that could be held out for validation"):
+            data.setup(stage)
+    singles = filled(tmp_path / "singles", cat=1, dog=1, eel=1)
+    assert [sum(side) for side in sides(ready(singles, channels=3, batch_size=2))] == [2, 1]
+
+
+@pytest.mark.parametrize("cache", ["auto", "none"])
+def test_all_is_every_picture_of_every_split_in_order(folder, cache):
+    data = ImageData(str(folder), batch_size=3, num_workers=0, cache=cache, limit=4, crop=2, flip=True)
+    assert data.roles() == {"train": "16 pictures", "val": "4 pictures"}
+    batches = list(data.in_order("all", 7))
+    x, y = (torch.cat(parts) for parts in zip(*((x, y) for x, y, _ in batches)))
+    assert ([len(b[1]) for b in batches], y.tolist()) == ([7, 7, 6], [0] * 8 + [1] * 8 + [0, 0, 1, 1])
+    names = list(data.names("all"))
+    assert names[0] == "train/cat/0.png"
+    assert names[16:] == ["val/cat/0.png", "val/cat/1.png", "val/dog/0.png", "val/dog/1.png"]
+    for name, pixels, path in zip(names, x, data.encoded("all")):
+        assert (pixels.permute(1, 2, 0).numpy() == np.asarray(Image.open(folder / name))).all()
+        assert path == folder / name
+    data.setup("fit")  # and the splits are as they are without
+    assert (len(data.names("train")), len(data.names("val"))) == (4, 4)
+    assert list(ImageData("samples/mnist").in_order("all", 2000).labels.bincount()) == [200] * 10
+
+
 @pytest.mark.parametrize(("sides", "steps"), [((32, 32), {4}), ((64, 64), {1.97}), ((32, 64), set())])
 def test_squares_are_cut_at_random_of_pictures_of_a_drawn_size(tmp_path, sides, steps):
     """VQGAN cuts 256 px of pictures of 256, RAE of 384, LlamaGen of 256 to 320: all of what lies beside the centre."""
@@ -412,6 +491,49 @@ def test_a_damaged_file_is_named(folder):
     bad.write_bytes(bad.read_bytes()[:40])
     with pytest.raises(ValueError, match=r"dog/3\.png cannot be decoded"):
         ready(str(folder), channels=3, batch_size=4)
+
+
+def test_damaged_files_are_left_out_where_that_is_asked_for(folder):
+    for name in ("train/dog/3.png", "train/cat/0.png", "val/cat/1.png"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:40])
+    args = {"channels": 3, "batch_size": 4, "cache": "none", "num_workers": 0, "bad": "skip"}
+    with pytest.warns(
+        UserWarning, match=r"2 of 16 pictures of \S+ are left out: \S+cat/0\.png cannot be decoded .*dog/3"
+    ):
+        data = ready(str(folder), **args)
+    assert sides(data) == [[7, 7], [1, 2]]
+    assert len(list(data.in_order("all", 4))) == 5
+    assert sum(len(y) for _, y in epoch(data)) == 12
+    for path in (folder / "val").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of 4 pictures of \S+ can be read; the first: \S+ cannot be decoded"):
+        ready(str(folder), **args)
+
+
+def test_a_directory_that_is_called_as_a_picture_is_no_picture(folder):
+    (folder / "train" / "cat" / "dir.png").mkdir()
+    assert len(ready(str(folder), channels=3, batch_size=4).names("train")) == 16
+
+
+def test_a_picture_of_very_many_pixels_is_read_and_a_bomb_is_refused_by_name(tmp_path):
+    """Without Pillow's warning, which names no file; sizes are small here, as Pillow's limit is."""
+    import subprocess
+    import sys
+
+    for side in (12, 15):
+        Image.new("L", (side, side), 9).save(tmp_path / f"{side}.png")
+    script = (
+        "from PIL import Image; Image.MAX_IMAGE_PIXELS = 100\n"
+        "from zoo.data.pictures import decode\n"
+        f"print(decode('{tmp_path}/12.png', 3, '').shape)\n"
+        f"try: decode('{tmp_path}/15.png', 3, '')\n"
+        "except ValueError as error: print(error)"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert out.stderr == ""
+    assert out.stdout.startswith(
+        "(12, 12, 3)\n" + f"{tmp_path}/15.png cannot be decoded (Image size (225 pixels) exceeds"
+    )
 
 
 @pytest.mark.parametrize("side", [b"8\xff", b"99999999"])  # which Pillow takes for no number, and for a bomb

@@ -84,6 +84,25 @@ def same(a, b):
     )
 
 
+# All
+
+
+def test_all_samples_of_all_splits_come_in_order_with_their_names(place):
+    data = ready(place, batch_size=4)
+    assert data.roles() == {"train": "101 pictures", "val": "13 pictures", "test": "10 pictures"}
+    split = [n for role in ("train", "val", "test") for batch in numbers(data.in_order(role, 8)) for n in batch]
+    assert [n for batch in numbers(data.in_order("all", 32)) for n in batch] == split
+    assert sorted(split) == sorted([*range(COUNT), *range(13), *range(10)])
+    names = data.names("all")
+    assert (len(names), names[:2], names[-1]) == (
+        124,
+        ["train-00000.tar[0]", "train-00000.tar[1]"],
+        "test-00001.tar[0]",
+    )
+    with pytest.raises(ValueError, match="is a stream; which samples bad='skip' leaves out"):
+        ready(place, bad="skip").names("all")
+
+
 # Writing
 
 
@@ -609,7 +628,6 @@ def test_a_missing_or_broken_manifest_is_named(place, break_, error, message):
         ({"cache": "memory"}, "shards are read as they are"),
         ({"lanes": 0}, "lanes=0, must be at least 1"),
         ({"bad": "mend"}, "bad='mend', allowed refuse, skip"),
-        ({"source": "samples/mnist", "bad": "skip"}, "bad='skip' is for shards"),
         ({"source": "shards:ftq://host/place"}, "allowed are a folder, https://"),
     ],
 )

@@ -26,7 +26,7 @@ from zoo.data.augment import erase, policy
 from zoo.data.batches import AfterSetup, Batches, InMemory, Split
 from zoo.data.folders import SPLITS, read_folder
 from zoo.data.pictures import decode
-from zoo.data.seeds import held_out, mix, seeded
+from zoo.data.seeds import mix, seeded
 from zoo.data.video import DECODER, check_count, check_frames, read_frames
 from zoo.nn.checks import check_least, check_types
 from zoo.registry import suggest
@@ -80,7 +80,8 @@ class ClipData(L.LightningDataModule):
             `$ZOO_CACHE`.
         batch_size: clips of a training batch, per process.
         eval_batch_size: videos of a validation or test batch; None: `batch_size`.
-        val_fraction: share of the training videos held out for validation, and test, where the source has neither.
+        val_fraction: share of the training videos held out for validation, and test, where the source has neither. None
+            is a tenth, and of each class that has two at least one.
         limit: train on so many clips a class.
         seed: of the order and the draws.
         num_workers: processes that decode.
@@ -94,7 +95,8 @@ class ClipData(L.LightningDataModule):
     """
 
     hparams: AttributeDict  # the arguments, by name
-    older: ClassVar = {"stratify": False}  # what the recipe of a run meant that was begun before there was the keyword
+    # What the recipe of a run meant that was begun before there was the keyword.
+    older: ClassVar = {"stratify": False, "val_fraction": 0.0}
 
     def __init__(
         self,
@@ -115,7 +117,7 @@ class ClipData(L.LightningDataModule):
         bad: str = "refuse",
         batch_size: int = 32,
         eval_batch_size: int | None = None,
-        val_fraction: float = 0.0,
+        val_fraction: float | None = None,
         limit: int | None = None,
         seed: int = 0,
         num_workers: int = 2,
@@ -143,7 +145,7 @@ class ClipData(L.LightningDataModule):
             raise ValueError(f"val_fraction={val_fraction}, limit={limit}: shards are read as they are; leave them out")
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1 or not 0 <= erase <= 1:
             raise ValueError(f"crop_scale={crop_scale}, erase={erase}: allowed 0 < from ≤ to ≤ 1, and 0 to 1")
-        if not 0 <= val_fraction < 1:
+        if not 0 <= (val_fraction or 0) < 1:
             raise ValueError(f"val_fraction={val_fraction}, allowed 0 to below 1")
         if batch_size % repeats:
             raise ValueError(f"batch_size={batch_size} is no multiple of repeats={repeats}; a batch holds whole videos")
@@ -235,10 +237,11 @@ class ClipData(L.LightningDataModule):
         splits, self.classes = find_videos(Path(h.source).expanduser())
         if h.bad == "skip":
             splits = {split: _readable(paths, labels, h.frames) for split, (paths, labels) in splits.items()}
-        if h.val_fraction and set(splits) == {"train"}:
+        if set(splits) == {"train"}:
             paths, labels = splits["train"]
-            kept, held = held_out(np.asarray(labels), h.val_fraction, h.seed, h.stratify)
-            for role, part in (("train", kept.tolist()), ("val", held.tolist())):
+            said = f"videos of {h.source}"
+            drawn = readers.hold_out(np.asarray(labels), h.val_fraction, h.seed, h.stratify, said)
+            for role, part in zip(("train", "val"), drawn or ()):
                 splits[role] = [paths[i] for i in part], [labels[i] for i in part]
         if h.limit is not None and "train" in splits:
             splits["train"] = _some(*splits["train"], h.limit, h.seed)

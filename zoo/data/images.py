@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import lightning as L
@@ -19,12 +20,24 @@ from torch import Tensor
 from zoo.data.augment import Change, augment, erase, resized_crop
 from zoo.data.batches import AfterSetup, Batches
 from zoo.data.pictures import ValueRange, check_range, decode
-from zoo.data.pixels import Pixels, fitted, mapped
-from zoo.data.readers import STAGES, Items, lacking, natural_channels, read, serving, stand_in
-from zoo.data.seeds import balanced, held_out
-from zoo.data.shards import Sample, Shards, Streamed, find
+from zoo.data.pixels import Pixels, fitted, mapped, readable
+from zoo.data.readers import (
+    STAGES,
+    Items,
+    described,
+    hold_out,
+    lacking,
+    natural_channels,
+    read,
+    serving,
+    stand_in,
+    together,
+)
+from zoo.data.seeds import balanced
+from zoo.data.shards import Sample, Shards, Streamed, find, join
 from zoo.nn.checks import check_least, check_types
 
+ALL = "all"  # the name, beside the splits', of every picture of a source
 CACHES = ("auto", "memory", "memmap", "none")
 IN_MEMORY, ON_DISK = 16e6, 32e9  # bytes of decoded pixels up to which "auto" takes each
 
@@ -38,8 +51,9 @@ class ImageData(L.LightningDataModule):
 
     Args:
         source: "samples/mnist", "torchvision:MNIST", a folder (`train/CLASS/*.png`, `CLASS/*`, pictures without
-            classes, or Hub-style parquet), a Hub id, or "shards:PLACE", read as a stream: a folder or URL (https, s3,
-            gs, hf://datasets/org/name) of `zoo shard`.
+            classes, or Hub-style parquet), a picture or several, a CSV or JSONL that lists them, a parquet file, a Hub
+            id, or "shards:PLACE", read as a stream: a folder or URL (https, s3, gs, hf://datasets/org/name) of
+            `zoo shard`.
         image_size: side in px; images are resized (shorter side) and centre-cropped to it. None: as they are.
         channels: 1 grey, 3 RGB; None: grey where all images are (64 of them are looked at), else RGB.
         batch_size: images of a training batch, per process.
@@ -54,8 +68,9 @@ class ImageData(L.LightningDataModule):
             then run in the workers.
         erase: probability with which a rectangle of a training image becomes noise (Zhong et al. 2020).
         crop_pct: share of the shorter side that evaluation sees: 0.875 resizes to image_size / 0.875 before cropping.
-        val_fraction: share of the training images held out for validation. With 0, validation is the source's own
-            validation split, or its test split where there is none: then choose nothing by it.
+        val_fraction: share of the training images held out for validation. None: a tenth, and of each class that has
+            two at least one, where the source has neither validation nor test split, else 0. With 0, validation is the
+            source's own validation split, or its test split where there is none: then choose nothing by it.
         limit: train on so many images, drawn evenly over the classes.
         cache: "memory", "memmap" (decoded once for all seeds and limits, in `$ZOO_CACHE`, by default
             ~/.cache/latentzoo; `zoo cache` lists and removes), "none" (decode as we go), or "auto", by size.
@@ -64,18 +79,19 @@ class ImageData(L.LightningDataModule):
         image_column, label_column: of a table, where there is more than one; a label_column "" reads without labels.
         lanes: of shards, how many are read at once, by all processes together; a multiple of their number.
         shuffle_buffer: of shards, samples of a lane among which the next one is drawn.
-        bad: of shards, a sample that is damaged is refused by name ("refuse"), or left out with a warning ("skip").
+        bad: a picture that is damaged is refused by name ("refuse"), or left out with a count ("skip").
         value_range: of pictures with more than 8 bits, the values that are black and white. None takes 16 bits from 0
             to 65,535, and refuses 32 bits and floats.
         stratify: hold out of each class its share; False draws without looking at classes, as earlier versions did.
     """
 
     hparams: AttributeDict  # the arguments, by name
-    older: ClassVar = {"stratify": False}  # what the recipe of a run meant that was begun before there was the keyword
+    # What the recipe of a run meant that was begun before there was the keyword.
+    older: ClassVar = {"stratify": False, "val_fraction": 0.0}
 
     def __init__(
         self,
-        source: str = "samples/mnist",
+        source: str | list[str] = "samples/mnist",
         image_size: int | None = None,
         channels: int | None = None,
         batch_size: int = 256,
@@ -86,7 +102,7 @@ class ImageData(L.LightningDataModule):
         randaugment: str | None = None,
         erase: float = 0.0,
         crop_pct: float = 1.0,
-        val_fraction: float = 0.0,
+        val_fraction: float | None = None,
         limit: int | None = None,
         cache: str = "auto",
         seed: int = 0,
@@ -99,6 +115,7 @@ class ImageData(L.LightningDataModule):
         value_range: tuple[float, float] | None = None,
         stratify: bool = True,
     ):
+        source = str(source) if isinstance(source, str | Path) else [str(file) for file in source]
         check_types(ImageData, locals())
         super().__init__()
         check_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size, image_size=image_size, limit=limit)
@@ -122,7 +139,7 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"crop_pct={crop_pct}, erase={erase}: allowed above 0 up to 1, and 0 to 1")
         if randaugment is not None and channels == 1:
             raise ValueError("randaugment works on RGB images; give channels=3")
-        if not 0 <= val_fraction < 1:
+        if not 0 <= (val_fraction or 0) < 1:
             raise ValueError(f"val_fraction={val_fraction}, allowed 0 to below 1")
         check_range(value_range)
         if bad not in ("refuse", "skip"):
@@ -133,8 +150,6 @@ class ImageData(L.LightningDataModule):
                 f"val_fraction={val_fraction}, limit={limit}, cache={cache!r}: shards are read as they are; choose "
                 "when they are written, or read the source they were made of"
             )
-        if bad == "skip" and not self._streams:
-            raise ValueError(f"bad='skip' is for shards; write some with `zoo shard {source} FOLDER`, or mend the file")
         self.splits: dict[str, tuple[Pixels | Encoded, Tensor]] = AfterSetup()
         self.classes: list[str] = []
         self.served: dict[str, str] = {}  # role → the split of the source that serves as it
@@ -142,33 +157,91 @@ class ImageData(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read and decode what the stage needs: "fit" train and validation, "validate", "test"."""
-        h = self.hparams
         needed = STAGES.get(stage, ("train", "val", "test"))
         if all(split in self.splits for split in needed):
             return
         items = self._items()
         labelled = {role: some.labelled for role, some in items.items()}
-        self.served = serving(labelled, h.source, needed) | {role: self.served[role] for role in self.splits}
+        self.served = serving(labelled, self.said, needed) | {role: self.served[role] for role in self.splits}
         for split in needed:
             if split not in self.served:
-                raise lacking(h.source, split, items)
+                raise self._lacking(split, items)
             some = items[self.served[split]]
             self.classes = some.classes
             self.labelled &= some.labelled
             self.splits[split] = self._pixels(some, split), torch.as_tensor(some.labels)
 
-    def _items(self) -> Mapping[str, Items | Shards]:
-        """The splits of the source, undecoded."""
+    @property
+    def said(self) -> str:
+        """The source in a few words."""
+        return described(self.hparams.source)
+
+    def roles(self) -> dict[str, str]:
+        """The splits that the source itself has, `train`, `val`, `test`, each with what it holds, in words."""
+        splits = self._splits()
+        return {
+            role: f"{len(splits[role])} pictures" + ("" if splits[role].labelled else " without labels")
+            for role in splits
+        }
+
+    def names(self, split: str) -> Sequence[str]:
+        """What the pictures of a split are called, in order: paths in the source, "row 5" of a table, or "test/17".
+
+        Args:
+            split: "train", "val", "test", once it is set up, or ALL.
+
+        Raises:
+            ValueError: a stream of which samples are left out.
+        """
+        if self._streams and self.hparams.bad == "skip":
+            raise ValueError(f"{self.said} is a stream; which samples bad='skip' leaves out is known once it is read")
+        return self._split(split)[0].items.names
+
+    def _splits(self) -> Mapping[str, Items | Shards]:
+        """The splits that the source itself has, undecoded."""
         h = self.hparams
         if self._streams:
             return find(h.source.removeprefix("shards:"), "images")
         items = read(h.source, h.image_column, h.label_column)
-        if h.val_fraction:
-            kept, held = held_out(items["train"].labels, h.val_fraction, h.seed, h.stratify)
-            items |= {"train": items["train"].take(kept), "val": items["train"].take(held)}
+        if h.bad == "skip":
+            items = {role: readable(some, h.value_range) for role, some in items.items()}
+        return items
+
+    def _items(self) -> Mapping[str, Items | Shards]:
+        """The splits that are served: some of training may be held out, or left out."""
+        h, splits = self.hparams, self._splits()
+        if self._streams or "train" not in splits:
+            return splits
+        items = dict(cast(Mapping[str, Items], splits))
+        train = items["train"]
+        share = 0.0 if h.val_fraction is None and len(items) > 1 else h.val_fraction
+        drawn = hold_out(train.labels, share, h.seed, h.stratify, f"pictures of {self.said}")
+        if drawn is not None:
+            items |= {"train": train.take(drawn[0]), "val": train.take(drawn[1])}
         if h.limit is not None:
             items["train"] = items["train"].take(balanced(items["train"].labels, h.limit, h.seed))
         return items
+
+    def _lacking(self, split: str, items: Mapping[str, Items | Shards]) -> ValueError:
+        if split != "train" and self.hparams.val_fraction is None and set(items) == {"train"} and not self._streams:
+            return ValueError(
+                f"{self.said} holds one picture, and none that could be held out for validation; add some, or a folder "
+                "of pictures val/"
+            )
+        return lacking(self.said, split, items)
+
+    def _every(self) -> Items | Shards:
+        """All that the source holds, undecoded."""
+        splits: Mapping[str, Any] = self._splits()
+        return join(splits) if self._streams else together(splits)
+
+    def _split(self, split: str) -> "tuple[Pixels | Encoded, Tensor]":
+        """The pictures and labels of a split; all of them are read when they are first asked for."""
+        if split == ALL and ALL not in self.splits:
+            some = self._every()
+            self.classes, self.served[ALL] = some.classes, ALL
+            self.splits[ALL] = self._pixels(some, ALL), torch.as_tensor(some.labels)
+        return self.splits[split]
 
     def encoded(self, split: str) -> Sequence[Any] | np.ndarray:
         """The images of a split, or of the one that serves as it, as the source has them: paths, bytes, or arrays.
@@ -177,11 +250,13 @@ class ImageData(L.LightningDataModule):
             ValueError: a stream, whose images are not at hand; or no such split.
         """
         if self._streams:
-            raise ValueError(f"{self.hparams.source} is a stream")
+            raise ValueError(f"{self.said} is a stream")
+        if split == ALL:
+            return cast(Items, self._every()).images
         items = cast(dict[str, Items], self._items())
         role = stand_in({role: some.labelled for role, some in items.items()}, split)
         if role is None:
-            raise lacking(self.hparams.source, split, items)
+            raise self._lacking(split, items)
         return items[role].images
 
     @property
@@ -203,8 +278,8 @@ class ImageData(L.LightningDataModule):
         return self._batches("test", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
 
     def in_order(self, split: str, batch_size: int) -> Batches:
-        """A split as it is, nothing shuffled, changed or left out."""
-        pixels, labels = self.splits[split]
+        """A split as it is, nothing shuffled, changed or left out; ALL is each picture of every split."""
+        pixels, labels = self._split(split)
         return self._kind(pixels, labels, batch_size, shuffle=False, num_workers=self.hparams.num_workers)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
@@ -241,7 +316,7 @@ class ImageData(L.LightningDataModule):
 
     @property
     def _streams(self) -> bool:
-        return self.hparams.source.startswith("shards:")
+        return self.said.startswith("shards:")
 
     @property
     def _kind(self) -> Callable[..., Batches]:
@@ -259,7 +334,8 @@ class ImageData(L.LightningDataModule):
         size = len(items) * int(np.prod(pixels.shape))
         cache = "none" if self._squares and split == "train" else h.cache
         if cache == "auto":
-            cache = "memory" if size <= IN_MEMORY else "memmap" if size <= ON_DISK else "none"
+            kept = size <= ON_DISK and split != ALL  # which is read once
+            cache = "memory" if size <= IN_MEMORY else "memmap" if kept else "none"
         if cache == "memory":
             pixels.array = torch.from_numpy(pixels.decode_into(np.empty((len(items), *pixels.shape), np.uint8)))
         elif cache == "memmap":

@@ -7,6 +7,7 @@ never by what one picture holds. Pillow is imported by the first picture.
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -142,6 +143,8 @@ def _pillow() -> ModuleType:
     """Pillow's Image module, with HEIF where pillow-heif is installed."""
     from PIL import Image
 
+    # A picture of a hundred megapixels is read; of twice Pillow's limit it is refused, by name, here.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     with contextlib.suppress(ImportError):
         import pillow_heif
 

@@ -94,6 +94,46 @@ class Pixels:
         return digest.hexdigest()
 
 
+def readable(items: Items, value_range: ValueRange | None) -> Items:
+    """Without the pictures that cannot be decoded; they are counted, and the first ones named, in one line.
+
+    Which they are is remembered, so that each is decoded once for this on a machine. Arrays are never damaged.
+
+    Raises:
+        ValueError: none can be decoded.
+    """
+    images = items.images
+    if isinstance(images, np.ndarray):
+        return items
+
+    def reason(i: int) -> str:
+        try:
+            decode(images[i], 3, items.source, value_range)
+        except (OSError, ValueError) as error:
+            return str(error)
+        return ""
+
+    reasons = cache.remembered(f"{DECODER} {value_range}", [_key(item) for item in images], reason)
+    good = [i for i, said in enumerate(reasons) if not said]
+    bad = [said for said in reasons if said]
+    if not good:
+        raise ValueError(f"none of {len(images)} pictures of {items.source} can be read; the first: {bad[0]}")
+    if bad:
+        some = "; ".join(bad[:5]) + ("; …" if len(bad) > 5 else "")
+        warnings.warn(f"{len(bad)} of {len(images)} pictures of {items.source} are left out: {some}", stacklevel=2)
+    ids = None if items.ids is None else [items.ids[i] for i in good]
+    # Not `take`: of what is damaged, nothing is asked any more.
+    return Items([images[i] for i in good], items.labels[good], items.classes, items.source, ids)
+
+
+def _key(item: Any) -> str:
+    """What tells an encoded picture from all others."""
+    if isinstance(item, Path):
+        about = item.stat()
+        return f"{item.absolute()} {about.st_size} {about.st_mtime_ns}"
+    return hashlib.blake2b(item, digest_size=16).hexdigest()
+
+
 def fitted(
     pixels: np.ndarray, image_size: int | None, crop_pct: float, shape: tuple[int, int, int], source: str
 ) -> Tensor:

@@ -4,9 +4,11 @@ Each reader gives the splits as undecoded items, labels and class names; `zoo.da
 Libraries are imported by the reader that needs them.
 """
 
+import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache as cache_results
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +17,11 @@ import numpy as np
 from zoo.data import cache, lists, tables
 from zoo.data.folders import SPLITS, read_folder
 from zoo.data.pictures import is_grey, opened, suffixes
+from zoo.data.seeds import held_out
 from zoo.registry import suggest
 
 SAMPLES = Path(__file__).parent / "samples"
+TENTH = 0.1  # of a training set, held out where the source has neither validation nor test
 STAND_IN = {"val": "test", "test": "val"}
 STAGES: dict[str | None, tuple[str, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
@@ -175,6 +179,34 @@ def natural_channels(items: Items) -> int:
             if not is_grey(image):
                 return 3
     return 1
+
+
+def hold_out(labels: np.ndarray, share: float | None, seed: int, stratify: bool, said: str) -> tuple[Any, Any] | None:
+    """Indices of what is trained on and of what is held out for validation, which is said once; None where nothing is.
+
+    Args:
+        labels: (N,) of the training set.
+        share: None is TENTH, and no less than one of each class that has two, where a set of one is left as it is.
+        said: what is drawn from, "pictures of FOLDER".
+    """
+    if share == 0 or (share is None and len(labels) < 2):
+        return None
+    kept, held = held_out(labels, TENTH if share is None else share, seed, stratify, every=share is None)
+    classes, both = set(labels.tolist()) - {tables.NONE}, set(labels[kept].tolist()) & set(labels[held].tolist())
+    sides = f", {len(both - {tables.NONE})} of {len(classes)} classes on both sides" if classes else ""
+    _say(
+        f"{len(held)} of {len(labels)} {said} are held out for validation, drawn with seed {seed}{sides}; "
+        "val_fraction sets the share"
+    )
+    return kept, held
+
+
+@cache_results
+def _say(line: str) -> None:
+    """A line on stderr, once, by the first of several processes."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    rank_zero_only(print)(line, file=sys.stderr, flush=True)
 
 
 def serving(labelled: Mapping[str, bool], source: str, needed: Collection[str]) -> dict[str, str]:

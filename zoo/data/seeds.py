@@ -30,7 +30,9 @@ def mix(*numbers: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest(), "little")
 
 
-def held_out(labels: np.ndarray, share: float, seed: int, stratify: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def held_out(
+    labels: np.ndarray, share: float, seed: int, stratify: bool = True, every: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Indices of what is trained on and of what is held out, drawn at random.
 
     Each class gives its share, and at least one sample as far as the number that is held out goes; its last one stays
@@ -38,6 +40,7 @@ def held_out(labels: np.ndarray, share: float, seed: int, stratify: bool = True)
 
     Args:
         stratify: False draws without looking at classes, as earlier versions did.
+        every: hold out more than the share where a class of two or more would otherwise give none.
 
     Raises:
         ValueError: too few samples to hold one out.
@@ -54,7 +57,7 @@ def held_out(labels: np.ndarray, share: float, seed: int, stratify: bool = True)
     wanted, most = share * sizes, sizes - 1
     if not most.any():  # each class has one sample
         return order[count:], order[:count]
-    count = min(count, int(most.sum()))
+    count = min(max(count, int((most > 0).sum()) if every else 0), int(most.sum()))
     least = np.minimum(most, 1) if count >= (most > 0).sum() else np.zeros_like(sizes)
     each = np.clip(wanted.astype(int), least, most)  # of each class
     while each.sum() != count:

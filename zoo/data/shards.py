@@ -20,9 +20,9 @@ import random
 import tarfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -69,6 +69,11 @@ class Shards:
 
     def __len__(self) -> int:
         return sum(shard.samples for shard in self.shards)
+
+    @property
+    def names(self) -> list[str]:
+        """What the samples are called in their order, FILE[NUMBER]."""
+        return [f"{shard.url.rpartition('/')[2]}[{i}]" for shard in self.shards for i in range(shard.samples)]
 
     @property
     def labels(self) -> Tensor:
@@ -136,6 +141,15 @@ def _split(place: str, manifest: dict[str, Any], role: str) -> Shards:
     size = manifest["size"] and tuple(manifest["size"])
     labelled = role not in manifest.get("unlabelled", ())
     return Shards(place, shards, manifest["classes"], size, manifest["channels"], labelled)
+
+
+def join(splits: Mapping[str, Shards]) -> Shards:
+    """The samples of all splits, one split after the other; those without labels are so in all, if in one."""
+    parts = list(splits.values())
+    shards: list[Shard] = []
+    for shard in (shard for part in parts for shard in part.shards):
+        shards.append(replace(shard, first=sum(other.samples for other in shards)))
+    return replace(parts[0], shards=shards, labelled=all(part.labelled for part in parts))
 
 
 def file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:

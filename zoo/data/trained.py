@@ -44,7 +44,8 @@ def trained_on(name: str, source: str, **reading: Any) -> dict[str, int | str]:
         if theirs.startswith("shards:") or (theirs != source and _costly(theirs)):
             return {"trained_on": f"unknown: {theirs} is not read again for this"}
         if given.get("bad") == "skip":
-            if given.get("val_fraction") or given.get("limit"):
+            share = (kind.older | given)["val_fraction"]
+            if share or share is None or given.get("limit"):
                 return {"trained_on": f"unknown: what of {theirs} is damaged is not looked for again"}
             given["bad"] = "refuse"  # or each file would be decoded, and what was left out is not evaluated either
         shown = kind(source, **reading).encoded("test")
@@ -68,6 +69,8 @@ def _costly(source: str) -> bool:
     folder = Path(source).expanduser()
     if source.startswith("samples/"):
         return False
+    if folder.is_file():
+        return folder.stat().st_size > MOST
     return not folder.is_dir() or sum(file.stat().st_size for file in folder.rglob("*.parquet")) > MOST
 
 
