@@ -13,6 +13,9 @@ from zoo.data.images import ImageData as ImageData
 from zoo.data.latents import ImageLatentData as ImageLatentData
 from zoo.data.latents import LatentData as LatentData
 from zoo.data.synthetic import RandomImages as RandomImages
+from zoo.data.transforms import collate as collate
+from zoo.data.transforms import preprocess as preprocess
+from zoo.data.transforms import transform as transform
 from zoo.families.bilinear.model import BilinearClassifier as BilinearClassifier
 from zoo.families.dcae.lit import LitDCAE as LitDCAE
 from zoo.families.dcae.model import DCAE as DCAE
@@ -43,6 +46,7 @@ from zoo.hub.give import export as export
 from zoo.hub.give import push as push
 from zoo.hub.give import save as save
 from zoo.hub.give import verify as verify
+from zoo.nn.checks import unchecked as unchecked
 from zoo.nn.protocols import AdaptsState as AdaptsState
 from zoo.nn.protocols import Classifies as Classifies
 from zoo.nn.protocols import DecaysAlso as DecaysAlso

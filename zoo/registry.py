@@ -36,6 +36,8 @@ PUBLIC = {
     "ClipData": "zoo.data.clips",
     "FactorData": "zoo.data.factors",
     **dict.fromkeys(("LatentData", "ImageLatentData"), "zoo.data.latents"),
+    **dict.fromkeys(("transform", "preprocess", "collate"), "zoo.data.transforms"),
+    "unchecked": "zoo.nn.checks",
     "RandomImages": "zoo.data.synthetic",
     **dict.fromkeys(("Input", "Model", *CAPABILITIES), "zoo.nn.protocols"),
 }

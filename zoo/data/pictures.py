@@ -45,7 +45,7 @@ class Found(bytes):
 
 
 def decode(item: Any, channels: int, source: str, value_range: ValueRange | None = None) -> np.ndarray:
-    """A file, encoded bytes or an array (H, W[, C]) as uint8 pixels (H, W, C), upright and opaque.
+    """A file, encoded bytes, a PIL image or an array (H, W[, C]) as uint8 pixels (H, W, C), upright and opaque.
 
     Args:
         channels: 1 grey, 3 RGB.
@@ -73,14 +73,25 @@ def decode(item: Any, channels: int, source: str, value_range: ValueRange | None
 
 @contextlib.contextmanager
 def opened(item: Any, source: str) -> Iterator[Any]:
-    """Pillow's Image of an item, its header read and its pixels not yet; closed afterwards.
+    """Pillow's Image of an item, its header read and its pixels not yet; closed afterwards, where it was opened here.
 
     Raises:
         ValueError: it is damaged or no picture, noticed now or by who reads the pixels; it is named.
     """
     pillow = _pillow()
     if isinstance(item, np.ndarray):
-        yield pillow.fromarray(item[:, :, 0] if item.shape[2:] == (1,) else item)
+        try:
+            image = pillow.fromarray(item[:, :, 0] if item.shape[2:] == (1,) else item)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"an array of {item.dtype} {item.shape} of {source} is no picture; expected uint8 (H, W), (H, W, 3) or "
+                "(H, W, 4)"
+            ) from error
+        yield image
+        return
+    if isinstance(item, pillow.Image):
+        with naming(_name(item, source)):
+            yield item
         return
     with naming(_name(item, source)):
         try:

@@ -15,6 +15,7 @@ from torch import Tensor
 from zoo.data import cache
 from zoo.data.pictures import ValueRange, decode
 from zoo.data.readers import Items
+from zoo.data.transforms import fit
 
 DECODER = "upright, on white, 16 bits by 65535"  # what `decode` makes of a picture; changes with it, so caches do
 
@@ -36,7 +37,7 @@ class Pixels:
         self.cached: tuple[Path, tuple[int, ...], np.ndarray | None] | None = None  # of the cache, which `array` maps
         # Of the source's first image: no seed or limit decides the shape.
         first = decode(items.native.images[0], channels, items.source, value_range)
-        height, width, depth = _fit(first, image_size, crop_pct).shape
+        height, width, depth = fit(first, image_size, crop_pct).shape
         self.shape: tuple[int, int, int] = (depth, height, width)
 
     def __len__(self) -> int:
@@ -142,26 +143,12 @@ def fitted(
     Raises:
         ValueError: another shape comes out, which only images of several sizes do where image_size is None.
     """
-    pixels = _fit(pixels, image_size, crop_pct)  # (H, W, C)
+    pixels = fit(pixels, image_size, crop_pct)  # (H, W, C)
     channels, height, width = shape
     if pixels.shape != (height, width, channels):
         h, w = pixels.shape[:2]
         raise ValueError(f"{source} mixes {height}×{width} and {h}×{w} px images; give image_size")
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())  # (C, H, W)
-
-
-def _fit(pixels: np.ndarray, size: int | None, crop_pct: float = 1.0) -> np.ndarray:
-    """Resize the shorter side to `size / crop_pct` and crop the centre; (H, W, C) uint8."""
-    from PIL import Image
-
-    if size is None or (pixels.shape[:2] == (size, size) and crop_pct == 1):
-        return pixels
-    h, w = pixels.shape[:2]
-    scale = size / crop_pct / min(h, w)
-    image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
-    image = image.resize((max(size, round(w * scale)), max(size, round(h * scale))), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, -1)
 
 
 def mapped(pixels: Pixels) -> "Tensor | Rows":

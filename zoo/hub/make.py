@@ -62,6 +62,9 @@ def build(arch: str, args: Mapping[str, Any]) -> Network:
         raise ValueError(f"no {arch} can be made with {reprlib.repr(dict(args))}: {said}; change these") from error
     if not isinstance(getattr(model, "takes", None), Input):
         raise ValueError(f"{type(model).__name__} does not say what it takes; set self.takes = Input(self.kind, shape)")
+    kind: Any = type(model)
+    if not hasattr(kind, "preprocess"):  # a class of another distribution may derive from nn.Module alone
+        kind.preprocess = Network.preprocess
     model.zoo_config = {"arch": arch, "args": dict(args)}
     if not (family := registry.home(arch)).ours:
         model.zoo_config["distribution"] = family.distribution

@@ -3,12 +3,14 @@
 B images of a batch · C channels · H W height and width in pixels
 """
 
+import contextlib
 import math
 import numbers
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,6 +20,25 @@ from zoo.nn.protocols import Input
 from zoo.nn.signatures import keywords
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # what arithmetic is made for
+
+_UNCHECKED: ContextVar[bool] = ContextVar("unchecked", default=False)
+
+
+@contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+    """`with zoo.unchecked():` models take pixels outside [0, 1], and NaN; shape and dtype are still looked at.
+
+    For gradient ascent on pixels, and for loops where a GPU should not wait: in eval mode a model reads the range of
+    each batch back from the device. It holds for the thread or the task that entered it.
+    """
+    if torch.compiler.is_compiling():  # a compiled graph never looks
+        yield
+        return
+    token = _UNCHECKED.set(True)
+    try:
+        yield
+    finally:
+        _UNCHECKED.reset(token)
 
 
 def check_images(x: Tensor, takes: Input, any_size: bool = False, values: bool = True) -> None:
@@ -31,7 +52,7 @@ def check_images(x: Tensor, takes: Input, any_size: bool = False, values: bool =
         takes: what the model takes, images or clips, whose frames x then holds.
         any_size: H and W may be others than those.
         values: also look at the pixels for NaN and the range. That reads a number back from the device, so models
-            ask for it in eval mode only, and a compiled graph never does.
+            ask for it in eval mode only, and a compiled graph never does; nor does a block of `unchecked`.
 
     Raises:
         ValueError: wrong rank, channels, size, dtype, or pixels that are NaN or outside [0, 1].
@@ -64,7 +85,7 @@ def check_images(x: Tensor, takes: Input, any_size: bool = False, values: bool =
     if x.dtype not in FLOATS:
         scale = "" if x.is_floating_point() else " / 255"
         raise ValueError(f"images are {x.dtype}, expected float pixels in [0, 1]; pass x.float(){scale}")
-    if values and not torch.compiler.is_compiling() and x.numel():
+    if values and not torch.compiler.is_compiling() and x.numel() and not _UNCHECKED.get():
         low, high = (v.item() for v in x.aminmax())
         if low != low or high != high:
             raise ValueError("images hold NaN, expected pixels in [0, 1]; look for the first NaN where they are read")

@@ -8,11 +8,14 @@ The check looks at methods alone where there are any, so it also works on a clas
 property, which may load a frozen network. Attributes that go with the methods stand under TYPE_CHECKING.
 """
 
+import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from zoo.registry import PUBLIC
 
 Kind = Literal["image", "clip", "latent", "activation"]
 LAYOUTS = {"image": "B C H W", "clip": "B F C H W"}
@@ -66,17 +69,32 @@ class Model(Protocol):
     def forward(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
-if TYPE_CHECKING:
+class Network(nn.Module):
+    """An nn.Module that is a Model: what the hub makes. A class of another distribution may be a plain nn.Module."""
 
-    class Network(nn.Module):
-        """An nn.Module that is a Model: what the hub makes. When code runs it is nn.Module itself."""
+    kind: ClassVar[Kind]
+    takes: Input
+    zoo_config: dict[str, Any]
 
-        kind: ClassVar[Kind]
-        takes: Input
-        zoo_config: dict[str, Any]
+    def preprocess(
+        self, pictures: Any, *, crop_pct: float | None = None, value_range: tuple[float, float] | None = None
+    ) -> Tensor:
+        """Pictures as a batch that this model takes, float32 (B, C, H, W) in [0, 1] on its device; one is a batch of 1.
 
-else:
-    Network = nn.Module
+        Args:
+            pictures: a path, encoded bytes, a PIL image, an array (H, W) or (H, W, C), a uint8 tensor (C, H, W), or
+                several of these; of a model of clips, paths of videos.
+            crop_pct, value_range: as `zoo.transform`'s.
+
+        Raises:
+            ValueError: a model that takes no pictures, none given, or a damaged one, which is named.
+            FileNotFoundError: no such file.
+        """
+        reading = importlib.import_module(
+            PUBLIC["preprocess"]
+        )  # what reads pictures stands above what models are made of
+        batch: Tensor = reading.preprocess(self, pictures, crop_pct=crop_pct, value_range=value_range)
+        return batch
 
 
 def can(kind: type[nn.Module], capability: type) -> bool:

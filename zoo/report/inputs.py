@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from zoo.data.classes import count_classes
-from zoo.data.pictures import ValueRange, decode
+from zoo.data.pictures import ValueRange
 from zoo.data.readers import SAMPLES as FOLDER
+from zoo.data.transforms import of_input
 from zoo.nn.protocols import Input, Kind, Network, PrefersData, Samples
 
 # (kind, shape of a sample) -> what ships with the package and fits.
@@ -154,7 +155,7 @@ def photographs(model: Network, most: int | None = None) -> tuple[list[str], Ten
 
 
 def read_image(path: Path, about: Input, value_range: ValueRange | None = None) -> Tensor:
-    """An image file as a model takes it, (C, H, W) in [0, 1], resized where it must be.
+    """An image file as a model takes it, (C, H, W) in [0, 1], resized as ImageData does it.
 
     Args:
         value_range: as ImageData's.
@@ -163,13 +164,7 @@ def read_image(path: Path, about: Input, value_range: ValueRange | None = None) 
         FileNotFoundError: no such file.
         ValueError: not an image, or one of 32 bits without a range.
     """
-    from torchvision.transforms.v2 import functional as T
-
-    image = torch.from_numpy(decode(path, about.channels, str(path), value_range).transpose(2, 0, 1).copy())
-    pixels = T.to_dtype(image, torch.float32, scale=True)  # (C, H', W')
-    if pixels.shape[1:] == about.size:
-        return pixels
-    return T.center_crop(T.resize(pixels, min(about.size), antialias=True), list(about.size)).clamp(0, 1)  # (C, H, W)
+    return of_input(about, value_range=value_range)(path)
 
 
 def read_clip(path: Path, about: Input) -> Tensor:
@@ -179,15 +174,7 @@ def read_clip(path: Path, about: Input) -> Tensor:
         FileNotFoundError: no such file.
         ValueError: not a video, damaged, or too short.
     """
-    from zoo.data.clips import Cut
-
-    (height, width), frames = about.size, about.shape[0]
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    if height != width:
-        raise ValueError(f"{path} would be cut square, this model takes {height}×{width} px")
-    clip = Cut(frames, height)(path, 0).to(torch.float32) / 255  # (F, 3, H, W)
-    return clip.mean(1, keepdim=True) if about.channels == 1 else clip
+    return of_input(about)(path)
 
 
 def read_numbers(path: Path, about: Input) -> Tensor:
