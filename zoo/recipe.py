@@ -1,7 +1,10 @@
-"""Finding and copying recipes, and the help of the verbs that run them; no Lightning, no YAML parsing."""
+"""Finding, reading and copying recipes, and the help of the verbs that run them; no Lightning, no torch."""
 
 import fnmatch
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from zoo import registry
 from zoo.registry import suggest
@@ -45,6 +48,11 @@ Devices are those of the recipe or of --trainer.devices; "auto" counts as one.
 
 zoo validate mae/in1k_pretrain_large --estimate --data.batch_size 128 --trainer.devices 4 --device a100"""
 
+HARMLESS = (  # keys on which no figure depends
+    *("num_workers", "cache", "logger", "enable_progress_bar", "enable_model_summary", "log_every_n_steps"),
+    *("enable_checkpointing", "default_root_dir"),
+)
+
 
 def list_recipes(pattern: str = "*") -> list[str]:
     """Names `family/name` of the recipes that ship with the package and match a shell pattern."""
@@ -82,3 +90,83 @@ def copy_recipe(name: str, to: Path) -> Path:
     to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text(text, encoding="utf-8")
     return to
+
+
+def newest_run(place: Path) -> Path | None:
+    """The run of a place that `zoo.load` takes: a run, a checkpoint in it, or the folder of a recipe's runs."""
+    if place.suffix == ".ckpt":
+        place = place.parent.parent
+    elif not (place / "checkpoints").is_dir() and not (place / "config.json").is_file():
+        place = max(place.glob("*/checkpoints"), default=place / "checkpoints").parent
+    return place if (place / "checkpoints").is_dir() else None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """What a recipe says, as it stands.
+
+    Raises:
+        ValueError: it is no YAML, or no recipe.
+    """
+    import yaml
+
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise ValueError(f"{path} is no YAML ({' '.join(str(error).split())}); `zoo cp` shows a recipe") from error
+    parts = {"model", "data", "trainer"}
+    if not isinstance(said, dict) or not all(isinstance(said.get(part), dict) for part in parts):
+        raise ValueError(f"{path} is no recipe: it needs model, data and trainer; `zoo cp` shows one")
+    return said
+
+
+def differing(run: dict[str, Any], name: str, commands: Sequence[str] = ()) -> dict[str, Any]:
+    """What a run has otherwise than its recipe says: key → value, "model.lr": 0.01.
+
+    A run has all defaults filled in, which a recipe leaves out: of keys that the recipe does not have, those count that
+    a command has set. Where a recipe is gone, these are all that is known.
+
+    Args:
+        run: its recipe.yaml, read.
+        name: of the recipe, or its file.
+        commands: that began it and went on with it.
+    """
+    try:
+        recipe = flat(read_yaml(recipe_path(name)))
+    except (OSError, ValueError):
+        recipe = {}
+    own, typed = flat(run), {key for command in commands for key in re.findall(r"--([\w.]+)", command)}
+    free = {key.rpartition(".")[0] for key in recipe} - recipe.keys() - {"", "trainer"}  # mappings such as arch_args
+    asked = {key for key in own if key in typed or key.rpartition(".")[0] in typed | free}
+    other = {key: own[key] for key in own if key in recipe and not _same(recipe[key], own[key])}
+    other |= {key: own[key] for key in own if key in asked - recipe.keys() and own[key] is not None}
+    return {key: value for key, value in other.items() if not key.startswith("expect") and not key.endswith(HARMLESS)}
+
+
+def flat(said: dict[str, Any]) -> dict[str, Any]:
+    """Keys as they are typed: "model.lr", "data.source", "model.arch_args.image_size"; a class is "model" itself."""
+    found: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if not isinstance(value, dict) or not value:
+            found[prefix] = value
+            return
+        if "class_path" in value:
+            found[prefix] = str(value["class_path"]).rpartition(".")[2]
+            value = value.get("init_args") or {}
+        for key, inner in value.items():
+            walk(f"{prefix}.{key}".lstrip("."), inner)
+
+    walk("", said)
+    return found
+
+
+def _same(recipe: Any, run: Any) -> bool:
+    """Whether a run has what a recipe says, and perhaps defaults besides."""
+    if isinstance(recipe, dict) and isinstance(run, dict):
+        return all(_same(value, run.get(key)) for key, value in recipe.items())
+    if isinstance(recipe, list) and isinstance(run, list):
+        return len(recipe) == len(run) and all(map(_same, recipe, run))
+    try:
+        return recipe == run or (not isinstance(run, bool) and float(recipe) == float(run))  # YAML reads 1e-3 as a text
+    except (TypeError, ValueError):
+        return False

@@ -1,7 +1,8 @@
-"""What may not be written down: tokens and passwords, in what was typed and in what others say."""
+"""What may not be written down or published: tokens, passwords, places of this machine."""
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 HIDDEN = "***"
@@ -27,3 +28,19 @@ def redacted(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(redacted, value)) if type(value) in (list, tuple) else value
     return redact(value) if isinstance(value, str) else value
+
+
+def public(place: Any) -> str | None:
+    """The name of data or weights that everybody can read; None of any other, which tells of this machine alone.
+
+    Args:
+        place: as ImageData's source or a module's weights: "torchvision:MNIST:ROOT" is told without its root.
+    """
+    if not isinstance(place, str):
+        return None
+    if place.startswith("torchvision:"):
+        return ":".join(place.split(":")[:2])
+    if place.startswith(("samples/", "hf://")):
+        return redact(place)
+    of_the_hub = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", place) and not Path(place).exists()
+    return place if of_the_hub else None

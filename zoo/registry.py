@@ -42,6 +42,9 @@ PUBLIC = {
     **dict.fromkeys(("Input", "Model", *CAPABILITIES), "zoo.nn.protocols"),
 }
 
+SHARES = ("acc", "knn", "accuracy", "top5")  # figures that are logged as a share of 1 and told in percent
+UNITS = {"psnr": "dB"}  # of others that have one
+
 PERMISSIVE = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0")
 
 

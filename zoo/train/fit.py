@@ -30,16 +30,12 @@ from zoo.data.readers import serves
 from zoo.hub.files import FULL, read_checkpoint, write_aside
 from zoo.hub.make import differing
 from zoo.nn.protocols import Input
-from zoo.redact import HIDDEN, redact, redacted
+from zoo.redact import HIDDEN, public, redact, redacted
 from zoo.train import keys, parallel
 from zoo.train.callbacks import LAST, Begun, CSVLog, RunState, SaveSteps, Stop, Stopped, WriteAside
 from zoo.train.parse import parse, resolve
 
-FIGURES = ("model", "data", "trainer", "seed_everything")  # keys that they depend on, but for
-HARMLESS = (
-    *("num_workers", "cache", "logger", "enable_progress_bar", "enable_model_summary", "log_every_n_steps"),
-    *("enable_checkpointing", "default_root_dir"),
-)
+FIGURES = ("model", "data", "trainer", "seed_everything")  # keys that they depend on, but for recipe.HARMLESS
 
 
 @contextlib.contextmanager
@@ -286,7 +282,9 @@ def _changed(cli: LightningCLI, name: str) -> list[str]:
         return [name]
     own = _flat(cli.config)
     keys = [key for key in {**recipes, **own} if recipes.get(key) != own.get(key)]
-    return [key.replace(".init_args", "") for key in keys if key.startswith(FIGURES) and not key.endswith(HARMLESS)]
+    return [
+        key.replace(".init_args", "") for key in keys if key.startswith(FIGURES) and not key.endswith(recipe.HARMLESS)
+    ]
 
 
 def _flat(config: Any) -> dict[str, str]:
@@ -337,6 +335,7 @@ def _write_down(run: Path, cli: LightningCLI, name: str) -> None:
         file,
         {
             "recipe": name,
+            "data": _about(cli.datamodule),
             "commands": [*earlier.get("commands", ()), redact(" ".join(["zoo", *sys.argv[1:]]))],
             "zoo": __version__,
             "commit": _commit(),
@@ -350,6 +349,16 @@ def _write_down(run: Path, cli: LightningCLI, name: str) -> None:
         },
     )
     _write_text(run / "recipe.yaml", redact(re.sub(r"^config:.*\n(- .*\n)*", "", resolved, flags=re.MULTILINE)))
+
+
+def _about(data: L.LightningDataModule) -> dict[str, Any]:
+    """What is asked of a run's data once they are gone: samples of each split, classes, the name that all know."""
+    splits: dict[str, tuple[Any, Any]] = getattr(data, "splits", {})
+    return {
+        "public": public(data.hparams["source"]) if "source" in data.hparams else type(data).__name__,
+        "samples": {serves(data, role): len(labels) for role, (_, labels) in splits.items()},
+        "classes": list(getattr(data, "classes", ())),
+    }
 
 
 def _commit() -> str | None:
