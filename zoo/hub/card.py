@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,26 @@ from zoo.hub.places import embedded_folder
 from zoo.nn.protocols import PIXELS, Classifies, HasFeatures, Input, Samples, can
 from zoo.registry import Metric, Weights
 
+PLACEHOLDER = "hf://ORG/NAME"  # in the card of a folder that is not published yet
 TASKS = {"image": "image", "clip": "video"}  # kind of input -> how the Hub's names of tasks begin
+NAMED = {"image": "pictures", "clip": "videos"}  # kind of input -> what a data set of them holds
+TYPES = {"acc": "accuracy", "knn": "accuracy"}  # last name of a figure -> the Hub's name of the metric
+SPLITS = {"val": "validation"}
+CLASSES = 20  # that a card names; of more, the first few
+LICENCES = (  # that the Hub has names for: https://huggingface.co/docs/hub/repositories-licenses
+    *("afl-3.0", "agpl-3.0", "apache-2.0", "apple-amlr", "apple-ascl", "artistic-2.0", "bigcode-openrail-m"),
+    *("bigscience-bloom-rail-1.0", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause"),
+    *("bsd-3-clause-clear", "bsl-1.0", "c-uda", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0"),
+    *("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0"),
+    *("cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0"),
+    *("cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0", "creativeml-openrail-m"),
+    *("deepfloyd-if-license", "ecl-2.0", "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "eupl-1.2"),
+    *("fair-noncommercial-research-license", "gemma", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "grok2-community"),
+    *("h-research", "intel-research", "isc", "lgpl", "lgpl-2.1", "lgpl-3.0", "lgpl-lr", "llama2", "llama3"),
+    *("llama3.1", "llama3.2", "llama3.3", "llama4", "lppl-1.3c", "mit", "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by"),
+    *("ofl-1.1", "openmdw-1.0", "openrail", "openrail++", "osl-3.0", "other", "pddl", "postgresql", "unknown"),
+    *("unlicense", "wtfpl", "zlib"),
+)
 VALUES = {"latent": "normalised latents"}  # kind of input -> its values, where "activations" would not say it
 
 
@@ -37,11 +57,32 @@ def describe_input(takes: Input) -> dict[str, Any]:
     return {"kind": takes.kind, "shape": list(takes.shape), "layout": takes.layout, "range": limits}
 
 
-def folder_card(config: dict[str, Any]) -> str:
+def licence(name: str) -> dict[str, Any]:
+    """What a card's front matter says of a licence: the Hub's own name, or `other` and SPDX's.
+
+    Raises:
+        ValueError: neither the Hub nor SPDX knows it.
+    """
+    from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+    if name.lower() in LICENCES:
+        return _licence(name)
+    try:
+        spdx = canonicalize_license_expression(name)
+    except InvalidLicenseExpression as error:
+        near = registry.suggest(name.lower(), LICENCES)
+        raise ValueError(
+            f"no licence {name!r}{near}; give an identifier of SPDX or of the Hub: mit, cc-by-4.0"
+        ) from error
+    return _licence(re.sub("-(only|or-later)$", "", spdx))
+
+
+def folder_card(config: dict[str, Any], repo: str = "") -> str:
     """A Hub model card for a checkpoint folder: front matter with evaluation results, then `card.md` and the facts.
 
     Args:
         config: the folder's config.json; where it names a record, the record's facts are told too.
+        repo: "org/name", where it is published.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -50,40 +91,91 @@ def folder_card(config: dict[str, Any]) -> str:
     facts = registry.facts(family)
     record = registry.records().get(config.get("name", ""))
     metrics = record.metrics if record else tuple(Metric(**m) for m in config.get("metrics", ()))
+    trained = config.get("trained") or {}
     title = record.name if record else arch
+    data = record.data if record else _hub_id(trained.get("data"))
+    parent = config.get("parent") or ""
     front = ModelCardData(
         model_name=title,
         library_name="latentzoo",
         pipeline_tag=task(arch),
-        license=record.licence.lower() if record else None,
-        datasets=[record.data] if record and record.data else None,
+        datasets=[data] if data else None,
+        base_model=parent.removeprefix("hf://").partition("@")[0] if parent.startswith("hf://") else None,
         tags=[family, "pytorch", "lightning"],
         eval_results=[
             EvalResult(
                 task_type=task(arch),
-                dataset_type=m.data,
+                dataset_type=m.data if record else data or "imagefolder",
                 dataset_name=m.data,
-                metric_type=m.name.split("/")[-1],
+                dataset_split=SPLITS.get(split, split) or None,
+                metric_type=TYPES.get(kind, kind),
                 metric_value=m.value,
                 metric_name=m.name,
             )
             for m in metrics
+            for split, _, kind in [m.name.rpartition("/")]
         ]
         or None,
+        **_licence(record.licence if record else config.get("licence") or "unknown"),
     )
     body = [
         f"---\n{front.to_yaml()}\n---",
         f"# {title}",
         f"{registry.summary(arch)}. {facts.paper}.{_made_with(config['args'])}",
-        '```python\nimport zoo\n\nmodel = zoo.load("hf://ORG/NAME")  # or this folder; hashed and loaded strictly\n'
-        f"{_use(arch)}  # {_input(config)}\n```",
+        f"```python\n{snippet(config)}\n```",
         _warning(family),
     ]
+    if trained:
+        body.append(f"## Trained\n{_trained(trained, config)}")
+    if classes := config.get("classes"):
+        body.append(f"## Classes\n{_classes(classes)}")
     if metrics:
         body.append("## Measured\n" + _table(("metric", "value", "data", "protocol"), map(_metric_row, metrics)))
     if record:
         body.append("## Facts\n" + _table(("", ""), _facts(record)))
-    return "\n\n".join(body) + "\n"
+    return ("\n\n".join(body) + "\n").replace(PLACEHOLDER, f"hf://{repo}" if repo else PLACEHOLDER)
+
+
+def _licence(name: str) -> dict[str, Any]:
+    name = name.lower()
+    return {"license": name} if name in LICENCES else {"license": "other", "license_name": name}
+
+
+def _hub_id(place: str | None) -> str | None:
+    """A data set of the Hub; None of what ships here, of torchvision's and of what is made as it goes."""
+    return place if place and place.count("/") == 1 and not place.startswith("samples/") else None
+
+
+def _trained(trained: dict[str, Any], config: dict[str, Any]) -> str:
+    """What is told of a run: its recipe, its data, what it began from."""
+    differs = ", ".join(f"`{key}={value}`" for key, value in trained.get("differs", {}).items())
+    recipe = f"By the recipe `{trained['recipe']}`" if trained.get("recipe") else "By a recipe of one's own"
+    rows = [f"{recipe}{f' with {differs}' if differs else ''}, on {data_name(trained, config)}."]
+    held = {split: count for split, count in trained.get("samples", {}).items() if split != "train"}
+    if trained.get("samples", {}).get("train") and held:
+        counts = ", ".join(f"{count:,} {split}" for split, count in held.items())
+        rows.append(f"{trained['samples']['train']:,} of them were trained on; not trained on: {counts}.")
+    if parent := config.get("parent"):
+        record = registry.records().get(parent)
+        terms = f", which are under {record.licence}; their data: {record.data_terms}" if record else ""
+        rows.append(f"It began from the weights {parent}{terms}.")
+    return " ".join(rows)
+
+
+def data_name(trained: dict[str, Any], config: dict[str, Any]) -> str:
+    """The name of a run's data, or of a folder that nobody else has, what is in it."""
+    if trained.get("data"):
+        return str(trained["data"])
+    what = NAMED.get(config["input"]["kind"], "samples")
+    count = sum(trained.get("samples", {}).values())
+    classes = len(config.get("classes") or ())
+    return f"a folder of {f'{count:,} ' if count else ''}{what}{f' in {classes} classes' if classes else ''}"
+
+
+def _classes(names: list[str]) -> str:
+    shown = names if len(names) <= CLASSES else names[:CLASSES]
+    more = f", and {len(names) - len(shown)} more in config.json" if len(shown) < len(names) else ""
+    return f"{len(names)}, in the order of the outputs: {', '.join(shown)}{more}."
 
 
 def model_card() -> str:
@@ -162,21 +254,25 @@ def _made_with(args: dict[str, Any]) -> str:
     return f" That is the arch; these weights have {differing}." if differing else ""
 
 
-def _use(arch: str) -> str:
-    """The line that uses a model of an arch."""
-    model = model_class(arch)
-    if can(model, Classifies):
-        return f"logits = model({model.kind}s)"
+def snippet(config: dict[str, Any]) -> str:
+    """Lines that load a model and use it, and run as they stand."""
+    model, stated = model_class(config["arch"]), config["input"]
+    shape = ", ".join(map(str, stated["shape"]))
+    lines = ["import torch", "import zoo", ""]
+    lines.append(f'model = zoo.load("{PLACEHOLDER}")  # or this folder; hashed and loaded strictly')
     if can(model, Samples):
-        return "drawn = model.sample(labels)"
-    return f"model.{'forward_features' if can(model, HasFeatures) else 'encode'}({model.kind}s)"
-
-
-def _input(config: dict[str, Any]) -> str:
-    stated = config["input"]
-    kind = stated["kind"]
-    values = "float pixels in [0, 1]" if stated["range"] == list(PIXELS) else VALUES.get(kind, f"{kind}s")
-    return f"(B, {', '.join(map(str, stated['shape']))}), {values}"
+        return "\n".join([*lines, "drawn = model.sample(torch.tensor([-1]))  # labels (B,): -1 draws any class"])
+    kind, pixels = stated["kind"], stated["range"] == list(PIXELS)
+    values = "float pixels in [0, 1]" if pixels else VALUES.get(kind, f"{kind}s")
+    lines.append(f"{kind}s = torch.{'rand' if pixels else 'randn'}(1, {shape})  # yours: (B, {shape}), {values}")
+    if can(model, Classifies):
+        lines.append(f"scores = model({kind}s).softmax(-1)  # (B, classes)")
+        if config.get("classes"):
+            lines.append('print(model.zoo_config["classes"][scores[0].argmax()], scores[0].max())')
+    else:
+        what = "forward_features" if can(model, HasFeatures) else "encode"
+        lines.append(f"{'features' if can(model, HasFeatures) else 'latents'} = model.{what}({kind}s)")
+    return "\n".join(lines)
 
 
 def _table(head: tuple[str, ...], rows: Any) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import tempfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,13 +12,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo import registry
-from zoo.hub.card import describe_input, folder_card
+from zoo.hub import runs
+from zoo.hub.card import PLACEHOLDER, describe_input, folder_card
+from zoo.hub.card import licence as known_licence
 from zoo.hub.doors import load
 from zoo.hub.files import CARD, CONFIG, WEIGHTS, hash_file, read_config, write_aside
 from zoo.hub.make import TORCHS, build, misfits
 from zoo.hub.places import embedded_folder, is_place
 from zoo.nn.frozen import Frozen
 from zoo.nn.protocols import Classifies, HasFeatures, HasLatents, Network, Reconstructs
+from zoo.recipe import newest_run
 
 DIFFUSERS = "diffusion_pytorch_model.safetensors"
 EXPORTS = ("safetensors", "timm", "diffusers", "onnx")
@@ -27,24 +32,26 @@ def save(model: nn.Module, folder: str | Path, metrics: tuple[registry.Metric, .
     """Write a model that `create` or `load` made as a checkpoint folder.
 
     Each file is written aside and renamed, `config.json` last: what was there before survives a full disk. Compiled
-    models are written as what was compiled.
+    models are written as what was compiled. Places of this machine are left out.
 
     Raises:
         ValueError: the model did not come from the zoo, is no longer what its arch and arguments build, or has NaN.
         OSError: the folder cannot be written; an earlier checkpoint in it is untouched.
     """
+    return _save(model, Path(folder), {"metrics": [vars(m) for m in metrics]})
+
+
+def _save(model: nn.Module, folder: Path, more: dict[str, Any]) -> Path:
+    """As `save`, with more to tell in config.json."""
     made = _made_here(model)
-    folder = Path(folder)
     state = _loadable(made)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with write_aside(folder) as aside:
             save_file(state, aside(WEIGHTS), metadata={"format": "pt"})
             digest, size = hash_file(aside(WEIGHTS)), aside(WEIGHTS).stat().st_size
-            config = folder_config(made) | {
-                "metrics": [vars(m) for m in metrics],
-                "weights": {"file": WEIGHTS, "sha256": digest, "size": size},
-            }
+            weights = {"file": WEIGHTS, "sha256": digest, "size": size}
+            config = folder_config(made) | more | {"weights": weights}
             aside(CARD).write_text(folder_card(config), encoding="utf-8")
             aside(CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
@@ -54,7 +61,9 @@ def save(model: nn.Module, folder: str | Path, metrics: tuple[registry.Metric, .
     return folder
 
 
-def export(ckpt: str | Path, folder: str | Path, to: str = "safetensors", half: bool = False) -> Path:
+def export(
+    ckpt: str | Path, folder: str | Path, to: str = "safetensors", half: bool = False, licence: str | None = None
+) -> Path:
     """Turn a training run into something to give away.
 
     Args:
@@ -64,15 +73,20 @@ def export(ckpt: str | Path, folder: str | Path, to: str = "safetensors", half: 
         to: "safetensors", a checkpoint folder; "timm", a file timm loads; "diffusers", a folder its from_pretrained
             loads; "onnx", `model.onnx` of a classifier's logits, an autoencoder's latents, or features, for any batch.
         half: store parameters as float16, half the size; the model still computes in float32 once loaded.
+        licence: of the weights, SPDX's identifier or the Hub's, which the card of a checkpoint folder states; None
+            leaves it unknown.
     """
     if to not in EXPORTS:
         raise ValueError(f"to={to!r}{registry.suggest(to, EXPORTS)}; allowed {', '.join(EXPORTS)}")
+    if licence is not None and to != "safetensors":
+        raise ValueError(f"licence={licence}: {to} has no card to state it in; leave it out")
+    stated = {} if licence is None else {"licence": _allowed(licence)}
     model = load(str(ckpt))
     if half:
         for parameter in model.parameters():
             parameter.data = parameter.data.half()
     if to == "safetensors":
-        return save(model, folder, _run_metrics(Path(ckpt)))
+        return _save(model, Path(folder), runs.told(Path(ckpt), model) | stated)
     folder = Path(folder)
     if to == "onnx":
         return _export_onnx(model.eval(), folder)
@@ -92,46 +106,118 @@ def export(ckpt: str | Path, folder: str | Path, to: str = "safetensors", half: 
     return folder
 
 
-def push(folder: str | Path, repo: str, dry_run: str | Path | None = None) -> str:
-    """Publish a checkpoint folder on the Hugging Face Hub in one commit; links that leave the folder are not followed.
+def push(folder: str | Path, repo: str, dry_run: str | Path | None = None, licence: str | None = None) -> str:
+    """Publish weights on the Hugging Face Hub in one commit; links that leave their folder are not followed.
 
     Args:
-        folder: a checkpoint folder, or "arch.tag".
+        folder: a checkpoint folder, a run or a Lightning checkpoint of it, which is exported first, or "arch.tag".
         repo: "org/name"; a bare name goes under `$ZOO_HUB_ORG`, by default latentzoo.
         dry_run: write exactly what would be pushed into this folder instead.
+        licence: of the weights, SPDX's identifier or the Hub's; None leaves what the folder states, or unknown.
 
     Returns:
         The commit's sha, or the folder of the dry run.
+
+    Raises:
+        ValueError: no such licence or repository name; weights that do not load, that need something which lies on
+            this machine alone, or whose card tells of a place on it.
     """
-    from_folder = is_place(str(folder))
-    source = Path(folder) if from_folder else embedded_folder(registry.weights_info(str(folder)))
-    files = [source / f for f in (CONFIG, WEIGHTS, CARD)]
-    for file in files if from_folder else ():
+    import huggingface_hub as hf
+
+    repo = repo.removeprefix("hf://")
+    repo = repo if "/" in repo else f"{os.environ.get('ZOO_HUB_ORG', 'latentzoo')}/{repo}"
+    try:
+        hf.utils.validate_repo_id(repo)
+    except hf.errors.HFValidationError as error:
+        raise ValueError(f"{repo!r} is no name of a repository; give ORG/NAME") from error
+    stated = {} if licence is None else {"licence": _allowed(licence)}
+    with tempfile.TemporaryDirectory() as made:
+        source = _pushed(folder, Path(made) / "exported")
+        load(str(source))  # what does not load is not published
+        config = read_config(source)
+        files: dict[str, Path | bytes] = {WEIGHTS: source / WEIGHTS}
+        if config | stated != config:
+            files[CONFIG] = (json.dumps(config | stated, indent=2, ensure_ascii=False) + "\n").encode()
+        else:
+            files[CONFIG] = source / CONFIG
+        files[CARD] = _published_card(source, repo, licence).encode()
+        _refuse_private(source, config, files)
+        if dry_run is not None:
+            Path(dry_run).mkdir(parents=True, exist_ok=True)
+            with write_aside(Path(dry_run)) as aside:
+                for name, content in files.items():
+                    aside(name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+            return str(dry_run)
+        api = hf.HfApi()
+        api.create_repo(repo, exist_ok=True)
+        commit = api.create_commit(
+            repo,
+            [hf.CommitOperationAdd(k, v if isinstance(v, bytes) else str(v)) for k, v in files.items()],
+            commit_message=f"{config['arch']} from latentzoo",
+        )
+        return commit.oid
+
+
+def _allowed(licence: str) -> str:
+    """The identifier of a licence, as it was given.
+
+    Raises:
+        ValueError: nobody knows it.
+    """
+    known_licence(licence)
+    return licence
+
+
+def _pushed(given: str | Path, made: Path) -> Path:
+    """The checkpoint folder of what is to be published; of a run, one that is made."""
+    source = Path(given)
+    if not is_place(str(given)):
+        record = registry.weights_info(str(given))
+        if not record.embedded:
+            raise ValueError(f"{given} is not ours to publish: its publisher has it at {record.repo or record.url}")
+        return embedded_folder(record)
+    if str(given).startswith("hf://"):
+        raise ValueError(f"{given} is on the Hub already; give a run, a checkpoint folder or a name")
+    if newest_run(source) is not None or source.suffix == ".ckpt":
+        return export(source, made)
+    for file in (source / f for f in (CONFIG, WEIGHTS, CARD)):
         if not file.resolve().is_relative_to(source.resolve()):
             raise ValueError(
                 f"{file} is a link to {file.resolve()}, only files of the folder are published; if all may see that "
                 "one, put a copy in the link's place"
             )
-    load(str(source))  # what does not load is not published
-    if not files[2].is_file():
-        raise FileNotFoundError(f"{source} has no {CARD}; write it again with zoo.save")
-    if dry_run is not None:
-        Path(dry_run).mkdir(parents=True, exist_ok=True)
-        with write_aside(Path(dry_run)) as aside:
-            for file in files:
-                aside(file.name).write_bytes(file.read_bytes())
-        return str(dry_run)
+    return source
+
+
+def _published_card(source: Path, repo: str, licence: str | None) -> str:
+    """The card as it lies in the folder, whoever wrote it, with the repository's name and a licence."""
     import huggingface_hub as hf
 
-    repo = repo if "/" in repo else f"{os.environ.get('ZOO_HUB_ORG', 'latentzoo')}/{repo}"
-    api = hf.HfApi()
-    api.create_repo(repo, exist_ok=True)
-    commit = api.create_commit(
-        repo,
-        [hf.CommitOperationAdd(file.name, str(file)) for file in files],
-        commit_message=f"{read_config(source)['arch']} from latentzoo",
-    )
-    return commit.oid
+    if not (source / CARD).is_file():
+        raise FileNotFoundError(f"{source} has no {CARD}; write it again: zoo export {source} -o FOLDER")
+    text = (source / CARD).read_text(encoding="utf-8").replace(PLACEHOLDER, f"hf://{repo}")
+    card = hf.ModelCard(text, ignore_metadata_errors=True)
+    if licence is None and card.data.get("license"):
+        return text
+    for key, value in known_licence(licence or "unknown").items():
+        card.data[key] = value
+    return str(card)
+
+
+def _refuse_private(source: Path, config: dict[str, Any], files: dict[str, Path | bytes]) -> None:
+    """Raise where what is to be published needs a place of this machine, or tells of one."""
+    for key, value in config["args"].items():
+        if isinstance(value, str) and is_place(value) and Path(value).exists():
+            raise ValueError(
+                f"{config['arch']} needs its {key}, {value}, which nobody else has; push that one first, put its "
+                f"hf://ORG/NAME for {key} into config.json of this one's folder (zoo export … -o FOLDER), and push that"
+            )
+    for name in (CONFIG, CARD):
+        content = files[name]
+        text = (content if isinstance(content, bytes) else content.read_bytes()).decode()
+        for place in re.findall(r"(?<![\w:/.~)\]-])(?:~|/[\w.-]+)(?:/[\w. -]*[\w-])+", text):
+            if Path(place).expanduser().exists():
+                raise ValueError(f"{name} tells of {place}, a place of this machine; mend it, or export the run again")
 
 
 def verify(name: str) -> dict[str, Any]:
@@ -175,7 +261,7 @@ def folder_config(model: Network) -> dict[str, Any]:
     return {
         "library": "latentzoo",
         "version": __version__,
-        **model.zoo_config,
+        **{k: v for k, v in model.zoo_config.items() if k != "parent" or v.startswith("hf://") or not is_place(v)},
         **{k: v.float().flatten().tolist() if isinstance(v, Tensor) else v for k, v in known.items()},
         "input": describe_input(model.takes),
     }
@@ -221,21 +307,6 @@ def _loadable(model: Network) -> dict[str, Tensor]:
         state[k] = v.clone() if memory in memories else v  # a file has no two names for one tensor
         memories.add(memory)
     return state
-
-
-def _run_metrics(run: Path) -> tuple[registry.Metric, ...]:
-    if not (run / "metrics.json").is_file():
-        return ()
-    measured = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    split = measured.get("split", "test")
-    data = measured.get("data", "?") + ("" if split == "test" else f", {split} split")
-    return tuple(
-        registry.Metric(
-            name, value, "", data, f"`zoo fit`, {measured.get('recipe', '?')}, seed {measured.get('seed', '?')}"
-        )
-        for name, value in measured.get("metrics", {}).items()
-        if name.startswith(f"{split}/")
-    )
 
 
 class _Method(nn.Module):
