@@ -64,7 +64,7 @@ def test_the_card_of_a_run_states_split_percent_pictures_and_classes(own, pushed
     assert f"| val/acc | {accuracy.metric_value:g} % |" in card.text
     assert "3, in the order of the outputs: cats & dogs, houses, trees." in card.text
     assert "18 of them were trained on; not trained on: 6 val." in card.text
-    assert "may have been chosen by" in card.text
+    assert "the weights may have been chosen by this figure" in card.text
     assert 'zoo.load("hf://someone/houses")' in card.text
     assert "ORG/NAME" not in card.text
 
