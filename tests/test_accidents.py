@@ -319,8 +319,8 @@ try:
     log.save()
 except OSError as error:
     print(error)
-print(main(["export", "bilinear_d256.mnist", {str(folder)!r}]))
-print(main(["export", "mae_vit_tiny_classifier.cifar10", {str(folder)!r}, "--to", "timm"]))
+print(main(["export", "bilinear_d256.mnist", {str(folder)!r}, "--force"]))
+print(main(["export", "mae_vit_tiny_classifier.cifar10", {str(folder)!r}, "--to", "timm", "--force"]))
 print(main(["fit", "bilinear/smoke", "--runs", {str(tmp_path / "runs")!r}]))
 """
     env = os.environ | {"PYTHONPATH": str(ROOT)}

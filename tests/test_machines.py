@@ -154,7 +154,7 @@ def test_windows_a_file_in_use_is_not_replaced_and_that_is_a_line(windows, tmp_p
     folder = zoo.save(zoo.create("bilinear_d64"), tmp_path / "folder")
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     with open(folder / WEIGHTS, "rb"):
-        assert cli.main(["export", "bilinear_d256.mnist", str(folder)]) == 2
+        assert cli.main(["export", "bilinear_d256.mnist", str(folder), "--force"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"cannot replace {folder / WEIGHTS}, which is in use or somebody else's (Access is denied)" in line
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before

@@ -135,13 +135,40 @@ def test_training_samples_are_mixed_and_the_same_seed_writes_the_same_bytes(pict
     assert len(set(labels)) == 3
 
 
-def test_a_folder_with_a_manifest_is_refused_and_one_without_is_written_again(place, pictures, capsys):
+def test_shards_that_are_there_are_refused_and_replaced_by_force_alone(place, pictures, capsys):
     assert cli.main(["shard", str(pictures), str(place)]) == 2
-    assert "has a manifest.json already; give another folder" in capsys.readouterr().err
-    (place / "manifest.json").unlink()
-    assert cli.main(["shard", str(pictures), str(place), "--samples-per-shard", "50"]) == 0
+    assert f"{place} exists; give another -o, or --force to replace it" in capsys.readouterr().err
+    assert cli.main(["shard", str(pictures), "-o", str(place), "--samples-per-shard", "50", "--force"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(place / "manifest.json")
     assert [len(batch) for batch in numbers(loader(place, batch_size=COUNT))] == [COUNT]
+    written = [*(f"train-0000{i}.tar" for i in range(3)), "val-00000.tar", "test-00000.tar", "manifest.json"]
+    assert {p.name for p in place.iterdir()} == set(written)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda place: (place / "manifest.json").unlink(), "its shards may be somebody else's"),
+        (lambda place: (place / "thesis.tex").write_text("mine"), "it holds thesis.tex, which is not of the zoo"),
+    ],
+)
+def test_what_may_be_somebody_elses_is_not_replaced_by_force_either(place, pictures, capsys, change, said):
+    change(place)
+    before = {p.name: p.read_bytes() for p in place.iterdir()}
+    assert cli.main(["shard", str(pictures), "-o", str(place), "--force"]) == 2
+    assert said in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in place.iterdir()} == before
+
+
+def test_shards_that_fail_to_be_written_leave_the_old_ones(place, tmp_path, capsys):
+    (tmp_path / "bad" / "train" / "a").mkdir(parents=True)
+    (tmp_path / "bad" / "train" / "a" / "0.png").write_bytes(b"no picture")
+    before = {p.name: p.read_bytes() for p in place.iterdir()}
+    assert cli.main(["shard", str(tmp_path / "bad"), "-o", str(place), "--force"]) == 2
+    assert {p.name: p.read_bytes() for p in place.iterdir()} == before
+    assert cli.main(["shard", str(tmp_path / "bad"), "-o", str(tmp_path / "new" / "place")]) == 2
+    assert not (tmp_path / "new").exists()
+    capsys.readouterr()
 
 
 def test_a_damaged_image_leaves_no_manifest(pictures, tmp_path):
@@ -174,6 +201,8 @@ def test_an_index_of_shards_that_are_there_is_the_manifest_that_was_lost(place, 
     assert {r: sorted(rows, key=str) for r, rows in after["splits"].items()} == before["splits"]
     assert cli.main(["shard", "--index", str(place), str(place.parent / "elsewhere")]) == 0
     assert same(list(loader(place)), list(loader(place.parent / "elsewhere")))
+    assert cli.main(["shard", "--index", str(place)]) == 2
+    assert cli.main(["shard", "--index", str(place), "--force"]) == 0
 
 
 # The order

@@ -41,6 +41,49 @@ def check_output(output: Path, force: bool) -> Path:
     return output
 
 
+def folder_flags(parser: argparse.ArgumentParser, what: str) -> None:
+    """An output that is a folder: `-o FOLDER`, or the last word, as it was given before; and `--force`."""
+    parser.add_argument("folder", nargs="?", type=Path, help="the same as -o")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help=what)
+    parser.add_argument("--force", action="store_true", help="replace a folder of the zoo's own that is there")
+
+
+def output_folder(args: argparse.Namespace, again: str) -> Path:
+    """The one place that was given for a folder.
+
+    Args:
+        again: the command up to its output, for what is said.
+
+    Raises:
+        ValueError: none, or two.
+    """
+    given = [folder for folder in (args.folder, args.output) if folder is not None]
+    if len(given) != 1:
+        problem = f"two outputs, {given[0]} and -o {given[1]}" if given else "no output"
+        raise ValueError(f"{problem}; give one: {again} -o FOLDER")
+    folder: Path = given[0]
+    return folder
+
+
+def check_folder(folder: Path, force: bool, ours: Callable[[Path], str | None]) -> None:
+    """Before anything is computed for a folder: what lies there stays, unless it is the zoo's own and is to go.
+
+    Args:
+        ours: says why a folder may not be replaced; None where it may.
+
+    Raises:
+        ValueError: there is something, which is not to be replaced, or is somebody else's.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    reason = ours(folder) if folder.is_dir() else "it is a file"
+    if not force:
+        more = ", or --force to replace it" if reason is None else f" ({reason})"
+        raise ValueError(f"{folder} exists; give another -o{more}")
+    if reason is not None:
+        raise ValueError(f"{folder} is not replaced: {reason}; remove it yourself, or give another -o")
+
+
 def reading_flags(
     parser: argparse.ArgumentParser, columns: bool = True
 ) -> Callable[[argparse.Namespace], dict[str, Any]]:

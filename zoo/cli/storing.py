@@ -1,33 +1,72 @@
 """`zoo shard`, `zoo cache`: data sets on the disk."""
 
+import contextlib
+import os
+import re
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
-from zoo.cli.flags import new_parser, reading_flags
+from zoo.cli.flags import check_folder, folder_flags, new_parser, output_folder, reading_flags
+
+PART = r"\.\d+\.part"  # what a killed `zoo shard` has left in its folder
 
 
 def shard(argv: list[str]) -> None:
     parser = new_parser("shard", "A data set as WebDataset shards and a manifest, for --data.source shards:PLACE.")
     parser.add_argument("source", help="as ImageData's source, or a folder of videos; with --index, where shards lie")
-    parser.add_argument("folder", nargs="?", help="where shards and manifest go; with --index, the manifest")
+    folder_flags(parser, "where shards and manifest go; with --index, the manifest")
     parser.add_argument("--image-size", type=int, help="shorter side in px, to which larger images are reduced")
     parser.add_argument("--samples-per-shard", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="of the order of training samples")
     reading = reading_flags(parser)
     parser.add_argument("--index", action="store_true", help="write only the manifest, of *.tar that are there")
     args = parser.parse_args(argv)
-    if args.folder is None and not args.index:
-        raise ValueError("no FOLDER for the shards; give one, or --index for shards that are there")
     from zoo.data import sharding
 
+    if args.index:
+        given = args.folder or args.output
+        folder = None if given is None else output_folder(args, f"zoo shard --index {args.source}")
+        for path in sharding.index(args.source, folder, args.force):
+            print(path, flush=True)
+        return
+    folder = output_folder(args, f"zoo shard {args.source}")
+    check_folder(folder, args.force, _foreign)
     how = args.image_size, args.samples_per_shard, args.seed
-    written = (
-        sharding.index(args.source, args.folder)
-        if args.index
-        else sharding.write(args.source, args.folder, *how, **reading(args))
-    )
-    for path in written:
-        print(path, flush=True)
+    with _replacing(folder) as aside:
+        for written in sharding.write(args.source, aside, *how, **reading(args)):
+            print(folder / written.name, flush=True)
+
+
+def _foreign(folder: Path) -> str | None:
+    """Why a folder may not be replaced: it is not of `zoo shard`, or holds more than that writes."""
+    names = {path.name for path in folder.iterdir() if not re.fullmatch(PART, path.name)}
+    if more := sorted(name for name in names if not re.fullmatch(r"manifest\.json|(train|val|test)-\d{5}\.tar", name)):
+        return f"it holds {more[0]}, which is not of the zoo"
+    if names and "manifest.json" not in names:
+        return "it has no manifest.json, so its shards may be somebody else's"
+    return None
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Where to write instead of in a folder: all of it takes the old one's place, or, where writing fails, none."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    aside = folder / f".{os.getpid()}.part"
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for path in set(folder.iterdir()) - {aside}:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in sorted(aside.iterdir(), key=lambda path: path.suffix == ".json"):  # the manifest makes it whole
+            path.rename(folder / path.name)
+    finally:
+        shutil.rmtree(aside)
+        with contextlib.suppress(OSError):  # it holds something
+            for place in made:
+                place.rmdir()
 
 
 def cache(argv: list[str]) -> None:

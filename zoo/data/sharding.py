@@ -91,12 +91,13 @@ def write(
     yield _manifest(folder, kind, classes, seen, rows, unlabelled)
 
 
-def index(place: str, folder: str | Path | None = None) -> Iterator[str | Path]:
+def index(place: str, folder: str | Path | None = None, replace: bool = False) -> Iterator[str | Path]:
     """Read shards that are there and write their manifest; each shard's URL as it is done, the manifest last.
 
     Args:
         place: a folder or URL with *.tar, named for their split: imagenet-train-0001.tar, val/0001.tar.
         folder: of the manifest, where the place itself is not to be written to.
+        replace: a manifest that is there.
 
     Raises:
         ValueError: there is a manifest, there are no shards, or a shard is damaged or holds no samples.
@@ -104,7 +105,8 @@ def index(place: str, folder: str | Path | None = None) -> Iterator[str | Path]:
     if folder is None and "://" in place:
         raise ValueError(f"a manifest cannot be written to {place}; give a FOLDER for it")
     target = Path(place if folder is None else folder)
-    _refuse(target)
+    if not replace:
+        _refuse(target)
     fs, root = shards.file_system(place.rstrip("/"))
     files = sorted(f for f in shards.patiently(place, fs, lambda: fs.find(root)) if f.endswith(".tar"))
     if not files:
