@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo import hub
-from zoo.metrics.probes import classification
+from zoo.metrics.verdicts import classification
 from zoo.report import figures as report
 
 WAYS = ((1.0, 1.0), (1.0, 1.5), (1.0, 2.0), (0.9, 1.0), (0.8, 1.0))  # temperature, guidance

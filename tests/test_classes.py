@@ -13,10 +13,10 @@ from zoo.data.classes import check_labels, compare, find, match, read_map
 from zoo.data.readers import read
 from zoo.hub import make
 from zoo.hub.places import open_source
-from zoo.metrics.probes import separation
 from zoo.nn.protocols import Classifies, Samples, can
 from zoo.report import figures as report
 from zoo.report.inputs import opened
+from zoo.report.probing import separation
 
 DIGITS = [str(i) for i in range(10)]
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -227,8 +227,10 @@ def test_no_sample_is_its_own_neighbour():
 def test_figures_that_need_labels_are_left_out_in_words():
     features, none = torch.randn(40, 8), torch.full((40,), -1)
     some = torch.arange(40) % 4
-    assert separation((features, some), features, none)["knn"] == "left out: the test samples have no labels"
-    assert separation((features, none), features, some)["linear"] == "left out: the training samples have no labels"
+    for bank, asked, which in ((some, none, "test"), (none, some, "training")):
+        found = separation((features, bank), features, asked)
+        assert found["knn"] is found["linear"] is None
+        assert found["notes"] == dict.fromkeys(("knn", "linear"), f"left out: the {which} samples have no labels")
 
 
 def test_pictures_that_are_only_there_to_test_are_a_bank_for_one_another(tmp_path, capsys):

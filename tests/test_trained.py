@@ -93,8 +93,9 @@ def test_parquet_and_arrays_are_compared(tmp_path, monkeypatch):
     ],
 )
 def test_what_costs_too_much_is_said_and_nothing_is_imported(tmp_path, folder, source, reader, reason):
-    said = trained_on(run(tmp_path, source, reader), str(folder))["trained_on"]
-    assert said.startswith(f"unknown: {reason}")
+    found = trained_on(run(tmp_path, source, reader), str(folder))
+    assert found["trained_on"] is None
+    assert found["notes"]["trained_on"].startswith(f"unknown: {reason}")
 
 
 def test_videos_are_not_decoded_to_be_compared(tmp_path, monkeypatch):
@@ -107,7 +108,7 @@ def test_videos_are_not_decoded_to_be_compared(tmp_path, monkeypatch):
     place = run(tmp_path, videos, "zoo.ClipData", bad="skip")
     assert trained_on(place, str(videos)) == {"trained_on": 1, "videos": 2}
     place = run(tmp_path, videos, "zoo.ClipData", bad="skip", limit=1)
-    assert "is damaged is not looked for again" in trained_on(place, str(videos))["trained_on"]
+    assert "is damaged is not looked for again" in trained_on(place, str(videos))["notes"]["trained_on"]
 
 
 def test_a_large_table_is_not_read_by_the_way(tmp_path, folder, monkeypatch):
@@ -115,7 +116,8 @@ def test_a_large_table_is_not_read_by_the_way(tmp_path, folder, monkeypatch):
     mine = others(tmp_path, [])
     assert trained_on(run(tmp_path, tmp_path / "table"), mine)["trained_on"] == 0
     monkeypatch.setattr(trained, "MOST", 1000)
-    assert "table is not read again for this" in trained_on(run(tmp_path, tmp_path / "table"), mine)["trained_on"]
+    said = trained_on(run(tmp_path, tmp_path / "table"), mine)["notes"]["trained_on"]
+    assert "table is not read again for this" in said
 
 
 def test_what_is_no_run_is_not_compared(tmp_path, folder):

@@ -362,7 +362,7 @@ def test_figures_of_an_autoencoder_and_of_its_classifier():
     figures = report.evaluate(made(), [(x[:20], y[:20])], [(x[20:], y[20:])])
     assert figures["linear"] == 1.0
     assert figures["knn"] <= 1.0
-    assert figures["psnr"] > figures["psnr_visible_statistics"]
+    assert figures["psnr"] > figures["hidden_psnr"] > figures["hidden_psnr_visible_statistics"]
     classifier = zoo.create("videomae_vit_tiny_classifier", **SMALL, num_classes=2)
     assert report.evaluate(classifier, [(x, y)], [])["images"] == 40
 

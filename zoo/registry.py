@@ -192,6 +192,7 @@ class Facts:
     starts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # arch -> archs whose encoder it starts from
     public: dict[str, str] = field(default_factory=dict)  # public name -> the module of the family that holds it
     picture: tuple[str, str] | None = None  # file and caption, for MODEL_CARD.md
+    reference: str | None = None  # weights that ship, in whose features `zoo eval` compares pictures
 
     @property
     def classes(self) -> list[str]:
@@ -263,6 +264,7 @@ def _read(family: Family) -> Facts:
         getattr(module, "STARTS", {}),
         dict(getattr(module, "PUBLIC", {})),
         getattr(module, "PICTURE", None),
+        getattr(module, "REFERENCE", None),
     )
 
 
@@ -387,6 +389,11 @@ def weights_info(name: str) -> Weights:
         raise ValueError(f"no weights for {arch}; train some with a recipe, `zoo ls --recipes` lists them")
     problem = f"{arch} has no weights {tag!r}" if dot else f"{name!r} names an arch, not weights"
     raise ValueError(f"{problem}; it has {', '.join(f'{arch}.{t}' for t in tags)}")
+
+
+def reference() -> str:
+    """Weights that ship, in whose features `zoo eval` compares pictures: those that a family of the house names."""
+    return next(facts.reference for family, facts in _known().values() if family.ours and facts.reference)
 
 
 def suggest(word: str, options: Any) -> str:

@@ -23,10 +23,17 @@ def running_flags(parser: argparse.ArgumentParser, batch_size: str = "samples at
     parser.add_argument("--batch-size", type=int, metavar="N", help=batch_size)
 
 
-def output_flags(parser: argparse.ArgumentParser, what: str, default: Path | None = None) -> None:
-    """`-o OUT` and `--force`; `check_output` refuses what is there."""
+def output_flags(
+    parser: argparse.ArgumentParser, what: str, default: Path | None = None, required: bool = True
+) -> None:
+    """`-o OUT` and `--force`; `check_output` refuses what is there.
+
+    Args:
+        required: where there is no default; else without -o nothing is written.
+    """
     where = f" (default: {default})" if default else ""
-    parser.add_argument("-o", "--output", type=Path, default=default, required=default is None, help=f"{what}{where}")
+    needed = required and default is None
+    parser.add_argument("-o", "--output", type=Path, default=default, required=needed, help=f"{what}{where}")
     parser.add_argument("--force", action="store_true", help="replace an output that is there")
 
 

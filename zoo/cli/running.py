@@ -2,48 +2,75 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from zoo.cli.flags import new_parser, reading_flags
+from zoo.cli.flags import MODEL, SOURCE, check_output, new_parser, output_flags, reading_flags, running_flags
+
+WORST = 10  # classes that `zoo eval` prints
 
 
 def evaluate(argv: list[str]) -> None:
     parser = new_parser("eval", "The family's own figures on a test set; the last line is JSON.")
-    parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory")
+    parser.add_argument("name", metavar="MODEL", help=MODEL)
     parser.add_argument(
         "source",
-        nargs="?",
-        help="as ImageData's: folder, Hub id, torchvision:NAME (default: the shipped sample); of latents the folder "
-        "that `zoo latents` wrote; or class:PACKAGE.MODULE.DATAMODULE",
+        nargs="*",
+        metavar="SOURCE",
+        help=f"{SOURCE} (default: a run's own data and split, else the shipped sample); of latents the folder that "
+        "`zoo latents` wrote; or class:PACKAGE.MODULE.DATAMODULE",
     )
     parser.add_argument("--data", help="the same, as it was given before")
-    parser.add_argument("--batch-size", type=int, help="default: 1000 samples, or 64 clips")
+    running_flags(parser, "default: 1000 samples, or 64 clips")
+    output_flags(parser, "a folder: figures.json, and of a classifier confusion.png and worst.png", required=False)
     parser.add_argument(
         "--class-map", help="classes of the data that the model calls otherwise: zero=0,one=1, or a JSON file"
     )
     parser.add_argument("--by-number", action="store_true", help="compare numbers of classes, not their names")
     reading = reading_flags(parser)
     args = parser.parse_args(argv)
+    source = args.source if len(args.source) > 1 else next(iter(args.source), None)
     if args.data is not None:
-        if args.source is not None:
-            raise ValueError(f"two sources, {args.source} and --data {args.data}; give the first alone")
+        if source is not None:
+            raise ValueError(f"two sources, {' '.join(args.source)} and --data {args.data}; give the first alone")
         print(f"zoo eval: --data is no longer needed: zoo eval {args.name} {args.data}", file=sys.stderr)
+    output = None if args.output is None else check_output(args.output, args.force)
     from zoo.report import figures as report
 
     how = {"class_map": args.class_map, "by_number": args.by_number, "reading": reading(args)}
-    figures = report.evaluate(args.name, args.source or args.data, args.batch_size, **how)
+    where = {"device": args.device, "precision": args.precision, "output": output}
+    figures = report.evaluate(args.name, source or args.data, args.batch_size, **how, **where)
     if "trained_on" in figures:
         print(_trained_on(figures))
-    for key, value in figures.items():
-        print(f"{key:<26} {value:.4f}" if isinstance(value, float) else f"{key:<26} {value}")
+    for line in _lines(figures):
+        print(line)
     print(json.dumps(figures))
+
+
+def _lines(figures: dict[str, Any]) -> Iterator[str]:
+    """Figures for a person: an interval behind its share, the worst classes alone, why there is no figure."""
+    notes = figures.get("notes", {})
+    for key, value in figures.items():
+        if key in ("notes", "per_class") or key.endswith("_interval"):
+            continue
+        shown = "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+        if interval := figures.get(f"{key}_interval"):
+            shown += f"  [{interval[0]:.4f}, {interval[1]:.4f}]"
+        yield f"{key:<26} {shown}" + (f"  ({notes[key]})" if key in notes else "")
+    classes = figures.get("per_class", {})
+    worst = sorted(classes.items(), key=lambda item: (item[1]["accuracy"], item[0]))[:WORST]
+    if worst:
+        yield "accuracy of each class" if len(classes) <= WORST else f"the {WORST} worst of {len(classes)} classes"
+    for name, of in worst:
+        low, high = of["accuracy_interval"]
+        yield f"  {name:<24} {of['accuracy']:.4f}  [{low:.4f}, {high:.4f}]  of {of['count']}"
 
 
 def _trained_on(figures: dict[str, Any]) -> str:
     count = figures["trained_on"]
-    if isinstance(count, str):
-        return f"how many were trained on is {count}"
+    if count is None:
+        return f"how many were trained on is {figures['notes']['trained_on']}"
     what = "videos" if "videos" in figures else "pictures"
     return f"{count} of {figures[what]} {what} were trained on"
 

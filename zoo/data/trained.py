@@ -18,7 +18,7 @@ READERS: dict[str, Any] = {
 }
 
 
-def trained_on(name: str, source: str, **reading: Any) -> dict[str, int | str]:
+def trained_on(name: str, source: Any, split: str = "test", **reading: Any) -> dict[str, Any]:
     """How many samples of a source's test split a run was trained on, and of how many; nothing of what is no run.
 
     Encoded files are compared byte by byte, arrays by their pixels: a picture that was saved again counts as another
@@ -26,11 +26,12 @@ def trained_on(name: str, source: str, **reading: Any) -> dict[str, int | str]:
 
     Args:
         name: a run's directory, a recipe's, or a checkpoint of it, as `zoo.load` takes them.
-        source: as ImageData's or ClipData's.
+        source: as ImageData's or ClipData's, or a DataModule of either.
+        split: of it, as its `encoded` takes it.
         reading: ImageData's keywords that say how it is read.
 
     Returns:
-        {"trained_on": 3, "pictures": 100}, of clips "videos"; {"trained_on": "unknown: …"} where that costs too much.
+        {"trained_on": 3, "pictures": 100}, of clips "videos"; where that costs too much, None, and `notes` say why.
     """
     run = run_of(Path(name))
     if run is None:
@@ -39,20 +40,25 @@ def trained_on(name: str, source: str, **reading: Any) -> dict[str, int | str]:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["data"]
         kind, given = READERS.get(recipe["class_path"]), dict(recipe["init_args"])
         if kind is None:
-            return {"trained_on": f"unknown: what {recipe['class_path']} reads is not compared"}
-        theirs = str(given["source"])
-        if theirs.startswith("shards:") or (theirs != source and _costly(theirs)):
-            return {"trained_on": f"unknown: {theirs} is not read again for this"}
+            return _unknown(f"what {recipe['class_path']} reads is not compared")
+        theirs, own = str(given["source"]), isinstance(source, ImageData | ClipData)
+        named = str(source.hparams.source) if own else source
+        if theirs.startswith("shards:") or (theirs != named and _costly(theirs)):
+            return _unknown(f"{theirs} is not read again for this")
         if given.get("bad") == "skip":
             share = (kind.older | given)["val_fraction"]
             if share or share is None or given.get("limit"):
-                return {"trained_on": f"unknown: what of {theirs} is damaged is not looked for again"}
+                return _unknown(f"what of {theirs} is damaged is not looked for again")
             given["bad"] = "refuse"  # or each file would be decoded, and what was left out is not evaluated either
-        shown = kind(source, **reading).encoded("test")
+        shown = (source if own else kind(source, **reading)).encoded(split)
         known = _same(kind(**{**kind.older, **given}).encoded("train"), shown)
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        return {"trained_on": f"unknown: {' '.join(str(error).split())}"}
+        return _unknown(" ".join(str(error).split()))
     return {"trained_on": known, "pictures" if kind is ImageData else "videos": len(shown)}
+
+
+def _unknown(why: str) -> dict[str, Any]:
+    return {"trained_on": None, "notes": {"trained_on": f"unknown: {why}"}}
 
 
 def run_of(path: Path) -> Path | None:

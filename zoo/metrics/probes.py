@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.metrics.precise import single
 from zoo.nn.protocols import HasFeatures, HasTokens
 
 
@@ -68,8 +69,11 @@ def linear_accuracy(
 
 
 def pooled_features(model: HasFeatures, x: Tensor) -> Tensor:
-    """Features of samples as one vector each, (B, D): the mean of the tokens that belong to a place, or of a map."""
-    features = model.forward_features(x)
+    """Features of samples as one vector each, (B, D): the mean of the tokens that belong to a place, or of a map.
+
+    Means are taken in float32 at least, whatever precision the model runs in.
+    """
+    features = single(model.forward_features(x))
     if features.ndim == 3:
         return features[:, model.num_cls_tokens if isinstance(model, HasTokens) else 0 :].mean(1)  # (B, D)
     return features if features.ndim == 2 else features.mean((2, 3))  # (B, D)
@@ -88,31 +92,3 @@ def features_of(model: HasFeatures, batches: Iterable[tuple[Tensor, Tensor]]) ->
 def scored(labels: Tensor) -> bool:
     """Whether labels are a class of each sample: (N,) integers, none of them -1."""
     return labels.ndim == 1 and not labels.is_floating_point() and len(labels) > 0 and bool((labels >= 0).all())
-
-
-def separation(bank: tuple[Tensor, Tensor] | None, queries: Tensor, labels: Tensor) -> dict[str, float | str]:
-    """How well features separate classes: the accuracies `knn`, of 20 neighbours, and `linear`, in [0, 1].
-
-    Without a bank, each second sample is asked about and the others are its neighbours: none is its own. Where labels
-    are missing, both figures say so.
-
-    Args:
-        bank: features (N, D) and their classes (N,) int64.
-        queries, labels: the same, (M, D) and (M,).
-    """
-    if bank is None:
-        bank, queries, labels = (queries[::2], labels[::2]), queries[1::2], labels[1::2]
-    for what, y in (("test", labels), ("training", bank[1])):
-        if not scored(y):
-            return dict.fromkeys(("knn", "linear"), f"left out: the {what} samples have no labels")
-    size = len(bank[0])
-    knn = knn_accuracy(*bank, queries, labels, min(20, size))
-    return {"knn": knn, "linear": linear_accuracy(*bank, queries, labels), "bank": size}
-
-
-@torch.no_grad()
-def classification(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Accuracy in [0, 1], cross-entropy in nats and the number of samples of a classifier over a test set."""
-    logits, labels = (torch.cat(parts) for parts in zip(*((model.eval()(x), y) for x, y in batches)))
-    accuracy = (logits.argmax(-1) == labels).float().mean().item()
-    return {"accuracy": accuracy, "loss": F.cross_entropy(logits, labels).item(), "images": len(labels)}

@@ -6,7 +6,6 @@ are taken from there, each of them alone, or from here.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -16,7 +15,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zoo.metrics.images import psnr
-from zoo.metrics.probes import classification, features_of, pooled_features, scored, separation
+from zoo.metrics.precise import double
+from zoo.metrics.probes import features_of, pooled_features, scored
+from zoo.metrics.verdicts import classification
 from zoo.nn.masked import MaskedAutoencoder
 from zoo.nn.protocols import (
     Classifies,
@@ -31,13 +32,11 @@ from zoo.nn.protocols import (
     frames_of,
 )
 from zoo.report import masked, plots
-from zoo.report.inputs import photographs
-from zoo.train import adversarial
+from zoo.report.inputs import photographs, total_of
+from zoo.report.probing import separation
+from zoo.report.quality import PICTORIAL, Bottleneck, Quality, merged
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-PICTORIAL = ("image", "clip")  # kinds whose reconstructions are judged as pictures
-VGG = "vgg16-397923af.pth"
-RANKED = 4096  # channels of a latent whose rank is computed, at most
 SHOWN, DRAWN = 8, 10  # samples and classes of a figure, at most
 
 
@@ -53,19 +52,23 @@ class FillingIn(Model, FillsIn, Protocol):
 
 
 @torch.no_grad()
-def evaluate(model: Network, batches: Batches, train: Batches = ()) -> Mapping[str, float | str]:
+def evaluate(model: Network, batches: Batches, train: Batches = ()) -> Mapping[str, Any]:
     """Figures of a test set: of a classifier its accuracy, of an autoencoder its reconstructions, else its features.
 
     Args:
         batches: pairs of samples and labels (B,), -1 where there are none.
         train: the bank of neighbours and probes, as `batches`.
 
+    Returns:
+        Numbers, lists and mappings of them, and words, by name. A figure that cannot be measured is None, and `notes`
+        say why, by its name.
+
     Raises:
         ValueError: the model takes other samples than it draws, or there is nothing that can be measured.
     """
     model = model.eval()
     if isinstance(model, Classifies):
-        return classification(model, batches)
+        return classification(model, batches, getattr(model, "zoo_config", {}).get("classes") or ())
     if isinstance(model, MaskedAutoencoder):
         return masked.evaluate(model, batches, train)
     if isinstance(model, Reconstructs):
@@ -79,124 +82,36 @@ def evaluate(model: Network, batches: Batches, train: Batches = ()) -> Mapping[s
 
 
 @torch.no_grad()
-def features(model: Network, batches: Batches, train: Batches) -> dict[str, float | str]:
+def features(model: Network, batches: Batches, train: Batches) -> dict[str, Any]:
     """The mean `loss`, where what is drawn at random is seeded by the batch; where labels exist, `knn` and `linear`."""
     total, count = 0.0, 0
     queries: list[Tensor] = []
     answers: list[Tensor] = []
     for i, (x, y) in enumerate(batches):
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
             torch.manual_seed(i)
-            total += model(x)[0].double().item() * len(x)
+            total += double(model(x)[0]).item() * len(x)
         count += len(x)
         if isinstance(model, HasFeatures):
             queries.append(pooled_features(model, x))
             answers.append(y)
-    figures: dict[str, float | str] = {"loss": total / count}
+    figures: dict[str, Any] = {"loss": total / count}
     if isinstance(model, HasFeatures) and scored(torch.cat(answers)):
         figures |= separation(features_of(model, train), torch.cat(queries), torch.cat(answers))
-    return figures | {f"{model.takes.kind}s": count}
+    return merged(figures, {f"{model.takes.kind}s": count})
 
 
 @torch.no_grad()
-def reconstruction(model: Autoencoder, batches: Batches) -> dict[str, float | str]:
-    """How much of a sample survives, and how many numbers it survives in.
-
-    Of images and clips, `psnr` (dB), `ssim` (Wang et al. 2004, torchmetrics) and `l1` are means over samples of pixels
-    in [0, 1]; `lpips`, of colour images, is measured where torchvision's VGG-16 lies in the cache. Of other samples,
-    `mse` is the mean squared error and `explained` 1 minus its share of the variance of each number.
-
-    Latents: `floats` of a sample; `rank` is their effective rank, exp of the entropy of the covariance's spectrum over
-    its sum (Roy and Vetterli 2007), of c `channels`. Codes: `codes` of a sample, and `used`, the share of the codebook
-    that occurs.
-    """
-    takes, quality, spent, count = model.takes, Quality(model.takes), Bottleneck(model), 0
+def reconstruction(model: Autoencoder, batches: Batches) -> dict[str, Any]:
+    """How much of a sample survives, and how many numbers it survives in: see `Quality` and `Bottleneck`."""
+    takes, quality, spent, count = model.takes, Quality(model.takes, total_of(batches)), Bottleneck(model), 0
     for batch, _ in batches:
         for x in batch.split(100):
             z = model.encode(x)  # (B, c, h, w) or (B, D)
             quality.update(model.decode(z), x)
             spent.update(z)
             count += len(x)
-    return quality.compute() | spent.compute() | {f"{takes.kind}s": count}
-
-
-class Quality:
-    """Of reconstructions, batch by batch."""
-
-    def __init__(self, takes: Input):
-        self.takes, self.count = takes, 0
-        self.sums: dict[str, float] = {}
-        self.first = self.second = torch.zeros((), dtype=torch.float64)  # sums of numbers and of their squares
-        self.coloured = takes.kind == "image" and takes.channels == 3
-        cached = (Path(torch.hub.get_dir()) / "checkpoints" / VGG).is_file()
-        self.perceptual = adversarial.Perceptual() if self.coloured and cached else None
-
-    def update(self, recon: Tensor, x: Tensor) -> None:
-        """Reconstructions and samples, (B, …) both."""
-        axes = tuple(range(1, x.ndim))
-        error = (recon - x).double().square().mean(axes)  # (B,)
-        self.count += len(x)
-        if self.takes.kind not in PICTORIAL:
-            self._add("mse", error)
-            self.first = self.first + x.double().sum(0)  # (D,) or (c, h, w)
-            self.second = self.second + x.double().square().sum(0)
-            return
-        self._add("psnr", psnr(error))
-        if min(self.takes.size) >= 11:  # the side of its window
-            from torchmetrics.functional.image import structural_similarity_index_measure as ssim
-
-            pictures, truth = (t.flatten(0, -4) for t in (recon, x))  # (B F, C, H, W) each
-            total = ssim(pictures, truth, data_range=1.0, reduction="sum")  # a pair only where images are asked for
-            self._add("ssim", torch.as_tensor(total) / (len(pictures) / len(x)))
-        self._add("l1", (recon - x).abs().double().mean(axes))
-        if self.perceptual is not None:
-            self._add("lpips", self.perceptual(2 * recon - 1, 2 * x - 1) * len(x))
-
-    def compute(self) -> dict[str, float | str]:
-        figures: dict[str, float | str] = {k: v / self.count for k, v in self.sums.items()}
-        if self.takes.kind not in PICTORIAL:
-            variance = (self.second / self.count - (self.first / self.count).square()).mean().item()
-            return figures | {"explained": 1 - self.sums["mse"] / self.count / max(variance, 1e-12)}
-        if self.coloured and self.perceptual is None:
-            figures["lpips"] = f"needs torchvision's VGG-16, {VGG}, in $TORCH_HOME/hub/checkpoints"
-        return figures
-
-    def _add(self, name: str, values: Tensor) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + values.sum().item()
-
-
-class Bottleneck:
-    """Of latents or codes, batch by batch."""
-
-    def __init__(self, model: Model):
-        self.used = torch.zeros(model.count_codes() if isinstance(model, HasCodes) else 0, dtype=torch.bool)
-        self.numbers, self.places = 0, 0
-        self.first = self.second = torch.zeros((), dtype=torch.float64)  # sums of channels and of their products
-
-    def update(self, z: Tensor) -> None:
-        """Latents (B, c, …), or codes, int64."""
-        self.numbers = z[0].numel()
-        if not z.is_floating_point():
-            if len(self.used):
-                self.used[z.flatten()] = True
-            return
-        flat = z.movedim(1, 0).flatten(1).double()  # (c, B·h·w)
-        self.places += flat.shape[1]
-        if len(flat) <= RANKED:
-            self.first, self.second = self.first + flat.sum(1), self.second + flat @ flat.T
-
-    def compute(self) -> dict[str, float]:
-        if not self.places:
-            share = {"used": self.used.double().mean().item()} if len(self.used) else {}
-            return {"codes": self.numbers} | share
-        if not self.first.ndim:
-            return {"floats": self.numbers}
-        mean = self.first / self.places  # (c,)
-        covariance = self.second / self.places - mean[:, None] * mean  # (c, c)
-        spectrum = torch.linalg.eigvalsh(covariance).clamp(min=1e-12)  # (c,)
-        share = spectrum / spectrum.sum()
-        rank = (-(share * share.log()).sum()).exp().item()
-        return {"floats": self.numbers, "channels": len(mean), "rank": rank}
+    return merged(quality.compute(), spent.compute(), {f"{takes.kind}s": count})
 
 
 # zoo show

@@ -1,29 +1,38 @@
 """`zoo eval`, `zoo show` and `zoo sample` for any model: find it and its data, let its family speak."""
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zoo import hub, registry
-from zoo.data.classes import Targets, compare, count_classes, find, relabelled
+from zoo.data.classes import Matched, Targets, compare, count_classes, find, relabelled
+from zoo.data.progress import shown
 from zoo.data.readers import serves
 from zoo.data.trained import trained_on
 from zoo.hub.make import model_class
+from zoo.metrics.verdicts import unique
 from zoo.nn.checks import check_least
 from zoo.nn.protocols import Classifies, Network, Samples, can
-from zoo.report import defaults, plots, sampling
-from zoo.report.inputs import KINDS, batches, opened, sample, settle, subject
+from zoo.report import defaults, mistakes, plots, sampling
+from zoo.report.inputs import KINDS, Again, batches, loader, opened, sample, settle, shown_split, subject
+from zoo.report.quality import merged
+from zoo.report.running import running
+from zoo.report.runs import datamodule
 
 
 def evaluate(
     name: str,
-    source: str | None = None,
+    source: str | list[str] | None = None,
     batch_size: int | None = None,
     class_map: Targets | str | Path | None = None,
     by_number: bool = False,
     reading: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    precision: str = "32",
+    output: Path | None = None,
 ) -> dict[str, Any]:
     """The figures of a model on a test set, with what they were measured on.
 
@@ -32,33 +41,97 @@ def evaluate(
     Args:
         name: arch.tag, checkpoint folder, hf://org/name, a Lightning checkpoint or a run's directory.
         source: as ImageData's, or FactorData's ("rendered", a .npz, a .h5); of a model of clips as ClipData's, of
-            latents the folder that `zoo latents` wrote; or "class:PACKAGE.MODULE.DATAMODULE". None takes the sample
-            that ships with the package, where it fits the model.
+            latents the folder that `zoo latents` wrote; or "class:PACKAGE.MODULE.DATAMODULE". None takes a run's own
+            data and split, else the sample that ships with the package, where it fits the model.
         batch_size: None is 1000 samples, or 64 clips.
         class_map: classes of the data that the model calls otherwise: {"zero": "0"}, "zero=0,one=1" or a JSON file.
         by_number: compare the numbers of classes, and no names.
         reading: of images, ImageData's keywords that say how the source is read: value_range, image_column, …
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:N", "mps".
+        precision: of the model, "32", "bf16" or "16"; figures are computed in 32 bits or more.
+        output: a folder for figures.json, and of a classifier for confusion.png and worst.png.
+
+    Returns:
+        Figures by name; `notes` say why one is None.
 
     Raises:
         ValueError: classes that the model does not know; a model that names none, unless by_number or class_map.
     """
     check_least(1, batch_size=batch_size)
     model = hub.load(name)
-    source, batch_size = source or sample(model), batch_size or KINDS[subject(model).kind].batch_size
-    data = opened(model, source, reading)
-    test: Iterable[tuple[torch.Tensor, torch.Tensor]] = batches(model, data, batch_size)
-    figures: dict[str, Any] = {"name": name, "data": source, "split": serves(data, "test")}
+    about, own = subject(model), None if source else datamodule(Path(name))
+    if own is not None and settle(about, reading):
+        raise ValueError(
+            f"{', '.join(settle(about, reading))}: the data of {name} is read as its recipe says; leave it out"
+        )
+    given = own or source or sample(model)
+    data, batch_size = opened(model, given, reading), batch_size or KINDS[about.kind].batch_size
+    called = str(data.hparams.get("source", type(data).__name__)) if own is not None else given
+    split = shown_split(data)
+    figures: dict[str, Any] = {"name": name, "data": called, "split": serves(data, split)}
+    matched = _match(name, model, data, called, class_map, by_number)
+    figures |= trained_on(name, data if own is not None else given, split, **settle(about, reading))
+    with running(model, device, precision) as place:
+        test = _again(model, data, batch_size, split, place)
+        if matched is not None:
+            figures["classes"] = matched.said
+            test = _relabelled(test, matched, called, isinstance(model, Classifies))
+        # Samples that are asked about are no bank for themselves.
+        bank = split != "all" and "train" in getattr(data, "served", ("train",))
+        train = _again(model, data, batch_size, "train", place) if bank else ()
+        found = _figures(model, test, train, output)
+    figures = merged(figures, found)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "figures.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return figures
+
+
+def _match(
+    name: str, model: Network, data: Any, called: Any, class_map: Targets | str | Path | None, by_number: bool
+) -> Matched | None:
+    """Which classes of the model those of the data are; None of a model that has none, or needs none and gets none."""
     given = getattr(data, "classes", ())
+    if isinstance(model, Classifies) and not getattr(data, "labelled", True):
+        raise ValueError(
+            f"the samples of {called} have no labels, which the figures of a classifier need; put them into a folder "
+            f"for each class, or have them named: zoo predict {name} {called}"
+        )
     if isinstance(model, Classifies) or (count_classes(model) and given):  # what draws needs no classes
-        matched = compare(model, given, class_map, by_number)
-        test = relabelled(test, matched, source, needed=isinstance(model, Classifies))
-        figures["classes"] = matched.said
-    elif class_map is not None or by_number:
+        return compare(model, given, class_map, by_number)
+    if class_map is not None or by_number:
         raise ValueError(f"{name} knows no classes; leave --class-map and --by-number out")
-    there = getattr(data, "served", ("train",))  # samples that are asked about are no bank for themselves
-    train = batches(model, data, batch_size, "train") if "train" in there else ()
-    figures |= trained_on(name, source, **settle(subject(model), reading))
-    return figures | part(model, "evaluate")(model, test, train)
+    return None
+
+
+def _again(model: Network, data: Any, batch_size: int, split: str, place: torch.device) -> Again:
+    """A split on a device, as often as it is asked for, counted on stderr."""
+    total = len(loader(data, batch_size, split).labels) if split != "train" and hasattr(data, "in_order") else None
+
+    def once() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        some = batches(model, data, batch_size, split, place)
+        return shown(some, lambda batch: len(batch[0]), total, f"{split} samples")
+
+    return Again(once, total)
+
+
+def _relabelled(test: Again, matched: Matched, called: Any, needed: bool) -> Again:
+    return Again(lambda: relabelled(test, matched, called, needed), test.total)
+
+
+def _figures(model: Network, test: Again, train: Iterable[Any], output: Path | None) -> dict[str, Any]:
+    """What is said of a model by its family or by default; of a classifier its figures always, and their pictures."""
+    found: dict[str, Any] = {}
+    if isinstance(model, Classifies):
+        verdicts, worst = mistakes.judge(model, test)
+        names = unique(model.zoo_config.get("classes") or [f"class_{c}" for c in range(model.head.out_features)])
+        found = verdicts.figures(names)
+        if output is not None:
+            plots.write(mistakes.confusion(verdicts.pairs, names), output / "confusion.png")
+            plots.write(mistakes.sheet(worst, names, model.takes.kind), output / "worst.png")
+        if part(model, "evaluate") is defaults.evaluate:
+            return found
+    return merged(found, part(model, "evaluate")(model, test, train))
 
 
 def show(name: str, files: list[Path], output: Path, reading: Mapping[str, Any] | None = None) -> Path:

@@ -59,23 +59,34 @@ def sample(model: Network) -> str:
     return source
 
 
-def opened(model: Network, source: str, reading: Mapping[str, Any] | None = None) -> Any:
-    """The DataModule of a source, sized for a model, with its test set read.
+def opened(model: Network, source: Any, reading: Mapping[str, Any] | None = None) -> Any:
+    """The DataModule of a source, sized for a model, with what is shown of it read: see `shown_split`.
 
     Args:
+        source: its name, or a list of pictures; or a DataModule, which is taken as it is.
         reading: of images, ImageData's keywords that say how a source is read.
     """
-    if source.startswith(CLASS):
+    about = subject(model)
+    if isinstance(source, str) and source.startswith(CLASS):
         data = _named(source.removeprefix(CLASS))
-    else:
-        about = subject(model)
+    elif isinstance(source, str | list):
         data = KINDS[about.kind].data(source, about, **settle(about, reading))
+    else:
+        data = source
     data.prepare_data()
-    data.setup("test")
+    if shown_split(data) == "test":
+        data.setup("test")
     return data
 
 
-def batches(model: Network, source: Any, batch_size: int, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
+def shown_split(data: Any) -> str:
+    """Which samples of a DataModule are evaluated: "test", or "all" of a source that is not divided."""
+    return "test"
+
+
+def batches(
+    model: Network, source: Any, batch_size: int, split: str = "test", device: torch.device | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The test or training set of a source in order, sized for a model, nothing augmented. Read when first asked.
 
     Each batch is (samples, labels); labels are -1 where the data has none. A DataModule named as `class:` gives the
@@ -83,18 +94,49 @@ def batches(model: Network, source: Any, batch_size: int, split: str = "test") -
 
     Args:
         source: its name, or what `opened` made of that.
+        split: "test", "train", or "all" of a source that is not divided.
+        device: where the batches go; None leaves them where they are read.
     """
     data = opened(model, source) if isinstance(source, str) else source
     if split == "train":
         data.setup("fit")
-    if hasattr(data, "in_order"):
-        loader = data.in_order(split, batch_size)
-    else:
-        loader = data.train_dataloader() if split == "train" else data.test_dataloader()
-    for batch in loader:
+    for batch in loader(data, batch_size, split):
+        if device is not None:
+            batch = data.transfer_batch_to_device(batch, device, 0)
         batch = data.on_after_batch_transfer(batch, 0)
-        x, y = batch if isinstance(batch, tuple | list) else (batch, torch.full((len(batch),), -1))
+        if isinstance(batch, tuple | list):
+            x, y = batch
+        else:
+            x, y = batch, torch.full((len(batch),), -1, device=batch.device)
         yield x, y
+
+
+def loader(data: Any, batch_size: int, split: str) -> Any:
+    """What gives the batches of a split that is read, as they come from its workers."""
+    if hasattr(data, "in_order"):
+        return data.in_order(split, batch_size)
+    return data.train_dataloader() if split == "train" else data.test_dataloader()
+
+
+class Again:
+    """Batches that are made anew for each pass over them.
+
+    Args:
+        make: begins a pass.
+        total: of samples in a pass, where that is known.
+    """
+
+    def __init__(self, make: Callable[[], Iterator[tuple[Tensor, Tensor]]], total: int | None):
+        self.make, self.total = make, total
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.make()
+
+
+def total_of(some: object) -> int | None:
+    """How many samples batches hold together, where they say so."""
+    total: int | None = getattr(some, "total", None)
+    return total
 
 
 def settle(about: Input, reading: Mapping[str, Any] | None) -> dict[str, Any]:

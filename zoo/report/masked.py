@@ -1,50 +1,56 @@
 """What `zoo eval` prints of a masked autoencoder, of images or of clips, and the masks that figures share."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.metrics.images import psnr
-from zoo.metrics.probes import features_of, pooled_features, scored, separation
+from zoo.metrics.precise import double, single
+from zoo.metrics.probes import features_of, pooled_features, scored
 from zoo.nn.masked import MaskedAutoencoder
 from zoo.nn.protocols import frames_of
+from zoo.report.inputs import total_of
+from zoo.report.probing import separation
+from zoo.report.quality import Quality, merged
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
-def evaluate(model: MaskedAutoencoder, batches: Batches, train: Batches) -> dict[str, float | str]:
+def evaluate(model: MaskedAutoencoder, batches: Batches, train: Batches) -> dict[str, Any]:
     """How well it fills in and how well its features separate; of an encoder alone the features.
 
-    `psnr` is over the hidden patches' pixels, of predicted frames, in dB, with each patch's own mean and deviation put
-    back, or with the average of the visible ones. `knn` and `linear` classify by the mean patch token, with the
-    training samples as bank; without such a bank, see `separation`.
+    Orders are seeded by the batch. `hidden_psnr` is over the pixels of hidden patches, of predicted frames, with each
+    patch's own mean and deviation put back, or with the average of the visible ones; the figures of `Quality` are of
+    whole pictures, hidden patches as predicted and with their own statistics, the others as they were. `knn` and
+    `linear` classify by the mean patch token, with the training samples as bank; without such a bank, see `separation`.
     """
-    figures: dict[str, float | str] = {}
     features: list[Tensor] = []
     labels: list[Tensor] = []
-    sums, count = torch.zeros(3, dtype=torch.float64), 0
+    sums, count = dict.fromkeys(("loss", "hidden_psnr", "hidden_psnr_visible_statistics"), 0.0), 0
+    whole = Quality(model.takes, total_of(batches)) if model.decoder is not None else None
     for i, (x, y) in enumerate(batches):
-        if model.decoder is not None:
-            order = seeded_order(model, len(x), i)
-            sums[0] += model(x, order).loss.double() * len(x)
-            for j, statistics in ((1, "own"), (2, "visible")):
-                pasted = model.reconstruct(x, order, statistics).pasted
-                error = (pasted - frames_of(x, pasted)).double().square()  # (B, …, C, H, W)
-                sums[j] += error.flatten(1).mean(1).sum()
+        if whole is not None:
+            order = seeded_order(model, len(x), i).to(x.device)  # (B, N)
+            sums["loss"] += double(model(x, order).loss).item() * len(x)
+            hidden = 1 - model.num_keep / model.num_patches
+            for name, statistics in (("hidden_psnr", "own"), ("hidden_psnr_visible_statistics", "visible")):
+                pasted = single(model.reconstruct(x, order, statistics).pasted)  # (B, …, C, H, W)
+                truth = frames_of(x, pasted)
+                error = double(pasted - truth).square().flatten(1).mean(1)  # (B,)
+                sums[name] += psnr(error / hidden).sum().item()
+                if statistics == "own":
+                    whole.update(pasted, truth)
         count += len(x)
         features.append(pooled_features(model, x))
         labels.append(y)
-    if model.decoder is not None:
-        hidden = 1 - model.num_keep / model.num_patches
-        figures["loss"] = (sums[0] / count).item()
-        figures["psnr"] = psnr(sums[1] / count / hidden).item()
-        figures["psnr_visible_statistics"] = psnr(sums[2] / count / hidden).item()
     asked = torch.cat(labels)
     bank = features_of(model, train if scored(asked) else ())
-    figures |= separation(bank, torch.cat(features), asked)
-    return figures | {f"{model.takes.kind}s": count}
+    separate = separation(bank, torch.cat(features), asked)
+    filled = {} if whole is None else merged({name: total / count for name, total in sums.items()}, whole.compute())
+    return merged(filled, separate, {f"{model.takes.kind}s": count})
 
 
 def seeded_order(model: MaskedAutoencoder, count: int, seed: int) -> Tensor:

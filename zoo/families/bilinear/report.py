@@ -1,6 +1,7 @@
 """What `zoo eval` prints and `zoo show` draws of a bilinear classifier."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from matplotlib import pyplot as plt
@@ -16,6 +17,8 @@ from zoo.families.bilinear.model import (
     to_pixels,
     truncation_curve,
 )
+from zoo.metrics.precise import exactly, single
+from zoo.metrics.verdicts import Verdicts
 from zoo.report import plots
 
 GALLERY = ("bilinear_d256.mnist_noise", "what the logits of 0 to 7 look for, read from the weights")
@@ -27,30 +30,23 @@ def evaluate(
     model: BilinearClassifier,
     batches: Iterable[tuple[Tensor, Tensor]],
     train: Iterable[tuple[Tensor, Tensor]] | None = None,
-) -> dict[str, float | int]:
-    """Accuracy and cross-entropy; for a one-layer model also what its weights say.
+) -> dict[str, Any]:
+    """Of a classifier's figures all; for a one-layer model also what its weights say.
 
     Args:
         batches: pairs of images (B, C, H, W) in [0, 1] and labels (B,).
         train: not needed here.
     """
-    model = model.eval()
-    logits, labels, hidden = [], [], []
+    verdicts, labels, hidden, model = Verdicts(), list[Tensor](), list[Tensor](), model.eval()
     for x, y in batches:
-        hidden.append(model.embed(x.flatten(1)))  # (B, D)
-        logits.append(model(x))  # (B, O)
+        hidden.append(single(model.embed(x.flatten(1))))  # (B, D)
+        verdicts.update(model(x), y)
         labels.append(y)
-    out, y = torch.cat(logits), torch.cat(labels)
-    if y.max() >= out.shape[1]:
-        raise ValueError(f"labels go up to {y.max()}, this model has {out.shape[1]} classes; give data of its classes")
-    figures = {
-        "accuracy": (out.argmax(-1) == y).double().mean().item(),
-        "cross_entropy": torch.nn.functional.cross_entropy(out, y).item(),
-        "images": len(y),
-    }
+    figures = verdicts.figures(model.zoo_config.get("classes") or ())
     if readable(model):
-        eigen = decompose(model.interactions())
-        curve = truncation_curve(torch.cat(hidden), y, eigen)
+        with exactly(hidden[0]):
+            eigen = decompose(model.interactions())
+            curve = truncation_curve(torch.cat(hidden), torch.cat(labels), eigen)
         figures[f"accuracy_{KEPT}_eigenvectors"] = curve[min(KEPT, len(curve)) - 1].item()
         figures["effective_rank"] = effective_rank(eigen.values).mean().item()
     return figures

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from zoo import registry
 from zoo.families.rae.dit import DiTDH
 from zoo.families.rae.model import RAE
 from zoo.report import defaults, distances, plots
@@ -19,11 +20,11 @@ DRAWN = 1000  # images that distances are measured on, at most
 
 
 @torch.no_grad()
-def evaluate(model: RAE | DiTDH, batches: Batches, train: Batches) -> Mapping[str, float | str]:
+def evaluate(model: RAE | DiTDH, batches: Batches, train: Batches) -> Mapping[str, Any]:
     """Of an autoencoder, as of every one with continuous latents; of a transformer, how far its images are from real.
 
     Distances are of as many drawn images as real ones, 1,000 at most, classes as the real ones have them, 50 Euler
-    steps without guidance, seed 0; Inception's where it is cached, else those of a zoo encoder, named so.
+    steps without guidance, seed 0; Inception's where it is cached, else those of weights that ship, named so.
     """
     if isinstance(model, RAE):
         return defaults.evaluate(model, batches)
@@ -33,13 +34,13 @@ def evaluate(model: RAE | DiTDH, batches: Batches, train: Batches) -> Mapping[st
         if sum(len(labels) for _, labels in pairs) >= DRAWN:
             break
     real, labels = (torch.cat(parts)[:DRAWN] for parts in zip(*pairs))  # (N, 3, H, W), (N,)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(real.device).manual_seed(0)
 
     def drawn() -> Iterator[Tensor]:
         for y in labels.split(100):
             yield model.sample(y if labels.max() < model.num_classes else torch.full_like(y, -1), generator=generator)
 
-    features = distances.INCEPTION if distances.inception_is_cached() else "mae_vit_tiny.tiny_imagenet"
+    features = distances.INCEPTION if distances.inception_is_cached() else registry.reference()
     return distances.distances(real.split(100), drawn(), features) | {"images": len(real)}
 
 

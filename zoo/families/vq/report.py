@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from matplotlib import pyplot as plt
@@ -16,10 +17,12 @@ from zoo.families.vq.quantize import ScalarCodebooks, VectorQuantizer
 from zoo.families.vq.usage import CodebookUsage
 from zoo.metrics.images import psnr
 from zoo.metrics.infomec import infomec
+from zoo.metrics.precise import double, exactly, single
 from zoo.nn.protocols import HasCodes
 from zoo.report import plots
 from zoo.report.defaults import samples
-from zoo.report.inputs import photographs
+from zoo.report.inputs import photographs, total_of
+from zoo.report.quality import Quality, merged
 
 Model = VQVAE | LatentAutoencoder | CodePrior
 GALLERY = ("vqvae_conv_small.cifar10", "photographs at 32 px, through 64 codes")
@@ -29,12 +32,13 @@ SHOWN = 10  # images in a row
 
 
 @torch.no_grad()
-def evaluate(model: Model, batches: Batches, train: Batches) -> dict[str, float]:
+def evaluate(model: Model, batches: Batches, train: Batches) -> dict[str, Any]:
     """How much of an image survives the codes, and how many of them are in use, over the whole test set.
 
-    `error` is the mean squared error over the variance of the test set's pixels, 1 for the mean grey (van den Oord's
-    example); `psnr` is in dB, of the mean squared error of all images together. Where the factors of the images are
-    known, InfoM, InfoE and InfoC say what the latents know of them (the standalone definition, 10,000 images at most).
+    As of every autoencoder, see `Quality`. Besides, `mse` is the mean squared error, `error` the same over the variance
+    of the test set's pixels, 1 for the mean grey (van den Oord's example), and `psnr_of_mse` is in dB, of the mean
+    squared error of all images together. Where the factors of the images are known, InfoM, InfoE and InfoC say what the
+    latents know of them (the standalone definition, 10,000 images at most).
 
     Of a prior: nats a code given the class, its exponential, and bits an image.
     """
@@ -42,27 +46,33 @@ def evaluate(model: Model, batches: Batches, train: Batches) -> dict[str, float]
     if isinstance(model, CodePrior):
         return _likelihood(model, batches)
     usage = CodebookUsage(model.quantizer.codebook_size, model.quantizer.num_codebooks) if model.quantizer else None
+    quality = Quality(model.takes, total_of(batches))
     error, first, second, values, count = 0.0, 0.0, 0.0, 0, 0
     latents, factors = [], []
     for x, y in batches:
         out = model(x)
+        recon = single(out.recon).clamp(0, 1)  # (B, C, H, W)
+        quality.update(recon, x)
         if y.ndim == 2 and isinstance(model, LatentAutoencoder):
-            latents.append(out.indices if out.indices.numel() else model.forward_features(x))
+            with exactly(x):  # rounding would move latents, whose distances InfoMEC measures
+                latents.append(model.encode(x))  # (B, L)
             factors.append(y)
-        error += (out.recon.clamp(0, 1) - x).double().square().sum().item()
-        first, second = first + x.double().sum().item(), second + x.double().square().sum().item()
+        error += double(recon - x).square().sum().item()
+        first, second = first + double(x).sum().item(), second + double(x).square().sum().item()
         values, count = values + x.numel(), count + len(x)
         if usage is not None:
-            usage.update(out.indices)
+            usage.to(x.device).update(out.indices)
     mse, variance = error / values, second / values - (first / values) ** 2
-    figures = {"mse": mse, "error": mse / variance, "psnr": psnr(torch.tensor(mse, dtype=torch.float64)).item()}
+    together = psnr(torch.tensor(mse, dtype=torch.float64)).item()
+    figures = {"mse": mse, "error": mse / variance, "psnr_of_mse": together}
     if usage is not None:
         figures |= {k: v.item() for k, v in usage.compute().items()}
     if factors:
         z, y = torch.cat(latents)[:10_000], torch.cat(factors)[:10_000]
-        scores = infomec(z, y, discrete=not z.is_floating_point())
+        with exactly(z):
+            scores = infomec(z, y, discrete=not z.is_floating_point())
         figures |= {k: getattr(scores, k) for k in ("infom", "infoe", "infoc")}
-    return figures | {"images": count}
+    return merged(quality.compute(), figures, {"images": count})
 
 
 @torch.no_grad()
@@ -167,7 +177,7 @@ def _traversals(model: LatentAutoencoder, image: Tensor, recon: Tensor, meanings
 def _likelihood(model: CodePrior, batches: Batches) -> dict[str, float]:
     nats, count = 0.0, 0
     for x, y in batches:
-        nats += model(x, y if model.num_classes else None).loss.double().item() * len(x)
+        nats += double(model(x, y if model.num_classes else None).loss).item() * len(x)
         count += len(x)
     nats /= count
     return {

@@ -1,0 +1,24 @@
+"""How far a share of counted samples may be from the true one."""
+
+NORMAL = 1.959963984540054  # 97.5 % of a normal distribution lie below
+
+
+def wilson(correct: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share, of `correct` among `count` (Wilson 1927): within [0, 1], and never empty.
+
+    `(p + z²/2n ± z √(p (1 - p) / n + z²/4n²)) / (1 + z²/n)` with p = correct / count, n = count.
+
+    Raises:
+        ValueError: a share of nothing, or of more than there are.
+    """
+    if not 0 <= correct <= count or not count:
+        raise ValueError(f"{correct} of {count}: a share is of at least one, and at most all")
+    p, z = correct / count, NORMAL
+    middle, spread = p + z * z / (2 * count), z * (p * (1 - p) / count + (z / (2 * count)) ** 2) ** 0.5
+    low, high = ((middle + sign * spread) / (1 + z * z / count) for sign in (-1, 1))
+    return (low if correct else 0.0), (high if correct < count else 1.0)  # these two are exact, and not rounded past
+
+
+def share(name: str, correct: int, count: int) -> dict[str, float | list[float]]:
+    """A share as figures: `name` in [0, 1], and `name_interval`, its 95 % interval [low, high]."""
+    return {name: correct / count, f"{name}_interval": list(wilson(correct, count))}
