@@ -17,7 +17,7 @@ from zoo.metrics.verdicts import unique
 from zoo.nn.checks import check_least
 from zoo.nn.protocols import Classifies, Network, Samples, can
 from zoo.report import defaults, mistakes, plots, sampling
-from zoo.report.inputs import KINDS, Again, batches, loader, opened, sample, settle, shown_split, subject
+from zoo.report.inputs import ALL, KINDS, Again, batches, loader, opened, sample, settle, shown_split, subject
 from zoo.report.quality import merged
 from zoo.report.running import running
 from zoo.report.runs import datamodule
@@ -77,7 +77,7 @@ def evaluate(
             figures["classes"] = matched.said
             test = _relabelled(test, matched, called, isinstance(model, Classifies))
         # Samples that are asked about are no bank for themselves.
-        bank = split != "all" and "train" in getattr(data, "served", ("train",))
+        bank = split != ALL and "train" in getattr(data, "served", ("train",))
         train = _again(model, data, batch_size, "train", place) if bank else ()
         found = _figures(model, test, train, output)
     figures = merged(figures, found)
@@ -92,7 +92,8 @@ def _match(
 ) -> Matched | None:
     """Which classes of the model those of the data are; None of a model that has none, or needs none and gets none."""
     given = getattr(data, "classes", ())
-    if isinstance(model, Classifies) and not getattr(data, "labelled", True):
+    labelled = bool(given) if shown_split(data) == ALL else getattr(data, "labelled", True)
+    if isinstance(model, Classifies) and not labelled:
         raise ValueError(
             f"the samples of {called} have no labels, which the figures of a classifier need; put them into a folder "
             f"for each class, or have them named: zoo predict {name} {called}"

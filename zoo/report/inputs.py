@@ -22,6 +22,7 @@ SAMPLES: dict[tuple[Kind, tuple[int, ...]], str] = {
     ("image", (3, 64, 64)): "samples/sprites",
     ("clip", (8, 3, 64, 64)): "sprites",
 }
+ALL = "all"  # the split, in `in_order` of a DataModule, of every sample of its source
 CLASS = "class:"  # begins a source that names a LightningDataModule by its import path
 
 
@@ -60,10 +61,10 @@ def sample(model: Network) -> str:
 
 
 def opened(model: Network, source: Any, reading: Mapping[str, Any] | None = None) -> Any:
-    """The DataModule of a source, sized for a model, with what is shown of it read: see `shown_split`.
+    """The DataModule of a source, sized for a model, with its test set read, or all of a source that is not divided.
 
     Args:
-        source: its name, or a list of pictures; or a DataModule, which is taken as it is.
+        source: its name, or a list of pictures; or a DataModule, which is taken as it is, with what it holds out.
         reading: of images, ImageData's keywords that say how a source is read.
     """
     about = subject(model)
@@ -74,14 +75,17 @@ def opened(model: Network, source: Any, reading: Mapping[str, Any] | None = None
     else:
         data = source
     data.prepare_data()
-    if shown_split(data) == "test":
+    named = isinstance(source, str | list)
+    if named and hasattr(data, "roles") and not {"val", "test"} & set(data.roles()):
+        data.in_order(ALL, 1)  # which reads them
+    else:
         data.setup("test")
     return data
 
 
 def shown_split(data: Any) -> str:
-    """Which samples of a DataModule are evaluated: "test", or "all" of a source that is not divided."""
-    return "test"
+    """Which samples of what `opened` made are evaluated: "test", or ALL of a source that is not divided."""
+    return ALL if ALL in getattr(data, "served", ()) else "test"
 
 
 def batches(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -55,7 +56,7 @@ def sheet(mistakes: Sequence[Mistake], names: Sequence[str], kind: Kind) -> Figu
         return fig
     across = min(6, len(mistakes))
     rows = math.ceil(len(mistakes) / across)
-    fig, axes = plt.subplots(rows, across, figsize=(1.7 * across, 2.05 * rows + 0.5), squeeze=False)
+    fig, axes = plt.subplots(rows, across, figsize=(max(3.0, 1.7 * across), 2.1 * rows + 0.4), squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, mistake in zip(axes.flat, mistakes):
@@ -65,7 +66,7 @@ def sheet(mistakes: Sequence[Mistake], names: Sequence[str], kind: Kind) -> Figu
         ax.set_xlabel(f"{_cut(names[mistake.answer])}?\n{mistake.score:.0%}", fontsize=8, color=plots.UP)
     title = "The mistakes it is surest of: above the true class, below what the model said, and its score"
     fig.suptitle(title if across > 3 else "above the true class, below the answer", fontsize=9)
-    fig.tight_layout()
+    fig.tight_layout(rect=(0, 0, 1, 1 - 0.1 / (rows + 1)))
     return fig
 
 
@@ -83,18 +84,21 @@ def confusion(pairs: Tensor, names: Sequence[str]) -> Figure:
     table = (pairs[:, 0] * count + pairs[:, 1]).bincount(minlength=count * count).reshape(count, count)  # (O, O)
     rates = table / table.sum(1, keepdim=True).clamp(min=1)  # (O, O)
     few = count <= NAMED
-    side = min(9.0, max(2.2, 0.34 * count)) if few else 6.5
-    fig, axes = plt.subplots(1, 1 if few else 2, figsize=(side + (1.8 if few else 4.6), side + 0.9), squeeze=False)
+    side = min(9.0, max(2.2, 0.34 * count)) if few else 7.0
+    parts = {"width_ratios": [side, 3.0]} if not few else {}
+    size = (side + (1.8 if few else 4.0), side + (0.9 if few else 0.0))
+    fig, axes = plt.subplots(1, 1 if few else 2, figsize=size, squeeze=False, **parts)
     ax = axes[0, 0]
-    drawn = ax.imshow(rates.numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    scale = Normalize(0, 1) if few else PowerNorm(0.5, 0, 1)  # one mistake in a hundred is seen among many classes
+    drawn = ax.imshow(rates.numpy(), cmap="Blues", norm=scale, interpolation="nearest")
     fig.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, label="share of the true class")
     ax.set_xlabel("what the model said")
     ax.set_ylabel("true class")
     if few:
         called = [_cut(name) for name in names]
-        size = 8 if count <= 20 else 6.5
-        ax.set_xticks(range(count), called, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
-        ax.set_yticks(range(count), called, fontsize=size)
+        letters = 8 if count <= 20 else 6.5
+        ax.set_xticks(range(count), called, rotation=45, ha="right", rotation_mode="anchor", fontsize=letters)
+        ax.set_yticks(range(count), called, fontsize=letters)
     else:
         ax.set_title(f"{count} classes, numbered as the model numbers them", fontsize=8)
         _pairs(axes[0, 1], table, names)
