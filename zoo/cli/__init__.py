@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zoo import __version__, registry
-from zoo.cli import catalogue, giving, running, storing, training
+from zoo.cli import applying, catalogue, giving, running, storing, training
 from zoo.redact import redact
 
 HELP = """\
@@ -28,13 +28,21 @@ zoo show NAME|FOLDER|RUN [IMAGE …] -o FILE.png
                                     a picture of what the model does
 zoo sample NAME|FOLDER|RUN [--classes 3,7 --steps 50 --guidance 1.5] -o FILE.png
                                     what a generative model draws, class by class
+zoo predict MODEL SOURCE… -o OUT.csv|.json|.parquet [--top-k 5]
+                                    the class of each picture, by name, with its score
+zoo embed MODEL SOURCE… -o OUT.parquet|.npy [--pool cls] [--layer -2]
+                                    the features of each picture, and which model made them
+zoo similar FEATURES PICTURE… -o FILE.png [--count 8] [--json]
+                                    the nearest of what was embedded, as a picture and a table
+zoo codes MODEL SOURCE… -o OUT.parquet|.npy
+                                    the codes of each picture, where latents are discrete
 zoo export RUN|CKPT|NAME FOLDER [--to safetensors|timm|diffusers|onnx] [--half]
 zoo push FOLDER|NAME ORG/NAME [--dry-run FOLDER]
                                     publish on the Hugging Face Hub, or write what would be published
 zoo verify NAME                     hash, strict load, golden outputs
 zoo convert FILE ARCH FOLDER [--take model|ema] [--stats FILE] [--args JSON]
                                     somebody else's checkpoint into a folder of ours; what was taken is said
-zoo latents NAME FOLDER --data SOURCE [--flip]
+zoo latents MODEL SOURCE -o FOLDER [--flip]
                                     a data set through an encoder, once, for a diffusion recipe
 zoo shard SOURCE FOLDER [--image-size N]
 zoo shard --index PLACE [FOLDER]    a data set as tar files to stream, or a manifest of tar files that are there
@@ -150,11 +158,15 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "eval": running.evaluate,
     "show": running.show,
     "sample": running.sample,
+    "predict": applying.predict,
+    "embed": applying.embed,
+    "similar": applying.similar,
+    "codes": applying.codes,
     "export": giving.export,
     "push": giving.push,
     "verify": giving.verify,
     "convert": giving.convert,
-    "latents": running.latents,
+    "latents": applying.latents,
     "shard": storing.shard,
     "cache": storing.cache,
 }

@@ -1,4 +1,4 @@
-"""Verbs that run a model over data: `zoo eval`, `zoo show`, `zoo sample`, `zoo latents`."""
+"""Verbs that run a model over data: `zoo eval`, `zoo show`, `zoo sample`."""
 
 import json
 import sys
@@ -115,29 +115,3 @@ def sample(argv: list[str]) -> None:
     how |= {flag.removeprefix("--").partition("=")[0]: None for flag in unknown if flag.startswith("--")}
     labels = [c.strip() for c in classes.split(",") if c.strip()]
     print(report.draw(name, output, labels, each, seed, **how))
-
-
-def latents(argv: list[str]) -> None:
-    parser = new_parser("latents", "A data set through an encoder, once: a folder that a diffusion recipe reads.")
-    parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--data", required=True, help="as ImageData's source: folder, Hub id, torchvision:NAME")
-    parser.add_argument("--image-size", type=int, help="in px; default: the model's")
-    parser.add_argument("--flip", action="store_true", help="training images mirrored too")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--measure", metavar="FOLDER", help="first take mean and deviation of them, and save the model")
-    reading = reading_flags(parser)
-    args = parser.parse_args(argv)
-    from zoo import hub
-    from zoo.data.images import ImageData
-    from zoo.data.latents import measure, write
-
-    model = hub.load(args.name)
-    if model.takes.kind != "image":
-        raise ValueError(f"{args.name} takes {model.takes.kind}s; latents are written of images")
-    data = ImageData(args.data, args.image_size or model.takes.size[0], model.takes.channels, **reading(args))
-    if args.measure:
-        measure(model, data, args.batch_size)
-        model.zoo_config.pop("name", None)
-        print(hub.save(model, args.measure))
-    print(write(model, data, args.folder, args.flip, args.batch_size, args.measure or args.name))
