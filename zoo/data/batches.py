@@ -35,13 +35,14 @@ class AfterSetup(dict[str, Any]):
 
 
 class InMemory:
-    """Samples (N, …) that lie in memory or in a memory map."""
+    """Samples (N, …) that lie in memory or in a memory map: a tensor, or what is indexed like one."""
 
-    def __init__(self, array: Tensor):
+    def __init__(self, array: Any):
         self.array = array
 
     def whole(self, i: int) -> Tensor:
-        return self.array[i]
+        sample: Tensor = self.array[i]
+        return sample
 
 
 class Changed:
