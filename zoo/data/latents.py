@@ -1,7 +1,7 @@
 """Latents of a data set, computed once: `write` them with an autoencoder, train on them with `LatentData`.
 
-A folder of latents holds config.json, and of a split, train or test, SPLIT_latents.npy (N, c, h, w) or (N, D), float16, and
-SPLIT_labels.npy (N,) int64. Latents lie there as the decoder takes them; batches are normalised as diffusion wants
+A folder of latents holds config.json, and of a split, train or test, SPLIT_latents.npy (N, c, h, w) or (N, D), float16,
+and SPLIT_labels.npy (N,) int64. Latents lie there as the decoder takes them; batches are normalised as diffusion wants
 them.
 """
 

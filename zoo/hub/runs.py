@@ -36,7 +36,8 @@ def told(ckpt: Path, model: Network) -> dict[str, Any]:
     count = trained["samples"].get(split)
     data = f"{data_name(trained, config)}, {split} split{f' ({count:,})' if count else ''}"
     protocol = f"`zoo fit`, {f'`{name}`' if known else 'a recipe of one’s own'}, seed {measured.get('seed', '?')}"
-    protocol += "" if split == "test" else "; there was no test set, and the weights may have been chosen by this figure"
+    if split != "test":
+        protocol += "; there was no test set, and the weights may have been chosen by this figure"
     metrics = [
         vars(_metric(key, value, data, protocol))
         for key, value in measured.get("metrics", {}).items()

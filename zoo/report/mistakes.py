@@ -85,9 +85,9 @@ def confusion(pairs: Tensor, names: Sequence[str]) -> Figure:
     rates = table / table.sum(1, keepdim=True).clamp(min=1)  # (O, O)
     few = count <= NAMED
     side = min(9.0, max(2.2, 0.34 * count)) if few else 7.0
-    parts = {"width_ratios": [side, 3.0]} if not few else {}
+    widths = None if few else [side, 3.0]
     size = (side + (1.8 if few else 4.0), side + (0.9 if few else 0.0))
-    fig, axes = plt.subplots(1, 1 if few else 2, figsize=size, squeeze=False, **parts)
+    fig, axes = plt.subplots(1, 1 if few else 2, figsize=size, squeeze=False, width_ratios=widths)
     ax = axes[0, 0]
     scale = Normalize(0, 1) if few else PowerNorm(0.5, 0, 1)  # one mistake in a hundred is seen among many classes
     drawn = ax.imshow(rates.numpy(), cmap="Blues", norm=scale, interpolation="nearest")
