@@ -17,6 +17,7 @@ import torch
 from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor
 
+from zoo.data import own
 from zoo.data.augment import Change, augment, erase, resized_crop
 from zoo.data.batches import AfterSetup, Batches
 from zoo.data.pictures import ValueRange, check_range, decode
@@ -83,6 +84,10 @@ class ImageData(L.LightningDataModule):
         value_range: of pictures with more than 8 bits, the values that are black and white. None takes 16 bits from 0
             to 65,535, and refuses 32 bits and floats.
         stratify: hold out of each class its share; False draws without looking at classes, as earlier versions did.
+        train, val, test: in Python, Datasets of your own in the place of a source: any with a length, or lists, of
+            (image, label), images alone, or dicts with image and label. An image is a Pillow picture, a path, bytes, an
+            array (H, W, C) or a tensor (C, H, W), uint8 or floats in [0, 1]. Each sample is asked for anew in every
+            epoch, unless cache is "memory".
     """
 
     hparams: AttributeDict  # the arguments, by name
@@ -114,7 +119,15 @@ class ImageData(L.LightningDataModule):
         bad: str = "refuse",
         value_range: tuple[float, float] | None = None,
         stratify: bool = True,
+        train: Any = None,
+        val: Any = None,
+        test: Any = None,
     ):
+        self.given = {role: data for role, data in (("train", train), ("val", val), ("test", test)) if data is not None}
+        if self.given and source != "samples/mnist":
+            raise ValueError(f"source={source!r} and {', '.join(self.given)}: Datasets are a source; give one of both")
+        if self.given:
+            source = ", ".join(f"{role} {type(data).__name__}" for role, data in self.given.items())
         source = str(source) if isinstance(source, str | Path) else [str(file) for file in source]
         check_types(ImageData, locals())
         super().__init__()
@@ -144,7 +157,9 @@ class ImageData(L.LightningDataModule):
         check_range(value_range)
         if bad not in ("refuse", "skip"):
             raise ValueError(f"bad={bad!r}, allowed refuse, skip")
-        self.save_hyperparameters()
+        if self.given and (cache == "memmap" or bad == "skip"):
+            raise ValueError(f"cache={cache!r}, bad={bad!r}: files and rows are kept or left out, of Datasets neither")
+        self.save_hyperparameters(ignore=["train", "val", "test"])  # which no file takes
         if self._streams and (val_fraction or limit is not None or cache in ("memory", "memmap")):
             raise ValueError(
                 f"val_fraction={val_fraction}, limit={limit}, cache={cache!r}: shards are read as they are; choose "
@@ -202,7 +217,7 @@ class ImageData(L.LightningDataModule):
         h = self.hparams
         if self._streams:
             return find(h.source.removeprefix("shards:"), "images")
-        items = read(h.source, h.image_column, h.label_column)
+        items = own.read(self.given) if self.given else read(h.source, h.image_column, h.label_column)
         if h.bad == "skip":
             items = {role: readable(some, h.value_range) for role, some in items.items()}
         return items
@@ -333,7 +348,9 @@ class ImageData(L.LightningDataModule):
         pixels = Pixels(items, h.image_size, h.channels or natural_channels(items.native), share, h.value_range)
         size = len(items) * int(np.prod(pixels.shape))
         cache = "none" if self._squares and split == "train" else h.cache
-        if cache == "auto":
+        if cache == "auto" and self.given:
+            cache = "none"  # a Dataset may make another picture each time
+        elif cache == "auto":
             kept = size <= ON_DISK and split != ALL  # which is read once
             cache = "memory" if size <= IN_MEMORY else "memmap" if kept else "none"
         if cache == "memory":

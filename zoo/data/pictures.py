@@ -89,7 +89,7 @@ def opened(item: Any, source: str) -> Iterator[Any]:
             ) from error
         yield image
         return
-    if isinstance(item, pillow.Image):
+    if is_picture(item):
         with naming(_name(item, source)):
             yield item
         return
@@ -124,6 +124,11 @@ def upright_size(image: Any) -> tuple[int, int]:
     """Height and width in px of an Image once it is upright."""
     width, height = image.size
     return (width, height) if _orientation(image) in TURNED and image.format != "TIFF" else (height, width)
+
+
+def is_picture(item: Any) -> bool:
+    """Whether an item is a Pillow Image."""
+    return isinstance(item, _pillow().Image)
 
 
 def is_grey(image: Any) -> bool:

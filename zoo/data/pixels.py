@@ -98,13 +98,13 @@ class Pixels:
 def readable(items: Items, value_range: ValueRange | None) -> Items:
     """Without the pictures that cannot be decoded; they are counted, and the first ones named, in one line.
 
-    Which they are is remembered, so that each is decoded once for this on a machine. Arrays are never damaged.
+    Which they are is remembered, so that each is decoded once for this on a machine. Arrays are taken as they are.
 
     Raises:
         ValueError: none can be decoded.
     """
     images = items.images
-    if isinstance(images, np.ndarray):
+    if not isinstance(images, list):
         return items
 
     def reason(i: int) -> str:

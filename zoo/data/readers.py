@@ -67,7 +67,14 @@ class Items:
         return [p.relative_to(root).as_posix() if isinstance(p, Path) else str(i) for i, p in enumerate(self.images)]
 
     def take(self, index: np.ndarray) -> "Items":
-        images, native = [self.images[i] for i in index], index if self.index is None else self.index[index]
+        native = index if self.index is None else self.index[index]
+        images: Any
+        if isinstance(self.images, list | np.ndarray):
+            images = [self.images[i] for i in index]
+        else:  # a Dataset, which makes each sample when it is asked for
+            from torch.utils.data import Subset
+
+            images = Subset(cast(Any, self.images), index.tolist())
         ids = None if self.ids is None else [self.ids[i] for i in index]
         return Items(images, self.labels[index], self.classes, self.source, ids, native, self.native)
 

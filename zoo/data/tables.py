@@ -200,6 +200,20 @@ def read(
     return Table({role: (pictures[role], numbers[role], named[role]) for role in parts}, classes)
 
 
+def numbers(parts: dict[str, list[Part]], column: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Labels of all rows as class numbers, and the names of the classes; refused as `read` does."""
+    labels = {
+        role: [_values(part, part.read([column]).column(column), column) for part in some]
+        for role, some in parts.items()
+    }
+    return _numbered(parts, labels, column)
+
+
+def noted(column: str, classes: list[str]) -> dict[str, str]:
+    """A table's metadata that says how the classes of a column are called, as the library datasets writes it."""
+    return {"huggingface": json.dumps({"info": {"features": {column: {"_type": "ClassLabel", "names": classes}}}})}
+
+
 # Columns
 
 

@@ -201,7 +201,7 @@ def _is_a(value: Any, hint: Any) -> bool:
         return isinstance(value, list | tuple) and len(value) == len(each) and all(map(_is_a, value, each))
     if origin in (dict, Mapping) or hint in (dict, Mapping):
         return isinstance(value, Mapping)
-    return isinstance(value, hint) if isinstance(hint, type) else True
+    return isinstance(value, hint) if isinstance(hint, type) and hint is not Any else True
 
 
 def sides(image_size: int | Sequence[int]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,10 +16,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.utils import make_grid
 
 from zoo import hub
+from zoo.data import own
 from zoo.data.classes import Matched, check_labels, count_classes, match, names_of
 from zoo.data.readers import STAGES, serves
 from zoo.nn.checks import check_types
-from zoo.nn.protocols import Classifies, Network, Recomputes
+from zoo.nn.protocols import LAYOUTS, Classifies, Network, Recomputes
 from zoo.nn.signatures import keywords
 from zoo.registry import suggest
 from zoo.train import optim, parallel
@@ -74,6 +76,7 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
 
     hparams: AttributeDict  # the arguments, by name
     matched: Matched | None = None  # the data's classes among the model's, once a stage has begun
+    looked = False  # whether a batch of this stage was looked at closely
     usual: ClassVar[optim.Rate] = optim.Rate(lr=1e-3)
 
     def __init__(
@@ -138,6 +141,7 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
         """
         super().setup(stage)
         data = self.datamodule
+        self._take_own_batches(data)
         if not self.reads_labels or data is None:
             return
         names: list[str] = list(getattr(data, "classes", ()))
@@ -159,6 +163,30 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
                 if stage == "fit" and split == "val" and "val_fraction" in data.hparams:
                     mend += ", or hold out a share of the training with data.val_fraction"
                 check_labels(labels, found or count, source, mend=mend)
+
+    def _take_own_batches(self, data: L.LightningDataModule | None) -> None:
+        """Have the batches of the user's own loaders put in order, where no DataModule does that itself.
+
+        The hook is put on whichever object Lightning asks: where both have it by their class, it warns.
+        """
+        hook = "on_after_batch_transfer"
+        vars(self).pop(hook, None)
+        before = getattr(getattr(data, hook, None), "__func__", None) is Training.own_batch  # of another stage
+        if self.model.takes.kind in LAYOUTS and (data is None or before or not is_overridden(hook, data)):
+            self.looked = False
+            setattr(self if data is None else data, hook, self.own_batch)
+
+    def own_batch(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """A batch of a DataLoader of one's own as training takes it; the first one is looked at closely.
+
+        Raises:
+            ValueError: it cannot be understood, or its labels are no classes of the model.
+        """
+        x, y = own.batch(batch, self.model.takes, self.reads_labels, not self.looked)
+        if self.reads_labels and not self.looked:
+            check_labels(y, count_classes(self.model), "the DataLoader", mend="give (images, labels)")
+        self.looked = True
+        return x, y
 
     def labels(self, y: Tensor) -> Tensor:
         """The data's labels (B,) as the model's classes."""
