@@ -267,11 +267,6 @@ def test_nobody_is_told_to_remove_a_picture(tmp_path, data, capsys):
     assert "0x" not in line
 
 
-def test_a_folder_is_no_picture_and_stays(tmp_path, capsys):
-    assert cli.main(["show", "bilinear_d256.mnist", str(tmp_path)]) == 2
-    assert f"{tmp_path} is a folder; give the files in it, {tmp_path}/*" in capsys.readouterr().err
-
-
 def test_bytes_that_know_their_place_keep_it_on_the_way_to_a_worker():
     found = pickle.loads(pickle.dumps(Found(b"abc", "row 5 of x.parquet")))
     assert (bytes(found), str(found)) == (b"abc", "row 5 of x.parquet")

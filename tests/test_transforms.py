@@ -150,9 +150,11 @@ def test_a_dataloader_of_pil_images_gives_batches_that_train(folder, form):
 
 def test_spawned_workers_take_it(folder):
     collate = zoo.collate(model_of(3))
+    given = [(path, i) for i, path in enumerate(sorted((folder / "test" / "a").iterdir()))]
     args = {"num_workers": 1, "multiprocessing_context": "spawn", "collate_fn": collate}
-    (x, _), *_ = DataLoader(Pictures(folder, "pair"), len(PICTURES), **args)
-    assert torch.equal(x, collate([Pictures(folder, "pair")[i] for i in range(len(PICTURES))])[0])
+    (x, y), *_ = DataLoader(given, len(given), **args)
+    assert torch.equal(x, collate(given)[0])
+    assert y.tolist() == list(range(len(given)))
 
 
 def test_it_is_a_value_that_pickles_and_compares():

@@ -24,7 +24,7 @@ zoo fit RECIPE|FILE [--model.lr 1e-4 …]
 zoo fit --resume RUN [--…]          pretrain, fine-tune; resume exactly
 zoo eval NAME|FOLDER|RUN [SOURCE]
                                     the family's own figures, classes by name; the last line is JSON
-zoo show NAME|FOLDER|RUN [IMAGE …] -o FILE.png
+zoo show MODEL [SOURCE …] -o FILE.png
                                     a picture of what the model does
 zoo sample NAME|FOLDER|RUN [--classes 3,7 --steps 50 --guidance 1.5] -o FILE.png
                                     what a generative model draws, class by class

@@ -77,19 +77,23 @@ def _trained_on(figures: dict[str, Any]) -> str:
 
 def show(argv: list[str]) -> None:
     parser = new_parser("show", "A picture of what the model does.")
-    parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory")
+    parser.add_argument("name", metavar="MODEL", help=MODEL)
     parser.add_argument(
-        "images",
+        "sources",
         nargs="*",
-        type=Path,
-        help="image or video files, .npy files of latents or activations; without them the model's own figure is drawn",
+        metavar="SOURCE",
+        help=f"{SOURCE}; video files or a folder of them, .npy files of latents or activations; of what holds many "
+        "up to eight are drawn (default: a run's own validation pictures, else the model's own figure)",
     )
-    parser.add_argument("-o", "--output", type=Path, default=Path("zoo.png"), help="a PNG; of clips also a GIF")
-    reading = reading_flags(parser, columns=False)
+    output_flags(parser, "a PNG; of clips also a GIF", Path("zoo.png"))
+    running_flags(parser, "of the data that a model's own figure is computed of (default: 1000 samples, or 64 clips)")
+    reading = reading_flags(parser)
     args = parser.parse_args(argv)
+    check_output(args.output, args.force)
     from zoo.report import figures as report
 
-    print(report.show(args.name, args.images, args.output, reading(args)))
+    how = {"device": args.device, "precision": args.precision, "batch_size": args.batch_size}
+    print(report.show(args.name, args.sources, args.output, reading(args), **how))
 
 
 def sample(argv: list[str]) -> None:

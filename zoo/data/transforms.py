@@ -189,8 +189,7 @@ def preprocess(
     """
     read = transform(model, crop_pct=crop_pct, value_range=value_range)
     batch = torch.stack([read.pixels(picture) for picture in _several(pictures)])  # (B, C, H, W) or (B, F, C, H, W)
-    place = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
-    return unit(batch.to(place))
+    return unit(batch.to(device_of(model)))
 
 
 def collate(model: nn.Module, *, crop_pct: float | None = None, value_range: ValueRange | None = None) -> Collate:
@@ -207,6 +206,11 @@ def collate(model: nn.Module, *, crop_pct: float | None = None, value_range: Val
         ValueError: a model that takes no pictures.
     """
     return Collate(transform(model, crop_pct=crop_pct, value_range=value_range))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's numbers lie; of one that has none, the CPU."""
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def _several(pictures: Any) -> list[Any]:

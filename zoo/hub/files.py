@@ -198,6 +198,8 @@ def check_made(config: Any) -> None:
         raise TypeError("classes are no list of names")
     if not all(isinstance(config.get(key) or "", str) for key in ("name", "parent", "distribution")):
         raise TypeError("name, parent or distribution is of the wrong type")
+    if not isinstance(config.get("crop_pct", 1.0), int | float):
+        raise TypeError("crop_pct is no number")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from zoo.nn.frozen import weights_are_random
 from zoo.nn.protocols import AdaptsState, Classifies, FixesArguments, Input, Network, can
 
 LARGEST = 2**24  # integer among the arguments of a model; no arch has one above 2^14
-KEPT = ("classes", "name", "parent", "taken", "left", "assumed", "reset_head")  # of a config, besides arch and args
+KEPT = ("classes", "name", "parent", "taken", "left", "assumed", "reset_head", "crop_pct")  # of a config
 TORCHS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")  # in names
 LOG = logging.getLogger("zoo")
 CALLS = 50_000  # of torch, while a model is made; the deepest arch needs 4,489

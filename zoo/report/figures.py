@@ -1,7 +1,7 @@
 """`zoo eval`, `zoo show` and `zoo sample` for any model: find it and its data, let its family speak."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from zoo.hub.make import model_class
 from zoo.metrics.verdicts import unique
 from zoo.nn.checks import check_least
 from zoo.nn.protocols import Classifies, Network, Samples, can
-from zoo.report import defaults, mistakes, plots, sampling
+from zoo.nn.signatures import arguments
+from zoo.report import defaults, mistakes, plots, sampling, showing
 from zoo.report.inputs import ALL, KINDS, Again, batches, loader, opened, sample, settle, shown_split, subject
 from zoo.report.quality import merged
 from zoo.report.running import running
@@ -135,13 +136,30 @@ def _figures(model: Network, test: Again, train: Iterable[Any], output: Path | N
     return merged(found, part(model, "evaluate")(model, test, train))
 
 
-def show(name: str, files: list[Path], output: Path, reading: Mapping[str, Any] | None = None) -> Path:
-    """Draw a model's own figure, or what it makes of the given files; a model of clips also as a GIF.
+def show(
+    name: str,
+    sources: Sequence[str | Path],
+    output: Path,
+    reading: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    precision: str = "32",
+    batch_size: int | None = None,
+) -> Path:
+    """Draw what a model makes of some samples, or the model's own figure; a model of clips also as a GIF.
+
+    Without a source a run draws samples of its own validation split, and any other model what its family draws of it.
 
     Args:
-        files: images or videos; of a model of latents or activations, NumPy files of one each.
-        reading: of images, the value_range.
+        sources: files, and what `zoo eval` takes: folders, lists of pictures, Hub ids, …; of a model of latents or
+            activations, NumPy files of one each. Of what holds many, up to eight samples are drawn, evenly over it.
+        reading: of images, ImageData's keywords that say how a source is read.
+        device, precision: as `zoo.report.running.running`'s.
+        batch_size: of the samples that a family's own figure is computed of; None is 1000, or 64 clips.
+
+    Raises:
+        ValueError: a source that cannot be read or does not fit; a moving picture of what does not move.
     """
+    check_least(1, batch_size=batch_size)
     model = hub.load(name)
     about = subject(model)
     moving = output.suffix == ".gif"
@@ -149,22 +167,31 @@ def show(name: str, files: list[Path], output: Path, reading: Mapping[str, Any] 
         raise ValueError(f"{name} draws no moving picture; give -o FILE.png")
     outputs = model.head.out_features if isinstance(model, Classifies) else 0
     names = model.zoo_config.get("classes") or [str(c) for c in range(outputs)]
-    if files:
-        folder = next((path for path in files if path.is_dir()), None)
-        if folder is not None:
-            raise ValueError(f"{folder} is a folder; give the files in it, {folder / '*'}")
-        given = settle(about, reading)
-        samples = torch.stack([KINDS[about.kind].file(path, about, **given) for path in files])
+    shown = showing.given(model, sources, reading) if sources else showing.own(model, name)
+    with running(model, device, precision) as place, torch.no_grad():
+        if shown is not None:
+            samples = shown.samples.to(place)
+            if moving:
+                return plots.write_gif(part(model, "film")(model, samples), output)
+            explain = part(model, "explain")
+            truths = {"truths": shown.truths} if "truths" in arguments(explain) and any(shown.truths) else {}
+            figure = explain(model, samples, [str(n) for n in shown.names], names, **truths)
+            return plots.write(plots.caption(figure, shown.said) if shown.said else figure, output)
+        data = _shipped(model, batch_size or KINDS[about.kind].batch_size, place)
         if moving:
-            return plots.write_gif(part(model, "film")(model, samples), output)
-        return plots.write(part(model, "explain")(model, samples, [p.name for p in files], names), output)
+            return plots.write_gif(part(model, "film")(model, defaults.chosen(data, about, 4)), output)
+        return plots.write(part(model, "figure")(model, names, data), output)
+
+
+def _shipped(
+    model: Network, batch_size: int, place: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]] | None:
+    """The test set that ships with the package and fits a model, on a device; None where nothing does."""
     try:
-        data = batches(model, sample(model), KINDS[about.kind].batch_size)
+        source = sample(model)
     except ValueError:
-        data = None  # nothing that ships fits this model: the figure is drawn without what needs data
-    if moving:
-        return plots.write_gif(part(model, "film")(model, defaults.chosen(data, about, 4)), output)
-    return plots.write(part(model, "figure")(model, names, data), output)
+        return None  # the figure is drawn without what needs data
+    return batches(model, source, batch_size, device=place)
 
 
 def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int = 0, **how: Any) -> Path:

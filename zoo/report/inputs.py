@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.data.classes import count_classes
 from zoo.data.pictures import ValueRange
 from zoo.data.readers import SAMPLES as FOLDER
-from zoo.data.transforms import of_input
+from zoo.data.transforms import device_of, of_input
 from zoo.nn.protocols import Input, Kind, Network, PrefersData, Samples
 
 # (kind, shape of a sample) -> what ships with the package and fits.
@@ -195,9 +195,9 @@ def _activations(source: str, about: Input) -> Any:
 
 
 def photographs(model: Network, most: int | None = None) -> tuple[list[str], Tensor]:
-    """Names and pixels, (B, C, H, W) in [0, 1], of the photographs that ship with the package, sized for a model."""
-    paths = sorted((FOLDER / "photos").glob("*.jpg"))[:most]
-    return [p.stem for p in paths], torch.stack([read_image(p, subject(model)) for p in paths])
+    """Names and pixels, (B, C, H, W) in [0, 1], of the photographs that ship with the package, for a model."""
+    paths, place = sorted((FOLDER / "photos").glob("*.jpg"))[:most], device_of(model)
+    return [p.stem for p in paths], torch.stack([read_image(p, subject(model)) for p in paths]).to(place)
 
 
 def read_image(path: Path, about: Input, value_range: ValueRange | None = None) -> Tensor:

@@ -1,6 +1,8 @@
 """Drawing that every family's figures share: pictures, signed pictures, one style, one way to write a file."""
 
 import math
+import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,20 +12,27 @@ import torch
 
 matplotlib.use("Agg")  # figures are files here, a screen is never needed
 
+from matplotlib import font_manager
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from zoo.data.classes import find
 from zoo.nn.protocols import Kind
 
-INK, QUIET, UP, DOWN = "#222222", "#8a8a8a", "#b2182b", "#2166ac"
+warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a name in a script that no font here has
+
+INK, QUIET, UP, DOWN, RIGHT = "#222222", "#6b6b6b", "#b2182b", "#2166ac", "#1b7837"
 MOSAIC = 16  # channels of a map that are shown, at most
 BARS = 64  # numbers of a vector that are shown as bars, at most
 
+FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "Microsoft YaHei", "Arial Unicode MS")
+
 plt.rcParams.update(
     {
+        "font.family": [name for name in FONTS if name in font_manager.get_font_names()],
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -137,22 +146,80 @@ def signed(ax: Axes, image: Tensor) -> None:
     _bare(ax)
 
 
-def scores(pictures: Sequence[Tensor], names: list[str], probabilities: Tensor, classes: list[str]) -> Figure:
-    """Pictures (C, H, W) with their names, and beside each its five likeliest classes of probabilities (B, O)."""
+def scores(
+    pictures: Sequence[Tensor],
+    names: list[str],
+    probabilities: Tensor,
+    classes: list[str],
+    truths: Sequence[str | None] | None = None,
+) -> Figure:
+    """Pictures (C, H, W) with their names, and beside each its five likeliest classes of probabilities (B, O).
+
+    Args:
+        truths: the true class of each by the name that its data gives it, None where it is not known. It is green and
+            among those drawn, whatever its score; what was predicted instead is red.
+    """
     wide = pictures[0].shape[2] / pictures[0].shape[1]
     fig, axes = plt.subplots(
-        len(pictures), 2, figsize=(3.4 + 1.4 * wide, 1.4 * len(pictures) + 0.4), squeeze=False, width_ratios=[wide, 2]
+        len(pictures),
+        2,
+        figsize=(4.2 + 1.4 * wide, 1.55 * len(pictures) + 0.3),
+        squeeze=False,
+        width_ratios=[wide, 2.4],
+        layout="constrained",
     )
-    for (left, right), image, name, p in zip(axes, pictures, names, probabilities):
+    probabilities = probabilities.detach().cpu().float()
+    for i, ((left, right), image, name, p) in enumerate(zip(axes, pictures, names, probabilities)):
         picture(left, image)
-        left.set_title(name, fontsize=8)
-        top = p.topk(min(5, len(p)))
-        right.barh(range(len(top.values)), top.values.tolist(), color=UP)
-        right.set_yticks(range(len(top.values)), [classes[c] for c in top.indices.tolist()], fontsize=7)
+        left.set_title(short(name), fontsize=8)
+        said = None if truths is None else truths[i]
+        true = None if said is None else find(said, classes)
+        order = p.topk(min(5, len(p))).indices.tolist()
+        if true is not None and true not in order:
+            order[-1] = true
+        guess = order[0]
+        colours = [RIGHT if c == true else UP if c == guess and true is not None else DOWN for c in order]
+        right.barh(range(len(order)), p[order].tolist(), color=colours)
+        right.set_yticks(range(len(order)), [short(classes[c], 28) for c in order], fontsize=7)
+        for c, tick in zip(order, right.get_yticklabels()):
+            tick.set_color(RIGHT if c == true else INK)
+        right.set_title(verdict(said, true, guess, classes), fontsize=8, color=INK if true is None else colours[0])
         right.set_xlim(0, 1)
+        right.tick_params(axis="x", labelsize=7, labelbottom=i == len(pictures) - 1)
         right.invert_yaxis()
-    fig.tight_layout()
-    return fig
+    axes[-1, 1].set_xlabel("probability that the model gives the class", fontsize=7)
+    known = truths is not None and any(truths)
+    told = " The true class is green; where another is likelier, that one is red." if known else ""
+    return caption(fig, f"What the classifier sees, and the five classes it finds likeliest.{told}")
+
+
+def verdict(said: str | None, true: int | None, guess: int, classes: list[str]) -> str:
+    """What a picture is and whether a model takes it for that; where that is not known, what it takes it for."""
+    if said is None:
+        return short(classes[guess], 28)
+    if true is None:
+        return f"{short(said, 28)}, which the model does not know"
+    return f"{short(said, 28)} ✓" if true == guess else f"✗ it is {short(said, 28)}"
+
+
+def short(name: str, most: int = 24) -> str:
+    """A name in one line for a figure, its middle left out where it is long; a dollar is no formula."""
+    name = "".join(c if c.isprintable() else "·" for c in name)
+    if len(name) > most:
+        name = f"{name[: most // 2]}…{name[len(name) - (most - most // 2 - 1) :]}"
+    return name.replace("$", r"\$")
+
+
+def caption(figure: Figure, text: str) -> Figure:
+    """The figure with a text below all that is drawn, in lines as wide as it is; a second one below the first."""
+    figure.canvas.draw()  # only now is it known where things are
+    figure.set_layout_engine("none")  # and there they stay
+    box = figure.get_tightbbox()  # in inches
+    wide, high = figure.get_size_inches()
+    lines = textwrap.wrap(text, max(60, round(15 * max(wide, box.width))))
+    at = (box.x0 + box.x1) / 2 / wide, (box.y0 - 0.08) / high
+    figure.text(*at, "\n".join(lines), ha="center", va="top", fontsize=8, color=QUIET)
+    return figure
 
 
 def in_motion(rows: Sequence[Tensor]) -> Tensor:

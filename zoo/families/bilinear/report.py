@@ -1,6 +1,6 @@
 """What `zoo eval` prints and `zoo show` draws of a bilinear classifier."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from zoo.data.classes import find
 from zoo.families.bilinear.model import (
     BilinearClassifier,
     Eigen,
@@ -22,6 +23,7 @@ from zoo.metrics.verdicts import Verdicts
 from zoo.report import plots
 
 GALLERY = ("bilinear_d256.mnist_noise", "what the logits of 0 to 7 look for, read from the weights")
+TOP = 10  # classes whose logits are drawn, at most
 KEPT = 15  # eigenvectors per class that the truncated accuracy is stated for
 
 
@@ -113,16 +115,23 @@ def figure(model: BilinearClassifier, classes: list[str], batches: Iterable[tupl
 
 
 @torch.no_grad()
-def explain(model: BilinearClassifier, images: Tensor, names: list[str], classes: list[str]) -> Figure:
-    """For each image: the logits, and the eigenvectors that made the winning one.
+def explain(
+    model: BilinearClassifier,
+    images: Tensor,
+    names: list[str],
+    classes: list[str],
+    truths: Sequence[str | None] | None = None,
+) -> Figure:
+    """For each image: the logits, and the eigenvectors that made the winning one; else the likeliest classes.
 
     Args:
         images: (B, C, H, W) in [0, 1].
         names: a title for each.
+        truths: the true class of each by name, None where it is not known.
     """
-    if not readable(model):
-        raise ValueError("only a model of one bilinear layer, without gate or residual, is read from its weights alone")
     model = model.eval()
+    if not readable(model):
+        return plots.scores(list(images), names, model(images).float().softmax(-1), classes, truths)
     eigen, logits = decompose(model.interactions()), model(images)
     shown = 5
     fig, axes = plt.subplots(
@@ -131,29 +140,35 @@ def explain(model: BilinearClassifier, images: Tensor, names: list[str], classes
         figsize=(11, 1.75 * len(images) + 0.6),
         squeeze=False,
         width_ratios=[1, 1.7] + [1] * shown,
+        layout="constrained",
     )
     for row, (image, name) in enumerate(zip(images, names)):
         winner = logits[row].argmax().item()
         h = model.embed(image.flatten()[None])[0]  # (D,)
         parts = eigen.values[winner] * (eigen.vectors[winner] @ h).square()  # (K,)
         plots.picture(axes[row, 0], image)
-        axes[row, 0].set_title(name, fontsize=8)
+        axes[row, 0].set_title(plots.short(name, 20), fontsize=8)
         bars = axes[row, 1]
-        bars.barh(
-            range(len(classes)),
-            logits[row].tolist(),
-            color=[plots.UP if c == winner else "#cccccc" for c in range(len(classes))],
-        )
-        bars.set_yticks(range(len(classes)), classes, fontsize=6)
+        said = None if truths is None else truths[row]
+        true = None if said is None else find(said, classes)
+        top = logits[row].topk(min(TOP, len(classes))).indices.sort().values.tolist()
+        colours = [plots.RIGHT if c == true else plots.UP if c == winner else "#cccccc" for c in top]
+        bars.barh(range(len(top)), logits[row, top].tolist(), color=colours)
+        bars.set_yticks(range(len(top)), [plots.short(classes[c], 16) for c in top], fontsize=6)
         bars.invert_yaxis()
         bars.tick_params(axis="x", labelsize=6)
-        bars.set_title(f"logits: {classes[winner]}", fontsize=8)
+        bars.set_title(f"logits: {plots.verdict(said, true, winner, classes)}", fontsize=8)
         for ax, k in zip(axes[row, 2:], parts.abs().argsort(descending=True)):
             plots.signed(ax, _pixels(model, eigen.vectors[winner, k]))
             share = 100 * parts[k] / logits[row, winner]
             ax.set_title(f"{share:+.0f} % of the logit", fontsize=7.5, color=plots.UP if parts[k] > 0 else plots.DOWN)
-    fig.tight_layout()
-    return fig
+    known = "the true class is green, " if truths is not None and any(truths) else ""
+    return plots.caption(
+        fig,
+        f"What the model is given; the logit of each class, {known}the likeliest red where it is another; and the "
+        "eigenvectors that gave most of the likeliest class's logit, each from blue, minus its largest value, over "
+        "white, 0, to red.",
+    )
 
 
 def readable(model: BilinearClassifier) -> bool:

@@ -1,7 +1,7 @@
 """What `zoo eval` prints and `zoo show` draws of a masked autoencoder and its classifier."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from matplotlib import pyplot as plt
@@ -26,20 +26,27 @@ def figure(model: MAE | MAEClassifier, classes: list[str], batches: Batches | No
 
 
 @torch.no_grad()
-def explain(model: MAE | MAEClassifier, images: Tensor, names: list[str], classes: list[str]) -> Figure:
+def explain(
+    model: MAE | MAEClassifier,
+    images: Tensor,
+    names: list[str],
+    classes: list[str],
+    truths: Sequence[str | None] | None = None,
+) -> Figure:
     """Image, masked, predicted, pasted, a row each, and the first image at growing mask ratios; or class scores.
 
     Args:
         images: (B, C, H, W) in [0, 1].
         names: a title for each.
+        truths: the true class of each by name, None where it is not known.
 
     Raises:
         ValueError: the model is an encoder alone.
     """
     model = model.eval()
     if isinstance(model, MAEClassifier):
-        return plots.scores(list(images), names, model(images).softmax(-1), classes)
-    columns = [images, *model.reconstruct(images, seeded_order(model, len(images), 0))]
+        return plots.scores(list(images), names, model(images).float().softmax(-1), classes, truths)
+    columns = [images, *model.reconstruct(images, seeded_order(model, len(images), 0).to(images.device))]
     titles = ["image", f"{1 - model.num_keep / model.num_patches:.0%} hidden", "prediction", "pasted"]
     rows, per_row = len(images), min(2, len(images))  # images side by side
     lines = -(-rows // per_row)
@@ -52,19 +59,22 @@ def explain(model: MAE | MAEClassifier, images: Tensor, names: list[str], classe
             if i < per_row:
                 ax.set_title(titles[j], fontsize=8)
             if j == 0:
-                ax.set_ylabel(names[i], fontsize=7)
+                ax.set_ylabel(plots.short(names[i], 15), fontsize=7)
     for k, ratio in enumerate(RATIOS):
         some = copy.copy(model)  # the same parameters, another count of kept patches
         some.num_keep = num_kept(model.grid, ratio, "random", 1)
-        pictures = some.reconstruct(images[:1], seeded_order(model, 1, 0))
+        pictures = some.reconstruct(images[:1], seeded_order(model, 1, 0).to(images.device))
         for j, picture in enumerate((pictures.masked, pictures.pasted)):
             ax = fig.add_subplot(grid[-1, 2 * k + j + k // 2])
             plots.picture(ax, picture[0])
             ax.set_xlabel(f"{ratio:.0%} hidden" if j == 0 else "pasted", fontsize=7)
+    about = (
+        "The picture; what the model sees of it; what it predicts of every patch, of which only the hidden ones are "
+        "trained; the hidden ones pasted beside what was seen. Last row: the first picture with more and more hidden."
+    )
     if model.target_kind == "norm_pixel":
-        note = "each hidden patch's own mean and contrast are put back, as in the paper's figures"
-        fig.text(0.5, 0.05, note, ha="center", fontsize=7, color=plots.QUIET)
-    return fig
+        about += " Each hidden patch's own mean and contrast are put back, as in the paper's figures."
+    return plots.caption(fig, about)
 
 
 def gallery(model: MAE, across: int) -> Tensor:

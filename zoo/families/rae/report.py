@@ -78,11 +78,12 @@ def samples(
         beside: the same noise again to the right, with so much guidance.
         how: keywords of `DiTDH.sample_latents`.
     """
-    every = labels.repeat_interleave(each)  # (R · each,)
+    place = model.pos_embed.device
+    every = labels.to(place).repeat_interleave(each)  # (R · each,)
     trace: list[Tensor] = []
 
     def draw(**how: Any) -> Tensor:
-        z = model.sample_latents(every, generator=torch.Generator().manual_seed(seed), **how)
+        z = model.sample_latents(every, generator=torch.Generator(place).manual_seed(seed), **how)
         images = torch.cat([model.decode(part) for part in z.split(64)])  # (R · each, 3, H, W)
         return images.unflatten(0, (len(labels), each))  # (R, each, 3, H, W)
 
@@ -106,4 +107,7 @@ def samples(
     ax = fig.add_subplot(grid[-1, :])
     plots.picture(ax, make_grid(moments, nrow=len(moments), padding=1, pad_value=1.0))
     ax.set_xlabel("the first image, as the model expects it from noise to the end", fontsize=7)
-    return fig
+    about = "What the model draws, a row for each class"
+    if beside is not None:
+        about += ", and the same noise led further towards the class by guidance"
+    return plots.caption(fig, f"{about}. Last row: how the first of them comes out of the noise.")

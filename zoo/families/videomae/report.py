@@ -1,6 +1,6 @@
 """What `zoo eval` prints and `zoo show` draws of a masked autoencoder of video and its classifier."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from matplotlib import pyplot as plt
@@ -32,12 +32,19 @@ def figure(model: VideoMAE | VideoMAEClassifier, classes: list[str], batches: Ba
 
 
 @torch.no_grad()
-def explain(model: VideoMAE | VideoMAEClassifier, clips: Tensor, names: list[str], classes: list[str]) -> Figure:
+def explain(
+    model: VideoMAE | VideoMAEClassifier,
+    clips: Tensor,
+    names: list[str],
+    classes: list[str],
+    truths: Sequence[str | None] | None = None,
+) -> Figure:
     """Frames, what the encoder sees of them, and the reconstruction, a strip each; or class scores.
 
     Args:
         clips: (B, F, C, H, W) in [0, 1].
         names: a title for each.
+        truths: the true class of each by name, None where it is not known.
 
     Raises:
         ValueError: the model is an encoder alone.
@@ -45,7 +52,7 @@ def explain(model: VideoMAE | VideoMAEClassifier, clips: Tensor, names: list[str
     model = model.eval()
     if isinstance(model, VideoMAEClassifier):
         strips = [plots.as_picture(clip[:: max(1, len(clip) // 4)], "clip") for clip in clips]  # (C, H, some W) each
-        return plots.scores(strips, names, model(clips).softmax(-1), classes)
+        return plots.scores(strips, names, model(clips).float().softmax(-1), classes, truths)
     rows, per_row = _rows(model, clips), min(2, len(clips))  # clips side by side
     lines, hidden = -(-len(clips) // per_row), 1 - model.num_keep / model.num_cubes
     fig = plt.figure(figsize=(5.6 * per_row, 2.35 * lines + 0.3))
@@ -56,14 +63,16 @@ def explain(model: VideoMAE | VideoMAEClassifier, clips: Tensor, names: list[str
             ax = fig.add_subplot(places[j])
             plots.sample(ax, pictures[i], "clip")
             if j == 0:
-                ax.set_title(names[i], fontsize=8)
+                ax.set_title(plots.short(names[i], 48), fontsize=8)
             if i % per_row == 0:
                 ax.set_ylabel(title, fontsize=7)
-    note = f"{hidden:.0%} of the cubes are hidden"
+    about = (
+        f"The frames of each clip, from left to right in time; what the model sees, {hidden:.0%} of the cubes hidden; "
+        "and those that were hidden as it predicts them, beside what it saw."
+    )
     if model.target_kind == "norm_pixel":
-        note += "; each hidden cube's own mean and contrast are put back, as in the paper's figures"
-    fig.text(0.5, 0.04, note, ha="center", fontsize=7, color=plots.QUIET)
-    return fig
+        about += " Each hidden cube's own mean and contrast are put back, as in the paper's figures."
+    return plots.caption(fig, about)
 
 
 @torch.no_grad()
@@ -79,5 +88,5 @@ def film(model: VideoMAE, clips: Tensor) -> Tensor:
 
 
 def _rows(model: VideoMAE, clips: Tensor) -> dict[str, Tensor]:
-    pictures = model.reconstruct(clips, seeded_order(model, len(clips), 0))
+    pictures = model.reconstruct(clips, seeded_order(model, len(clips), 0).to(clips.device))
     return {"clip": frames_of(clips, pictures.pasted), "masked": pictures.masked, "filled in": pictures.pasted}

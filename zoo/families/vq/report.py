@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from zoo.data.factors import RENDERED, render
+from zoo.data.transforms import device_of
 from zoo.families.vq.model import VQVAE
 from zoo.families.vq.prior import CodePrior
 from zoo.families.vq.qlae import LatentAutoencoder
@@ -19,8 +20,7 @@ from zoo.metrics.images import psnr
 from zoo.metrics.infomec import infomec
 from zoo.metrics.precise import double, exactly, single
 from zoo.nn.protocols import HasCodes
-from zoo.report import plots
-from zoo.report.defaults import samples
+from zoo.report import defaults, plots
 from zoo.report.inputs import photographs, total_of
 from zoo.report.quality import Quality, merged
 
@@ -28,7 +28,7 @@ Model = VQVAE | LatentAutoencoder | CodePrior
 GALLERY = ("vqvae_conv_small.cifar10", "photographs at 32 px, through 64 codes")
 Batches = Iterable[tuple[Tensor, Tensor]]
 STEPS = 7  # of a traversal through a latent that has no codes
-SHOWN = 10  # images in a row
+SHOWN = 8  # images in a row
 
 
 @torch.no_grad()
@@ -80,9 +80,10 @@ def figure(model: Model, classes: list[str], batches: Batches | None) -> Figure:
     """Shipped digits or photographs through the codes, factors of rendered scenes one by one, a prior's own images."""
     if isinstance(model, CodePrior):
         labels = torch.arange(model.num_classes) if model.num_classes else torch.tensor([-1])
-        return samples(model, labels, SHOWN, classes)
+        return defaults.samples(model, labels, defaults.DRAWN, classes)
     if isinstance(model, LatentAutoencoder) and model.takes.shape[0] == 3:
-        scene = render(torch.tensor([[1, 3, 2, 3, 4, 0, 3]]), model.takes.shape[-1])  # (1, 3, H, W)
+        place = device_of(model)
+        scene = render(torch.tensor([[1, 3, 2, 3, 4, 0, 3]]), model.takes.shape[-1]).to(place)  # (1, 3, H, W)
         return _traversals(model.eval(), scene[0], model.reconstruct(scene)[0], _meanings(model))
     if model.takes.shape[0] == 1 and batches is not None:
         images = next(iter(batches))[0]  # (B, 1, H, W), class after class
@@ -96,8 +97,8 @@ def _meanings(model: LatentAutoencoder) -> list[str]:
     """The factor of rendered scenes that each latent tells most of, and which share of it (normalised information)."""
     draw = torch.Generator().manual_seed(0)
     factors = torch.stack([torch.randint(n, (2000,), generator=draw) for n in RENDERED.values()], 1)  # (N, S)
-    x = render(factors, model.takes.shape[-1])  # (N, 3, H, W)
-    z = model.encode(x)  # (N, L)
+    x = render(factors, model.takes.shape[-1]).to(device_of(model))  # (N, 3, H, W)
+    z = model.encode(x).cpu()  # (N, L)
     scores = infomec(z, factors, discrete=not z.is_floating_point())
     share, best = scores.nmi.nan_to_num().max(0)  # (L,) twice
     names = list(RENDERED)
@@ -117,27 +118,9 @@ def explain(model: Model, images: Tensor, names: list[str], classes: list[str]) 
     model = model.eval()
     if isinstance(model, CodePrior):
         return _surprise(model, images, names)
-    recon = model.reconstruct(images)  # (B, C, H, W)
     if isinstance(model, LatentAutoencoder):
-        return _traversals(model, images[0], recon[0])
-    codes = model.encode(images)  # (B, h, w) or (B, h, w, codebooks)
-    codes = codes if codes.ndim == 3 else codes[..., 0]
-    rows = (images, recon, (recon - images).abs().mean(1, keepdim=True), codes)
-    titles = ("image", "reconstruction", "|difference|", f"codes, {model.quantizer.codebook_size} colours")
-    fig, axes = plt.subplots(len(rows), len(images), figsize=(1.5 * len(images) + 0.6, 6.3), squeeze=False)
-    colours = plots.colours(model.quantizer.codebook_size)  # (K, 3)
-    for row, title, line in zip(rows, titles, axes):
-        for ax, pixels, name in zip(line, row, names):
-            if row is codes:
-                ax.imshow(colours[pixels], interpolation="nearest")
-                ax.set_xticks([])
-                ax.set_yticks([])
-            else:
-                plots.picture(ax, pixels if row is not rows[2] else pixels / rows[2].max())
-            if row is images:
-                ax.set_title(name, fontsize=8)
-        line[0].set_ylabel(title, fontsize=8)
-    return fig
+        return _traversals(model, images[0], model.reconstruct(images[:1])[0])
+    return defaults.explain(model, images, names, classes)
 
 
 def _traversals(model: LatentAutoencoder, image: Tensor, recon: Tensor, meanings: list[str] | None = None) -> Figure:
@@ -147,11 +130,11 @@ def _traversals(model: LatentAutoencoder, image: Tensor, recon: Tensor, meanings
     if isinstance(quantizer, ScalarCodebooks):
         values = quantizer.values.sort(-1).values.expand(model.latents, -1)  # (L, V)
     elif isinstance(quantizer, VectorQuantizer):
-        pick = torch.linspace(0, quantizer.codebook_size - 1, STEPS).long()
+        pick = torch.linspace(0, quantizer.codebook_size - 1, STEPS).long().to(latents.device)
         values = quantizer.decode(pick).expand(model.latents, -1, -1)  # (L, V, D)
     else:
         span = latents.abs().max().clamp(min=1)
-        values = torch.linspace(-1, 1, STEPS).mul(span).expand(model.latents, -1)  # (L, V)
+        values = torch.linspace(-1, 1, STEPS, device=latents.device).mul(span).expand(model.latents, -1)  # (L, V)
     count = values.shape[1]
     fig, axes = plt.subplots(
         model.latents, count + 2, figsize=(0.72 * (count + 2), 0.72 * model.latents + 0.3), squeeze=False
@@ -171,7 +154,12 @@ def _traversals(model: LatentAutoencoder, image: Tensor, recon: Tensor, meanings
                 ax.set_title("image" if not j else "recon." if j == 1 else "", fontsize=7)
         line[-1].yaxis.set_label_position("right")
         line[-1].set_ylabel(f"z{i}  {meanings[i]}", fontsize=7, rotation=0, labelpad=4, va="center", ha="left")
-    return fig
+    about = (
+        "The picture, and what the model makes of it. To their right a row for each latent: it alone changes, from one "
+        "end of its values to the other"
+    )
+    known = any(meanings) and "; beside it, the factor that it tells most of, and which share of that (0 to 1)"
+    return plots.caption(fig, f"{about}{known or ''}.")
 
 
 def _likelihood(model: CodePrior, batches: Batches) -> dict[str, float]:
@@ -196,13 +184,19 @@ def _surprise(model: CodePrior, images: Tensor, names: list[str]) -> Figure:
     tokenizer = model.tokenizer
     assert isinstance(tokenizer, HasCodes)  # it made the codes
     recon = tokenizer.decode(out.indices)  # (B, C, H, W)
-    fig, axes = plt.subplots(3, len(images), figsize=(1.5 * len(images) + 0.6, 4.8), squeeze=False)
+    size = (1.5 * len(images) + 0.6, 4.9)
+    fig, axes = plt.subplots(3, len(images), figsize=size, squeeze=False, layout="constrained")
     for column, (image, again, surprise, name) in enumerate(zip(images, recon, nats, names)):
         plots.picture(axes[0, column], image)
         plots.picture(axes[1, column], again)
-        axes[2, column].imshow(surprise, vmin=0, vmax=math.log(model.codebook_size), interpolation="nearest")
+        axes[2, column].imshow(surprise.cpu(), vmin=0, vmax=math.log(model.codebook_size), interpolation="nearest")
         axes[2, column].set(xticks=[], yticks=[], xlabel=f"{surprise.sum() / math.log(2):.0f} bits")
-        axes[0, column].set_title(name, fontsize=8)
+        axes[0, column].set_title(plots.short(name), fontsize=8)
     for ax, title in zip(axes[:, 0], ("image", "reconstruction", "surprise")):
         ax.set_ylabel(title, fontsize=8)
-    return fig
+    most = f"{math.log(model.codebook_size):.1f} nats, what a blind guess costs"
+    return plots.caption(
+        fig,
+        "The picture; what its codes keep of it; and how much each code surprises the model, which knows those before "
+        f"it: from dark, 0, to yellow, {most}. Below, all together.",
+    )
