@@ -258,6 +258,15 @@ class RunState(Callback):
         np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))
 
 
+class LogShort(Callback):
+    """An epoch with fewer steps than `log_every_n_steps` is logged at its last one."""
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        steps = trainer.num_training_batches // trainer.accumulate_grad_batches  # a float where it has no end
+        own = vars(trainer)  # an attribute that Lightning does not annotate
+        own["log_every_n_steps"] = int(min(own["log_every_n_steps"], max(1, steps)))
+
+
 class CSVLog(CSVLogger):
     """Lightning's, in which neither a kill nor a full disk loses the rows so far."""
 

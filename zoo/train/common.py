@@ -147,7 +147,7 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
         names: list[str] = list(getattr(data, "classes", ()))
         known, count, found = names_of(self.model), count_classes(self.model), getattr(data, "num_classes", len(names))
         if found > count or (0 < found < count and (stage == "fit" or not known)):
-            raise ValueError(f"the data has {found} classes, the model {count}; set model.num_classes to {found}")
+            raise ValueError(f"the data has {found} classes, the model {count}; {self._other_classes(found)}")
         if names and known:
             head = "set model.reset_head for a new head" if isinstance(self.model, Classifies) else "leave weights out"
             self.matched = match(known, names, mend=f"{head}, or give the data the model's names")
@@ -188,6 +188,13 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
         self.looked = True
         return x, y
 
+    def _other_classes(self, count: int) -> str:
+        """What to do about another number of classes: a model that draws keeps those that it learned."""
+        if "num_classes" not in self.hparams:
+            return "give data with the model's"
+        fixed = self.hparams.weights is not None and not isinstance(self.model, Classifies)
+        return ("set model.weights to null and " if fixed else "set ") + f"model.num_classes to {count}"
+
     def labels(self, y: Tensor) -> Tensor:
         """The data's labels (B,) as the model's classes."""
         return y if self.matched is None else self.matched.labels(y)  # (B,)
@@ -213,14 +220,22 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
         self.log("train/loss", loss, prog_bar=True)
 
     def log_pictures(self, name: str, draw: Callable[[], Tensor], rows: int = 2) -> None:
-        """Images (B, C, H, W) in [0, 1] in so many rows; they are only made where a logger takes pictures."""
-        experiments: list[Any] = [getattr(logger, "experiment", None) for logger in self.loggers]
+        """Images (B, C, H, W) in [0, 1] in so many rows; they are only made where a logger takes pictures.
+
+        That is one with a `log_image(key, images, step)` of its own, as Weights & Biases', or whose experiment has
+        TensorBoard's `add_image`.
+        """
+        own: list[Any] = [logger for logger in self.loggers if hasattr(logger, "log_image")]
+        experiments: list[Any] = [getattr(logger, "experiment", None) for logger in self.loggers if logger not in own]
         boards = [experiment for experiment in experiments if hasattr(experiment, "add_image")]
-        if boards:
-            images = draw()
-            grid = make_grid(images, nrow=len(images) // rows)  # (C, H', W'); torchvision's nrow is of a row
-            for board in boards:
-                board.add_image(name, grid, self.global_step)
+        if not own and not boards:
+            return
+        images = draw()
+        grid = make_grid(images, nrow=len(images) // rows)  # (C, H', W'); torchvision's nrow is of a row
+        for logger in own:
+            logger.log_image(key=name, images=[grid], step=self.global_step)
+        for board in boards:
+            board.add_image(name, grid, self.global_step)
 
     def log_samples(self, sample: Callable[[Tensor], Tensor], num_classes: int) -> None:
         """Sixteen images that the model draws, of the classes in turn; `sample` takes labels, of which -1 is any."""

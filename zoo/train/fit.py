@@ -32,7 +32,7 @@ from zoo.hub.make import differing
 from zoo.nn.protocols import Input
 from zoo.redact import HIDDEN, public, redact, redacted
 from zoo.train import keys, parallel
-from zoo.train.callbacks import LAST, Begun, CSVLog, RunState, SaveSteps, Stop, Stopped, WriteAside
+from zoo.train.callbacks import LAST, Begun, CSVLog, LogShort, RunState, SaveSteps, Stop, Stopped, WriteAside
 from zoo.train.parse import parse, resolve
 
 FIGURES = ("model", "data", "trainer", "seed_everything")  # keys that they depend on, but for recipe.HARMLESS
@@ -195,12 +195,15 @@ def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | N
     callbacks[:] = [c for c in callbacks if not (isinstance(c, ModelCheckpoint) and c.dirpath is None)]
     callbacks += [
         stop,
+        LogShort(),
         ModelCheckpoint(run / LAST.parent, "last", save_on_train_epoch_end=True, enable_version_counter=False),
     ]
     if cli.config["save_steps"] is not None:
         callbacks.append(SaveSteps(run, cli.config["save_steps"]))
-    if cli.config["trainer"]["logger"] in (None, True):
-        trainer.loggers = [CSVLog(run, "logs"), TensorBoardLogger(str(run), "logs/tensorboard", version="")]
+    logger = cli.config["trainer"]["logger"]
+    if logger is not False:
+        given = [] if logger in (None, True) else trainer.loggers  # they join ours
+        trainer.loggers = [CSVLog(run, "logs"), TensorBoardLogger(str(run), "logs/tensorboard", version=""), *given]
     for part in (cli.model, cli.datamodule):  # what the loggers write down
         part._hparams_initial.update(redacted(dict(part.hparams_initial)))
     start = time.perf_counter()
