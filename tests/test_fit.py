@@ -18,7 +18,7 @@ from conftest import losses
 from zoo import cli, hub, recipe
 from zoo.data.batches import Batches
 from zoo.data.images import ImageData
-from zoo.train import fit
+from zoo.train import fit, keys
 from zoo.train.callbacks import LAST
 from zoo.train.classify import LitClassifier
 
@@ -438,3 +438,68 @@ def test_a_loss_that_is_not_finite_names_the_batch_and_the_last_checkpoint(tmp_p
     data = ImageData("samples/mnist")
     data.setup()
     assert torch.equal(data.splits["train"][1][named], labels)
+
+
+STUB = """
+from lightning.pytorch.loggers import Logger
+
+
+class Stub(Logger):
+    name, version, figures, pictures = "stub", "0", set(), {}
+
+    def log_metrics(self, metrics, step=None):
+        self.figures.update(metrics)
+
+    def log_hyperparams(self, params, *more, **others):
+        pass
+
+    def log_image(self, key, images, step=None, **more):
+        self.pictures[key] = images[0].shape
+"""
+
+
+def test_another_logger_joins_those_that_are_there_and_pictures_go_where_they_are_taken(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / "stub_logger.py").write_text(STUB)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = train(tmp_path / "runs", "mae/smoke", "--trainer.max_epochs", "1", "--trainer.logger", "stub_logger.Stub")
+    from stub_logger import Stub
+
+    assert {"train/loss", "val/loss"} <= Stub.figures
+    assert Stub.pictures["val/reconstruction"][0] == 3  # (C, H, W)
+    assert losses(run)
+    board = EventAccumulator(str(run / "logs" / "tensorboard"))
+    board.Reload()
+    assert "val/reconstruction" in board.Tags()["images"]
+
+
+def test_an_epoch_shorter_than_the_interval_of_logging_is_logged_at_its_last_step(tmp_path):
+    run = train(tmp_path, "bilinear/smoke", "--data.batch_size", "320", "--trainer.log_every_n_steps", "50")
+    assert list(losses(run)) == [1, 3]  # two epochs of two steps
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "flag"),
+    [
+        ("bilinear/mnist", "photos/", "--data.source=photos/"),
+        ("bilinear/mnist", "files/list.jsonl", "--data.source=files/list.jsonl"),
+        ("rae/in1k_ditdh_s", "latents", "--data.folder=latents"),
+    ],
+)
+def test_data_is_short_for_what_the_recipes_datamodule_reads(name, value, flag):
+    file = recipe.recipe_path(name)
+    for given in (["--data", value], [f"--data={value}"]):
+        assert keys.spelled_out(file, ["--seed_everything", "1", *given, "--data.seed", "3"]) == [
+            *("--seed_everything", "1", flag, "--data.seed", "3")
+        ]
+
+
+def test_data_still_names_another_datamodule(capsys):
+    file = recipe.recipe_path("bilinear/mnist")
+    for value in ("zoo.RandomImages", "ImageData", "data.yaml", '{"class_path": "zoo.ImageData"}'):
+        assert keys.spelled_out(file, ["--data", value]) == ["--data", value]
+    assert cli.main(["fit", "bilinear/smoke", "--data", "photos/"]) == 2
+    assert "its RandomImages makes its own samples and reads no --data photos/" in capsys.readouterr().err
+    assert cli.main(["fit", "bilinear/mnist", "--data"]) == 2
+    assert "--data without a value" in capsys.readouterr().err

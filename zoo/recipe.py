@@ -9,9 +9,11 @@ from typing import Any
 from zoo import registry
 from zoo.registry import suggest
 
+FINETUNE = "finetune_folder"  # what fits a folder of pictures
+
 FIT_HELP = """\
-zoo fit RECIPE|FILE [--runs FOLDER] [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE] [--seed_everything N]
-        [--save_steps N] [--skip_nonfinite N]
+zoo fit RECIPE|FILE [--data PATH] [--runs FOLDER] [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE]
+        [--seed_everything N] [--save_steps N] [--skip_nonfinite N]
 zoo fit --resume RUN [--model.KEY VALUE …]
 zoo fit RECIPE|FILE --run RUN …
 zoo fit RECIPE|FILE --help | --print_config
@@ -19,6 +21,7 @@ zoo fit RECIPE|FILE --help | --print_config
 RECIPE is a name that `zoo ls --recipes` shows, FILE a recipe of one's own (`zoo cp RECIPE FILE`).
 KEY is an argument of the recipe's LightningModule, its DataModule, or Lightning's Trainer: `zoo fit RECIPE --help`
 lists them with type, value and meaning, `zoo fit RECIPE --print_config` prints the recipe with all defaults filled in.
+--data PATH is short for the DataModule's first key, --data.source PATH; of a class, --data CLASS names the DataModule.
 
 Each run gets a directory of its own under runs/RECIPE/: the resolved recipe, the environment, checkpoints/, logs/
 (CSV and TensorBoard) and metrics.json. Ctrl-C and SIGTERM leave a checkpoint after the step in progress; --resume goes
@@ -29,7 +32,8 @@ that is not finite stops the run; with --skip_nonfinite, up to N such batches ar
 With --run the directory is that one: the command begins the run, and the same command again goes on with it, which is
 what a scheduler that stops and restarts it wants.
 
-zoo fit bilinear/mnist --data.source PATH_OR_HUB_ID --trainer.max_epochs 3"""
+zoo fit finetune_folder --data photos/          a classifier of one's own pictures, in folders by class
+zoo fit bilinear/mnist --data PATH_OR_HUB_ID --trainer.max_epochs 3"""
 
 VALIDATE_HELP = """\
 zoo validate RECIPE|FILE [--model.KEY VALUE …]
@@ -55,22 +59,28 @@ HARMLESS = (  # keys on which no figure depends
 
 
 def list_recipes(pattern: str = "*") -> list[str]:
-    """Names `family/name` of the recipes that ship with the package and match a shell pattern."""
+    """Names of the recipes that ship with the package and match a shell pattern: those of no family, `family/name`."""
+    own = sorted(p.stem for p in registry.RECIPES.glob("*.yaml"))
     names = sorted(f"{f.name}/{p.stem}" for f in registry.families().values() for p in f.recipes.glob("*.yaml"))
-    return [n for n in names if fnmatch.fnmatchcase(n, pattern)]
+    return [n for n in (*own, *names) if fnmatch.fnmatchcase(n, pattern)]
 
 
 def recipe_path(name: str) -> Path:
     """The file of a recipe, by name or path.
 
     Raises:
-        ValueError: neither a file nor a recipe; the message names the nearest ones.
+        ValueError: neither a file nor a recipe; the message names the nearest ones, and of a folder the command that
+            trains on it, or goes on with it.
     """
     family, _, stem = name.rpartition("/")
-    shipped = registry.families()[family].recipes / f"{stem}.yaml" if family in registry.families() else Path(name)
-    for path in (Path(name), shipped):
+    folders = {"": registry.RECIPES, **{f.name: f.recipes for f in registry.families().values()}}
+    for path in (Path(name), *(folder / f"{stem}.yaml" for known, folder in folders.items() if known == family)):
         if path.is_file():
             return path
+    if (Path(name) / "recipe.yaml").is_file():
+        raise ValueError(f"{name} is a run, no recipe; zoo fit --resume {name} goes on with it")
+    if Path(name).is_dir():
+        raise ValueError(f"{name} is a folder, no recipe; zoo fit {FINETUNE} --data {name} trains on its pictures")
     raise ValueError(
         f"no recipe {name!r}{suggest(name, list_recipes())}; `zoo ls --recipes` lists them, or give a file"
     )

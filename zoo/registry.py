@@ -16,6 +16,7 @@ from typing import Any
 
 GROUP = "latentzoo.families"  # of entry points
 HOUSE = Path(__file__).parent
+RECIPES = HOUSE / "recipes" if (HOUSE / "recipes").is_dir() else HOUSE.parent / "recipes"  # wheel, or checkout
 
 CAPABILITIES = (
     *("HasFeatures", "HasTokens", "Reconstructs", "HasLatents", "HasCodes", "FillsIn", "Classifies", "Samples"),
@@ -227,9 +228,8 @@ def _known() -> MappingProxyType[str, tuple[Family, Facts]]:
 
 
 def _house() -> list[Family]:
-    recipes = HOUSE / "recipes" if (HOUSE / "recipes").is_dir() else HOUSE.parent / "recipes"  # wheel, or checkout
     folders = sorted(path.parent for path in (HOUSE / "families").glob("*/facts.py"))
-    return [Family(f.name, f"zoo.families.{f.name}", f, HOUSE / "checkpoints", recipes / f.name) for f in folders]
+    return [Family(f.name, f"zoo.families.{f.name}", f, HOUSE / "checkpoints", RECIPES / f.name) for f in folders]
 
 
 def _brought() -> Iterator[Family]:

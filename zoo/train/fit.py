@@ -100,6 +100,7 @@ def fit(argv: list[str]) -> int:
         run, overrides = Path(resumed), argv
         if not (run / "recipe.yaml").is_file():
             raise ValueError(f"{run} is no run to resume: it needs recipe.yaml; runs lie under runs/RECIPE/")
+        overrides = keys.spelled_out(run / "recipe.yaml", overrides)
         cli = parse(run / "recipe.yaml", [*keys.as_begun(run / "recipe.yaml", overrides), *overrides])
         if HIDDEN in f"{cli.config['model']} {cli.config['data']}":
             raise ValueError(

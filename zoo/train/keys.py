@@ -18,11 +18,13 @@ import yaml
 
 import zoo
 from zoo import hub, recipe, registry
+from zoo.data.images import ImageData
 from zoo.nn.signatures import Argument, arguments
 
 ROLES = {"model": L.LightningModule, "data": L.LightningDataModule}
 WIDTH, CELL = 120, 26  # of a line of help, and of its columns
 UNREADABLE = (OSError, yaml.YAMLError, AttributeError, ImportError, LookupError, TypeError, ValueError)
+ABOUT = ("source", "folder")  # what a DataModule reads, of its keys
 OWN = {
     "seed_everything": Argument("int | bool", 0, "of all that is drawn at random."),
     "expect": Argument("dict | None", None, "the figure that the recipe should reach: metric, value, about."),
@@ -46,6 +48,41 @@ def as_begun(file: Path, overrides: list[str]) -> list[str]:
         older = {key: value for key, value in getattr(kind, "older", {}).items() if key in keys_of(kind)}
         flags = [f"--data.{key}={json.dumps(value)}" for key, value in older.items() if key not in given]
     return flags
+
+
+def spelled_out(file: Path, overrides: list[str]) -> list[str]:
+    """`--data PATH` as the flag of what the recipe's DataModule is about, ImageData's `source`, LatentData's `folder`.
+
+    A class, a file of its keys and JSON stay: that is how the parser is told of another DataModule.
+
+    Raises:
+        ValueError: the DataModule reads nothing, or --data without a value.
+    """
+    at = next((i for i, flag in enumerate(overrides) if flag == "--data" or flag.startswith("--data=")), None)
+    if at is None:
+        return overrides
+    _, equals, value = overrides[at].partition("=")
+    before, after = overrides[:at], overrides[at + 1 :]
+    if not equals and (not after or after[0].startswith("--")):
+        raise ValueError("--data without a value; give a folder, --data photos/")
+    value, after = (value, after) if equals else (after[0], after[1:])
+    classes = [name for name in zoo.__all__ if name.endswith("Data")]
+    if value.endswith((".yaml", ".yml")) or value.startswith("{") or value in classes or _is_class(value):
+        return overrides
+    kind = named(file, [*before, *after]).classes.get("data", ImageData)
+    first = next((key for key in keys_of(kind) if key in ABOUT), None)
+    if first is None:
+        raise ValueError(f"{file}: its {kind.__name__} makes its own samples and reads no --data {value}; leave it out")
+    return [*before, f"--data.{first}={value}", *spelled_out(file, after)]
+
+
+def _is_class(value: str) -> bool:
+    """Whether a value is a class by its full name, package.module.CLASS."""
+    found: object = None
+    if re.fullmatch(r"\w+(\.\w+)+", value) and not Path(value).exists():
+        with contextlib.suppress(*UNREADABLE):
+            found = pkgutil.resolve_name(value)
+    return inspect.isclass(found)
 
 
 def named(file: Path, overrides: list[str]) -> Named:

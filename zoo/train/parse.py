@@ -15,7 +15,11 @@ from zoo.train.optim import Guarded
 
 # Lightning advertises packages at every start; whoever reads a run's output is looking for something else.
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
+saves = logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector")
+saves.addFilter(lambda record: "`weights_only` was not set" not in record.getMessage())
 warnings.filterwarnings("ignore", message=".*treespec.*")
+warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")  # the last step of it is logged
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # what fits is decoded before, in memory
 
 
 def parse(file: Path, overrides: list[str]) -> LightningCLI:
@@ -45,6 +49,7 @@ def resolve(file: Path, overrides: list[str]) -> jsonargparse.Namespace:
 
 
 def _parse(kind: type[LightningCLI], file: Path, overrides: list[str]) -> LightningCLI:
+    overrides = keys.spelled_out(file, overrides)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "LightningCLI's args parameter")
         try:
