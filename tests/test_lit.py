@@ -37,6 +37,7 @@ TINY_RAE |= {"grid": 8, "dim": 32, "depth": 1, "heads": 2, "hidden": 64}
 SMALL = {
     "LitAutoencoder": {"arch": "vqvae_conv_small", "arch_args": TINY_VQ},
     "LitClassifier": {"arch": "bilinear_d64"},
+    "LitFinetune": {"arch": "mae_vit_tiny_classifier"},
     "LitMAE": {"arch": "mae_vit_tiny", "arch_args": TINY_MAE},
     "LitVQ": {"arch": "vqvae_conv_small", "arch_args": TINY_VQ},
     "LitVQGAN": {"arch": "vqgan_f16", "arch_args": TINY_GAN, "perceptual_weight": 0.0},
@@ -78,6 +79,7 @@ def test_all_keywords_are_hyperparameters_and_another_one_is_refused(name):
 ALONE = {
     "LitAutoencoder": ("vqvae_conv_small", 1e-3),
     "LitClassifier": ("bilinear_d64", 1e-3),
+    "LitFinetune": ("mae_vit_tiny_classifier", 1e-3 * 0.75**13),  # of its first layer
     "LitMAE": ("mae_vit_tiny", 1.5e-4 * 2 / 256),
     "LitVQ": ("vqvae_conv_small", 2e-4),
     "LitVQGAN": ("vqgan_f4", 1.152e-3 * 2 / 256),

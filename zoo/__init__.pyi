@@ -73,6 +73,7 @@ from zoo.registry import list_weights as list_weights
 from zoo.registry import weights_info as weights_info
 from zoo.train.autoencode import LitAutoencoder as LitAutoencoder
 from zoo.train.classify import LitClassifier as LitClassifier
+from zoo.train.finetune import LitFinetune as LitFinetune
 from zoo.train.mask import LitMAE as LitMAE
 
 __version__: str

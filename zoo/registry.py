@@ -32,6 +32,7 @@ PUBLIC = {
     "convert": "zoo.hub.foreign",
     "LitAutoencoder": "zoo.train.autoencode",
     "LitClassifier": "zoo.train.classify",
+    "LitFinetune": "zoo.train.finetune",
     "LitMAE": "zoo.train.mask",
     "ImageData": "zoo.data.images",
     "ClipData": "zoo.data.clips",
@@ -43,7 +44,7 @@ PUBLIC = {
     **dict.fromkeys(("Input", "Model", *CAPABILITIES), "zoo.nn.protocols"),
 }
 
-SHARES = ("acc", "knn", "accuracy", "top5")  # figures that are logged as a share of 1 and told in percent
+SHARES = ("acc", "probe_acc", "knn", "accuracy", "top5")  # figures that are logged as a share of 1 and told in percent
 UNITS = {"psnr": "dB"}  # of others that have one
 
 PERMISSIVE = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0")

@@ -89,6 +89,9 @@ def _open_lightning(file: Path, mmap: bool) -> Source:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} does not say how its model is made ({error}); train it again") from error
     check_arch(checkpoint["zoo"], file)
+    if "kept" in checkpoint:  # by a training that keeps its best weights beside the last ones
+        kept = plain_tensors(checkpoint["kept"], file)
+        return Source(checkpoint["zoo"], file, lambda: {TORCHS.sub("", k): v for k, v in kept.items()})
     tensors = plain_tensors(checkpoint["state_dict"], file)
     averaged = "average.module."  # a moving average is what was evaluated
     prefix = averaged if any(k.startswith(averaged) for k in tensors) else "model."

@@ -33,6 +33,7 @@ from zoo.nn.protocols import Input
 from zoo.redact import HIDDEN, public, redact, redacted
 from zoo.train import keys, parallel
 from zoo.train.callbacks import LAST, Begun, CSVLog, LogShort, RunState, SaveSteps, Stop, Stopped, WriteAside
+from zoo.train.finetune import LitFinetune
 from zoo.train.parse import parse, resolve
 
 FIGURES = ("model", "data", "trainer", "seed_everything")  # keys that they depend on, but for recipe.HARMLESS
@@ -91,6 +92,7 @@ def fit(argv: list[str]) -> int:
     made: list[Path] = []
     if resumed is None:
         name, overrides = argv[0], argv[1:]
+        _wants_data(name, overrides)
         cli = parse(recipe.recipe_path(name), overrides)
         # Of several processes, the first one makes the directory and writes into it; the others need no place.
         run = Path(place or root)
@@ -125,6 +127,13 @@ def fit(argv: list[str]) -> int:
     return status
 
 
+def _wants_data(name: str, overrides: list[str]) -> None:
+    """See that a folder is given to the recipe that has none of its own."""
+    given = ("--data", "--data.source", "--data.init_args.source", "--print_config")
+    if name == recipe.FINETUNE and not any(flag.partition("=")[0] in given for flag in overrides):
+        raise ValueError(f"{name} is for pictures of your own; give their folder: zoo fit {name} --data photos/")
+
+
 def describe(argv: list[str]) -> int:
     """Print what can be set in a recipe, with what the rest of the command line sets already."""
     argv, _ = _take(argv, "--runs")
@@ -136,6 +145,7 @@ def describe(argv: list[str]) -> int:
 @_one_line()
 def validate(argv: list[str]) -> int:
     """Build a recipe, run one batch of each loop, print what goes in; no files are left."""
+    _wants_data(argv[0], argv[1:])
     overrides = [*argv[1:], "--trainer.fast_dev_run", "1", "--trainer.enable_progress_bar", "false"]
     cli = parse(recipe.recipe_path(argv[0]), overrides)
     data, model = cli.datamodule, cli.model
@@ -236,6 +246,8 @@ def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | N
         return 128 + signum
     seconds = time.perf_counter() - start
     validated = state.figures | dict(trainer.callback_metrics)
+    if isinstance(cli.model, LitFinetune):
+        validated |= cli.model.kept_figures
     (figures,) = trainer.test(cli.model, cli.datamodule, verbose=False)
     if not trainer.is_global_zero:
         return 0
@@ -254,6 +266,8 @@ def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | N
     _write_json(run / "metrics.json", measured)
     for key, value in figures.items():
         print(f"{key:<12} {value:.4f}")
+    if isinstance(cli.model, LitFinetune):
+        print(cli.model.said)
     if split != "test":
         print(f"{measured['data']} has no test set with labels: these are of its {split} split")
     if expect.get("value") is not None:
