@@ -233,20 +233,20 @@ def test_figures_that_need_labels_are_left_out_in_words():
         assert found["notes"] == dict.fromkeys(("knn", "linear"), f"left out: the {which} samples have no labels")
 
 
-def test_pictures_that_are_only_there_to_test_are_a_bank_for_one_another(tmp_path, capsys):
+def test_pictures_without_a_training_set_are_a_bank_for_one_another(tmp_path, capsys):
     for kind, grey in (("dark", 0), ("light", 255)):
         (tmp_path / "photos" / kind).mkdir(parents=True)
         for k in range(4):
             Image.new("RGB", (32, 32), (grey, grey, 8 * k)).save(tmp_path / "photos" / kind / f"{k}.png")
     model = str(hub.save(zoo.create("mae_vit_tiny", image_size=32, patch_size=8), tmp_path / "model"))
-    assert cli.main(["eval", model, str(tmp_path / "photos")]) == 2
-    said = capsys.readouterr().err
-    assert "photos has no test split, only train; add one, of a folder as test/ in it, or hold out a share" in said
     (tmp_path / "mine").mkdir()
-    (tmp_path / "photos").rename(tmp_path / "mine" / "test")
-    assert cli.main(["eval", model, str(tmp_path / "mine")]) == 0
-    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (figures["bank"], figures["images"], figures["split"]) == (4, 8, "test")
+    for folder, split in (("photos", "all"), ("mine", "test")):
+        assert cli.main(["eval", model, str(tmp_path / folder)]) == 0
+        figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (figures["bank"], figures["images"], figures["split"]) == (4, 8, split)
+        assert "4 of the samples were asked about, the other 4 are the bank" in figures["notes"]["knn"]
+        if folder == "photos":
+            (tmp_path / "photos").rename(tmp_path / "mine" / "test")
 
 
 @pytest.mark.parametrize("size", ["0", "-3"])

@@ -112,7 +112,7 @@ def _again(model: Network, data: Any, batch_size: int, split: str, place: torch.
 
     def once() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         some = batches(model, data, batch_size, split, place)
-        return shown(some, lambda batch: len(batch[0]), total, f"{split} samples")
+        return shown(some, lambda batch: len(batch[0]), total, f"{subject(model).kind}s")
 
     return Again(once, total)
 

@@ -27,6 +27,8 @@ def separation(bank: tuple[Tensor, Tensor] | None, queries: Tensor, labels: Tens
     for what, y in (("test", labels), ("training", labels if bank is None else bank[1])):
         if not scored(y):
             return _left_out(f"the {what} samples have no labels")
+        if int(y.min()) == int(y.max()):
+            return _left_out(f"the {what} samples are all of one class")
     notes = {}
     if bank is None:
         if len(labels) < 2:

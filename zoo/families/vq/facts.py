@@ -147,7 +147,7 @@ OFFICIAL = [
 
 JPEG = "CIFAR-10 (JPEG) test"
 ERROR = "mean squared error over the variance of the test pixels; the authors' example ends at 0.056; `zoo eval`"
-TOGETHER = "of the mean squared error of all images; `zoo eval`"
+TOGETHER = "of the mean squared error of all images; psnr_of_mse of `zoo eval`"
 SCENES = "rendered scenes, 10,000 unseen draws"
 INFOMEC = "the standalone definition of Hsu et al. 2023; `zoo eval`"
 READ = "by bilinear_d256.mnist, seed 0, `python -m benchmarks.samples`; "
