@@ -27,7 +27,7 @@ def run(capsys, *argv):
 
 
 def test_ls_shows_models_weights_and_recipes(capsys):
-    status, out, _ = run(capsys, "ls")
+    status, out, _ = run(capsys, "ls", "--all")
     assert status == 0
     for word in ("bilinear_d256.mnist", "bilinear/smoke", "bilinear_d512_l3"):
         assert word in out

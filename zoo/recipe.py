@@ -149,7 +149,8 @@ def differing(run: dict[str, Any], name: str, commands: Sequence[str] = ()) -> d
     asked = {key for key in own if key in typed or key.rpartition(".")[0] in typed | free}
     other = {key: own[key] for key in own if key in recipe and not _same(recipe[key], own[key])}
     other |= {key: own[key] for key in own if key in asked - recipe.keys() and own[key] is not None}
-    return {key: value for key, value in other.items() if not key.startswith("expect") and not key.endswith(HARMLESS)}
+    told = [key for key in other if not key.startswith("expect") and not key.endswith(HARMLESS)]
+    return {key: other[key] for key in sorted(told, key=lambda key: not key.startswith("model"))}  # what tells most
 
 
 def flat(said: dict[str, Any]) -> dict[str, Any]:

@@ -355,7 +355,7 @@ def family_of(arch: str) -> str:
         ValueError: there is no such arch; the message names the nearest ones.
     """
     if arch not in archs():
-        raise ValueError(f"no arch {arch!r}{suggest(arch, archs())}; `zoo ls` lists them")
+        raise ValueError(f"no arch {arch!r}{suggest(arch, archs())}; `zoo ls --all` lists them")
     return archs()[arch]
 
 
@@ -387,7 +387,7 @@ def weights_info(name: str) -> Weights:
     family_of(arch)
     tags = [w.tag for w in records().values() if w.arch == arch]
     if not tags:
-        raise ValueError(f"no weights for {arch}; train some with a recipe, `zoo ls --recipes` lists them")
+        raise ValueError(f"no weights for {arch}; train some with a recipe, `zoo info {arch}` names those there are")
     problem = f"{arch} has no weights {tag!r}" if dot else f"{name!r} names an arch, not weights"
     raise ValueError(f"{problem}; it has {', '.join(f'{arch}.{t}' for t in tags)}")
 

@@ -15,9 +15,12 @@ from zoo.cli import applying, catalogue, giving, running, storing, training
 from zoo.redact import redact
 
 HELP = """\
-zoo ls ['mae*'] [--pretrained] [--licence permissive] [--recipes] [--json]
-                                    what there is: models, weights, recipes
-zoo info NAME [--json]              metrics and their protocol, licence, sha256, recipe, command, cost
+zoo ls ['mae*'] [--all] [--pretrained] [--licence permissive] [--recipes] [--json]
+                                    what ships; what there is: models, weights, recipes
+zoo info NAME|ARCH|RECIPE|RUN|FOLDER [--json]
+                                    all that is known: figures and their protocol, licence, sha256, data, cost
+zoo runs [DIR …] [--sort best] [-o curves.png] [--json]
+                                    what runs have come to; their curves
 zoo cp RECIPE FILE                  a recipe of one's own
 zoo validate RECIPE|FILE [--…]      parse it, build it, run one batch, print the shapes; --estimate: memory and time
 zoo fit RECIPE|FILE [--model.lr 1e-4 …]
@@ -36,16 +39,16 @@ zoo similar FEATURES PICTURE… -o FILE.png [--count 8] [--json]
                                     the nearest of what was embedded, as a picture and a table
 zoo codes MODEL SOURCE… -o OUT.parquet|.npy
                                     the codes of each picture, where latents are discrete
-zoo export RUN|CKPT|NAME FOLDER [--to safetensors|timm|diffusers|onnx] [--half]
-zoo push FOLDER|NAME ORG/NAME [--dry-run FOLDER]
+zoo export RUN|CKPT|NAME -o FOLDER [--to safetensors|timm|diffusers|onnx] [--half] [--licence ID]
+zoo push RUN|FOLDER|NAME ORG/NAME [--licence ID] [-o FOLDER]
                                     publish on the Hugging Face Hub, or write what would be published
 zoo verify NAME                     hash, strict load, golden outputs
-zoo convert FILE ARCH FOLDER [--take model|ema] [--stats FILE] [--args JSON]
+zoo convert FILE ARCH -o FOLDER [--take model|ema] [--stats FILE] [--args JSON]
                                     somebody else's checkpoint into a folder of ours; what was taken is said
 zoo latents MODEL SOURCE -o FOLDER [--flip]
                                     a data set through an encoder, once, for a diffusion recipe
-zoo shard SOURCE FOLDER [--image-size N]
-zoo shard --index PLACE [FOLDER]    a data set as tar files to stream, or a manifest of tar files that are there
+zoo shard SOURCE -o FOLDER [--image-size N]
+zoo shard --index PLACE [-o FOLDER] a data set as tar files to stream, or a manifest of tar files that are there
 zoo cache ls
 zoo cache prune --older-than DAYS | --size 20GB | --all
                                     decoded images that stay on the disk
@@ -152,6 +155,7 @@ def _unread(error: Exception) -> bool:
 VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "ls": catalogue.ls,
     "info": catalogue.info,
+    "runs": catalogue.runs,
     "cp": catalogue.cp,
     "validate": training.validate,
     "fit": training.fit,

@@ -1,48 +1,85 @@
-"""`zoo ls`, `zoo info`, `zoo cp`: what there is. Facts alone, without torch."""
+"""`zoo ls`, `zoo info`, `zoo runs`, `zoo cp`: what there is. Facts alone; torch where a repository is asked."""
 
 import json
+import math
+import re
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from zoo import recipe, registry
-from zoo.cli.flags import new_parser
+from zoo.cli.flags import MODEL, check_output, new_parser
+
+RUNS = Path("runs")
+EMPTY: tuple[Any, ...] = (None, False, (), [], {}, "")  # what `zoo info` leaves out
+METRIC = {"name", "value", "unit", "data", "protocol"}
 
 
 def ls(argv: list[str]) -> None:
-    parser = new_parser("ls", "List models, weights and recipes.")
-    parser.add_argument("pattern", nargs="?", default="*", help="shell pattern of names, 'bilinear*'")
+    parser = new_parser("ls", "What ships, and how much more there is; with a pattern or a flag, all that matches.")
+    parser.add_argument("pattern", nargs="?", help="shell pattern of names, 'bilinear*'")
+    parser.add_argument("--all", action="store_true", help="every model, all weights and recipes")
     parser.add_argument("--pretrained", action="store_true", help="weights only")
-    parser.add_argument("--licence", choices=("permissive", "any"), default="any", help="of the weights")
+    parser.add_argument("--licence", choices=("permissive", "any"), help="of the weights")
     parser.add_argument("--recipes", action="store_true", help="recipes only")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
+    pattern = args.pattern or "*"
     matches = [
         w
         for w in registry.records().values()
-        if w.name in registry.list_weights(args.pattern) or w.arch in registry.list_models(args.pattern)
+        if w.name in registry.list_weights(pattern) or w.arch in registry.list_models(pattern)
     ]
-    weights = [w for w in matches if args.licence == "any" or w.permissive]
-    archs = [] if args.pretrained or args.recipes else registry.list_models(args.pattern)
-    names = recipe.list_recipes(args.pattern) if args.recipes or not (args.pretrained or args.licence != "any") else []
-    if args.recipes:
-        weights = []
+    weights = [] if args.recipes else [w for w in matches if args.licence != "permissive" or w.permissive]
+    archs = [] if args.pretrained or args.recipes else registry.list_models(pattern)
+    names = (
+        recipe.list_recipes(pattern) if args.recipes or not (args.pretrained or args.licence == "permissive") else []
+    )
     if not (archs or weights or names):
-        known = [*registry.list_models(), *registry.list_weights(), *recipe.list_recipes()]
-        raise ValueError(f"nothing matches {args.pattern!r}{registry.suggest(args.pattern, known)}; `zoo ls` lists all")
+        raise ValueError(f"nothing matches {pattern!r}{registry.suggest(pattern, _names())}; `zoo ls --all` lists all")
     if args.json:
         rows = {"archs": archs, "weights": [asdict(w) for w in weights], "recipes": names}
         print(json.dumps(rows, ensure_ascii=False))
-        return
+    elif args.pattern or args.all or args.pretrained or args.licence or args.recipes:
+        _listing(archs, weights, names)
+    else:
+        print("\n".join(_screen()))
+
+
+def _listing(archs: list[str], weights: list[registry.Weights], recipes: list[str]) -> None:
     for title, lines in (
         ("archs", [(a, registry.summary(a)) for a in archs]),
         ("weights", [(w.name, _figures(w)) for w in weights]),
-        ("recipes", [(n, recipe.about(n)) for n in names]),
+        ("recipes", [(n, recipe.about(n)) for n in recipes]),
     ):
         if lines:
             width = max(len(name) for name, _ in lines)
             print(title)
             for name, text in lines:
                 print(f"  {name:<{width}} {text}")
+
+
+def _screen() -> Iterator[str]:
+    """What ships first, then a line a family, then recipes: one screen."""
+    here = [w for w in registry.records().values() if w.embedded]
+    width = max(len(w.name) for w in here)
+    yield "weights that ship with the package: zoo show NAME, zoo eval NAME, zoo info NAME"
+    for w in here:
+        figure = f"{w.metrics[0].name} {w.metrics[0].value:g} {w.metrics[0].unit}" if w.metrics else ""
+        yield f"  {w.name:<{width}}  {figure:<29} {w.size / 1e6:4.1f} MB"
+    yield "families"
+    recipes = recipe.list_recipes()
+    for family in registry.families():
+        facts = registry.facts(family)
+        more = sum(not w.embedded for w in facts.weights)
+        own = sum(name.startswith(f"{family}/") for name in recipes)
+        yield f"  {family:<9} {len(facts.archs):>2} archs, {more:>2} weights to fetch, {own:>2} recipes  {facts.title}"
+    for name in (name for name in recipes if "/" not in name):
+        yield f"your own pictures: zoo fit {name} --data FOLDER"
+    first = next(iter(registry.families()))
+    yield f"all: zoo ls --all; {len(recipes)} recipes: zoo ls --recipes; one family's: zoo ls '{first}*'"
 
 
 def _figures(w: registry.Weights) -> str:
@@ -55,27 +92,222 @@ def _figures(w: registry.Weights) -> str:
 
 
 def info(argv: list[str]) -> None:
-    parser = new_parser("info", "All that is known of an arch or of weights.")
-    parser.add_argument("name", help="arch or arch.tag")
+    parser = new_parser("info", "All that is known of an arch, weights, a recipe, a run or a checkpoint folder.")
+    parser.add_argument("name", help=f"an arch, a recipe or its file, {MODEL}")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
-    if args.name in registry.archs():
-        row = {"arch": args.name, "family": registry.family_of(args.name), "summary": registry.summary(args.name)}
-        row["weights"] = registry.list_weights(f"{args.name}.*")
-    else:
-        record = registry.weights_info(args.name)
-        row = asdict(record) | {"classes": record.classes}
+    row = _about(args.name)
     if args.json:
-        print(json.dumps(row, ensure_ascii=False))
+        print(json.dumps(_finite(row), ensure_ascii=False))
         return
-    metrics = row.pop("metrics", ())
+    metrics, commands = row.pop("metrics", ()), row.pop("next", ())
+    row = {key: value for key, value in (_in_words(row) if "run" in row else row).items() if value not in EMPTY}
+    width = max(11, *map(len, row))
     for key, value in row.items():
-        if key == "classes" and len(value) > 20:
-            value = [f"{len(value)}: {', '.join(value[:5])}, …"]
-        if value not in (None, (), {}, ""):
-            print(f"{key:<11} {', '.join(map(str, value)) if isinstance(value, tuple | list) else value}")
+        print(f"{key:<{width}} {_line(key, value)}")
     for m in metrics:
-        print(f"{'metric':<11} {m['name']} {m['value']:g} {m['unit']} on {m['data']}: {m['protocol']}")
+        print(f"{'metric':<{width}} {m['name']} {m['value']:g} {m['unit']} on {m['data']}: {m['protocol']}")
+    for command in commands:
+        print(f"{'next':<{width}} {command}")
+
+
+def _line(key: str, value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{k}={v}" for k, v in value.items()]
+    if key in ("classes", "recipes") and len(value) > 20:
+        value = [f"{len(value)}: {', '.join(value[:5])}, …"]
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _about(name: str) -> dict[str, Any]:
+    """What is known of a name or place; "next" are commands that go on from there.
+
+    Raises:
+        ValueError: it is nothing that is known; the nearest names of all kinds are told.
+    """
+    place = Path(name)
+    if name in registry.archs():
+        return _about_arch(name)
+    if name in registry.records():
+        record = registry.weights_info(name)
+        return asdict(record) | {"classes": record.classes, "next": _uses(name)}
+    if name in recipe.list_recipes() or place.suffix in (".yaml", ".yml"):
+        return _about_recipe(name)
+    if name.startswith("hf://"):
+        from zoo.hub.places import hub_folder
+
+        return _about_folder(hub_folder(name)[0], name)
+    if (place / "config.json").is_file():
+        return _about_folder(place, name)
+    if place.is_dir() or (place.suffix == ".ckpt" and place.is_file()):
+        return _about_run(place)
+    if "/" not in name and name.partition(".")[0] in registry.archs():
+        registry.weights_info(name)  # which says what tags there are
+    raise ValueError(
+        f"no arch, weights, recipe, run or folder {name!r}{registry.suggest(name, [*_names(), *_runs()])}; "
+        "`zoo ls --all` and `zoo runs` list them"
+    )
+
+
+def _names() -> list[str]:
+    return [*registry.list_models(), *registry.list_weights(), *recipe.list_recipes()]
+
+
+def _runs() -> list[str]:
+    from zoo.report import history
+
+    return list(map(str, history.find([RUNS]))) if any(RUNS.glob("*/*")) else []
+
+
+def _about_arch(name: str) -> dict[str, Any]:
+    uses = re.compile(rf"^\s*arch: {re.escape(name)}\s*(#.*)?$", re.MULTILINE)
+    recipes = [r for r in recipe.list_recipes() if uses.search(recipe.recipe_path(r).read_text(encoding="utf-8"))]
+    weights = registry.list_weights(f"{name}.*")
+    row = {"arch": name, "family": registry.family_of(name), "summary": registry.summary(name)}
+    following = [f"zoo info {weights[0]}"] if weights else []
+    following.append(f"zoo fit {recipes[0]}" if recipes else f"zoo ls '{row['family']}/*'")
+    return row | {"weights": weights, "recipes": recipes, "next": following}
+
+
+def _about_recipe(name: str) -> dict[str, Any]:
+    """What a recipe trains and on what, as it stands there."""
+    from zoo.report import history
+
+    path = recipe.recipe_path(name)
+    said = recipe.read_yaml(path)
+    flat, trainer = recipe.flat(said), said["trainer"]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    typed = [re.split(r" {2,}", line.lstrip("# "))[0] for line in lines[1:4] if line.lstrip("# ").startswith("zoo fit")]
+    expect = said.get("expect") or {}
+    rate = {key: flat[f"model.{key}"] for key in ("lr", "base_lr", "weight_decay") if f"model.{key}" in flat}
+    batch, steps = flat.get("data.batch_size"), trainer.get("accumulate_grad_batches", 1)
+    expected = expect.get("value")
+    figure = "not measured" if expected is None else f"{expect['metric']} {history.told(expect['metric'], expected)}"
+    return {
+        "recipe": name,
+        "about": recipe.about(name) if lines and lines[0].startswith("#") else "",
+        "trains": flat["model"],
+        "arch": flat.get("model.arch"),
+        "arch_args": {
+            key.removeprefix("model.arch_args."): v for key, v in flat.items() if key.startswith("model.arch_args.")
+        },
+        "weights": flat.get("model.weights"),
+        "data": f"{flat['data']} {flat.get('data.source', '')}".strip(),
+        "image_size": flat.get("data.image_size"),
+        "epochs": None if trainer.get("max_epochs") == -1 else trainer.get("max_epochs"),
+        "steps": trainer.get("max_steps"),
+        "batch": f"{batch} × {steps} accumulated" if steps != 1 else batch,
+        "optimiser": rate,
+        "expected": f"{figure} ({expect['about']})" if expect.get("about") else figure,
+        "command": typed[0] if typed else f"zoo fit {name}",
+        "next": [f"zoo validate {name}", f"zoo validate {name} --estimate", f"zoo cp {name} mine.yaml"],
+    }
+
+
+def _about_run(place: Path) -> dict[str, Any]:
+    """What a run came to; of a folder of runs, the newest."""
+    from zoo.report import history
+
+    run = recipe.newest_run(place) or place
+    try:
+        (run, *others) = history.find([run])
+    except ValueError as error:
+        raise ValueError(
+            f"{place} is neither a run nor a checkpoint folder; of pictures: zoo show MODEL {place}; "
+            "`zoo runs` lists runs"
+        ) from error
+    if others:
+        raise ValueError(f"{place} holds {1 + len(others)} runs; zoo runs {place} lists them")
+    known = history.read(run)
+    following = [f"zoo eval {run}", f"zoo predict {run} PICTURES -o out.csv", f"zoo export {run} -o FOLDER"]
+    if known["checkpoint"] is None:
+        following = []
+    if known["status"] == "unfinished":
+        following.insert(0, f"zoo fit --resume {run}")
+    return known | {"next": following}
+
+
+def _in_words(known: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a run, for people: figures with units, what is done of what was planned."""
+    from zoo.report import history
+
+    figure, epoch = known["figure"], known["best_epoch"]
+    best = None if epoch is None else f"{history.told(figure, known['best'])} after {epoch} epoch{'s' * (epoch != 1)}"
+    expect = known["expect"] or {}
+    return {
+        "run": known["run"],
+        "status": ": ".join(filter(None, (known["status"], known["fault"]))),
+        "recipe": known["recipe"],
+        "differs": known["differs"],
+        "data": known["data"],
+        "samples": known["samples"],
+        "classes": known["classes"],
+        "epochs": history.progress(known).replace("/", " of "),
+        "last": figure and f"{figure} {history.told(figure, known['last'])}",
+        "best": best and f"{figure} {best}",
+        "tested on": known["split"] and f"its {known['split']} split",
+        "figures": {key: history.told(key, value) for key, value in known["figures"].items()},
+        "expected": (expected := expect.get("value")) is not None
+        and f"{expect['metric']} {history.told(expect['metric'], expected)} by the recipe as it stands",
+        "seconds": known["seconds"],
+        "checkpoint": known["checkpoint"],
+    }
+
+
+def _about_folder(folder: Path, name: str) -> dict[str, Any]:
+    """What a checkpoint folder's config.json says."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        arch, args, weights = config["arch"], config["args"], config["weights"]
+        row = {"folder": name, "arch": arch, "family": registry.archs().get(arch), "args": args}
+        row |= {"sha256": weights["sha256"], "size": weights["size"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{name} holds no checkpoint of the zoo ({' '.join(str(error).split())} in config.json); of somebody "
+            f"else's: zoo convert {name} ARCH -o FOLDER"
+        ) from error
+    record = registry.records().get(config.get("name") or "")
+    row |= {key: config.get(key) for key in ("input", "classes", "parent", "trained", "version")}
+    row["summary"] = registry.summary(arch) if row["family"] else "no family that is installed has this arch"
+    row["licence"] = config.get("licence") or (record.licence if record else "unknown")
+    row["metrics"] = [m for m in config.get("metrics") or () if isinstance(m, dict) and m.keys() >= METRIC]
+    return row | {"next": _uses(name) + ([] if name.startswith("hf://") else [f"zoo push {name} ORG/NAME"])}
+
+
+def _uses(name: str) -> list[str]:
+    """What one does with weights, wherever they are."""
+    return [f"zoo show {name} -o shown.png", f"zoo eval {name}", f"zoo export {name} -o FOLDER"]
+
+
+def runs(argv: list[str]) -> None:
+    parser = new_parser("runs", "What runs have come to; with -o, the curves of their losses and figures.")
+    parser.add_argument("places", nargs="*", type=Path, default=[RUNS], help="runs, or folders of them (default: runs)")
+    parser.add_argument("--sort", default="newest", help="newest (default), recipe, data, epochs, last, best, seconds")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.png", help="draw the curves of these runs")
+    parser.add_argument("--force", action="store_true", help="replace an output that is there")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    from zoo.report import history
+
+    if args.output is not None:
+        check_output(args.output, args.force)
+    found = history.ordered([history.read(run) for run in history.find(args.places)], args.sort)
+    if args.json:
+        print(json.dumps(_finite(found), ensure_ascii=False))
+    elif args.output is None:
+        print(history.table(found))
+    if args.output is not None:
+        path = history.curves(found, args.output)
+        print(path, file=sys.stderr if args.json else sys.stdout)
+
+
+def _finite(value: Any) -> Any:
+    """A value for JSON, which has no word for a figure that is not finite: None stands there."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(_finite, value))
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def cp(argv: list[str]) -> None:

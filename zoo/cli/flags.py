@@ -49,7 +49,10 @@ def check_output(output: Path, force: bool) -> Path:
 
 
 def folder_flags(parser: argparse.ArgumentParser, what: str) -> None:
-    """An output that is a folder: `-o FOLDER`, or the last word, as it was given before; and `--force`."""
+    """An output that is a folder: `-o FOLDER`, or the last word, as it was given before; and `--force`.
+
+    Such a verb parses with `parse_intermixed_args`: the last word may follow a flag.
+    """
     parser.add_argument("folder", nargs="?", type=Path, help="the same as -o")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help=what)
     parser.add_argument("--force", action="store_true", help="replace a folder of the zoo's own that is there")

@@ -22,7 +22,7 @@ def export(argv: list[str]) -> None:
     parser.add_argument("--to", default="safetensors", help="safetensors (default), timm, diffusers or onnx")
     parser.add_argument("--half", action="store_true", help="store float16, half the size")
     parser.add_argument("--licence", metavar="ID", help=LICENCE)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     folder = output_folder(args, f"zoo export {args.model}")
     check_folder(folder, args.force, lambda folder: _foreign(folder, args.to))
     from zoo import hub
@@ -40,7 +40,7 @@ def push(argv: list[str]) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace a folder of the zoo's own that is there")
     parser.add_argument("--licence", metavar="ID", help=LICENCE)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.repo is None:
         raise ValueError(f"no repository; give one: zoo push {args.model} ORG/NAME, or with -o FOLDER to look first")
     if args.output is not None:
@@ -72,7 +72,7 @@ def convert(argv: list[str]) -> None:
     parser.add_argument("--take", choices=("model", "ema"), help="the last weights, or their moving average")
     parser.add_argument("--stats", help="a file of further tensors: the stat.pt beside an RAE's decoder")
     parser.add_argument("--args", type=json.loads, default={}, help="keywords of the arch, '{\"image_size\": 32}'")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     folder = output_folder(args, f"zoo convert {args.file} {args.arch}")
     check_folder(folder, args.force, _foreign)
     from zoo import hub

@@ -23,7 +23,7 @@ def shard(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the order of training samples")
     reading = reading_flags(parser)
     parser.add_argument("--index", action="store_true", help="write only the manifest, of *.tar that are there")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     from zoo.data import sharding
 
     if args.index:

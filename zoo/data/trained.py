@@ -11,6 +11,7 @@ import yaml
 from zoo.data.clips import ClipData
 from zoo.data.images import ImageData
 from zoo.data.pictures import decode
+from zoo.recipe import newest_run
 
 MOST = 4e9  # bytes of parquet, which is read as a whole; of a folder only files of the same size are opened
 READERS: dict[str, Any] = {
@@ -63,11 +64,8 @@ def _unknown(why: str) -> dict[str, Any]:
 
 def run_of(path: Path) -> Path | None:
     """The directory of the run that a place which `zoo.load` takes belongs to; None where it is no run's."""
-    if path.suffix == ".ckpt":
-        path = path.parent.parent
-    elif not (path / "checkpoints").is_dir() and not (path / "config.json").is_file():
-        path = max(path.glob("*/checkpoints"), default=path / "checkpoints").parent  # the newest of a recipe's
-    return path if (path / "recipe.yaml").is_file() and (path / "checkpoints").is_dir() else None
+    run = newest_run(path)
+    return run if run is not None and (run / "recipe.yaml").is_file() else None
 
 
 def _costly(source: str) -> bool:

@@ -144,11 +144,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no folder {folder}; give a checkpoint folder, hf://org/name, or a name that `zoo ls` shows"
+            f"no folder {folder}; give a run (`zoo runs` lists them), a checkpoint folder, hf://org/name, or a name "
+            "that `zoo ls --pretrained` shows"
         )
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} has no {CONFIG}, so it is no checkpoint; `zoo export` and `zoo convert` make one"
+            f"{folder} has no {CONFIG}, so it is no checkpoint; one is made by zoo export RUN -o FOLDER, and of "
+            "somebody else's file by zoo convert FILE ARCH -o FOLDER"
         )
     try:
         config: dict[str, Any] = read_json(path)

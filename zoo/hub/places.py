@@ -24,6 +24,7 @@ from zoo.hub.files import (
 )
 from zoo.hub.foreign import read_state, translate
 from zoo.hub.make import TORCHS, Source
+from zoo.recipe import newest_run
 from zoo.registry import Weights
 
 
@@ -44,10 +45,9 @@ def open_source(name: str, mmap: bool | None = None) -> Source:
     path = Path(name)
     if name in registry.records() or not is_place(name):
         return _open_record(registry.weights_info(name), mmap)
-    if not (path / CONFIG).is_file() and not (path / "checkpoints").is_dir():
-        path = max(path.glob("*/checkpoints"), default=path / "checkpoints").parent  # the newest of a recipe's runs
-    if path.suffix == ".ckpt" or (path / "checkpoints").is_dir():
-        return _open_lightning(path if path.suffix == ".ckpt" else _pick_checkpoint(path), bool(mmap))
+    run = newest_run(path)
+    if path.suffix == ".ckpt" or run is not None:
+        return _open_lightning(path if run is None or path.suffix == ".ckpt" else _pick_checkpoint(run), bool(mmap))
     folder, fetch = hub_folder(name) if name.startswith("hf://") else (path, None)
     config = read_config(folder)
     expected = config["weights"]
@@ -191,5 +191,8 @@ def _pick_checkpoint(run: Path) -> Path:
     """The best checkpoint of a run, else its last."""
     files = sorted((run / "checkpoints").glob("best*.ckpt")) or sorted((run / "checkpoints").glob("last*.ckpt"))
     if not files:
-        raise FileNotFoundError(f"{run}/checkpoints holds neither best*.ckpt nor last.ckpt; the run saved nothing yet")
+        raise FileNotFoundError(
+            f"{run}/checkpoints holds neither best*.ckpt nor last.ckpt, the run saved nothing yet; begin it again: "
+            f"zoo fit --resume {run}"
+        )
     return files[-1]
