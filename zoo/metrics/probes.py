@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.metrics.precise import single
-from zoo.nn.protocols import HasFeatures, HasTokens
+from zoo.nn.protocols import Classifies, HasFeatures, HasTokens, Network
 
 
 @torch.no_grad()
@@ -50,22 +50,69 @@ def linear_accuracy(
         bank, queries: features, (N, D) and (M, D).
         bank_labels, labels: their classes, (N,) and (M,) int64.
     """
-    mean, std = bank.mean(0), bank.std(0).clamp(min=1e-6)  # (D,)
-    bank, queries = (bank - mean) / std, (queries - mean) / std
-    weight = bank.new_zeros(int(bank_labels.max()) + 1, bank.shape[1] + 1, requires_grad=True)  # (O, D + 1)
-    optimizer = torch.optim.LBFGS([weight], max_iter=steps, line_search_fn="strong_wolfe")
+    mean, std = _spread(bank)
+    weight, bias = _regression((bank - mean) / std, bank_labels, int(bank_labels.max()) + 1, weight_decay, steps)
+    found = F.linear((queries - mean) / std, weight, bias).argmax(-1)  # (M,)
+    return (found == labels).float().mean().item()
+
+
+def linear_head(
+    bank: Tensor, labels: Tensor, classes: int, weight_decay: float = 1e-4, bias: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """The probe of `linear_accuracy` as a layer on features as they come: weight (O, D) and bias (O,).
+
+    Args:
+        bank: features, (N, D), of two samples or more.
+        labels: their classes, (N,) int64.
+        classes: O, also of those that no sample has.
+        bias: False gives a layer without one, of features that are scaled and not centred.
+    """
+    mean, std = _spread(bank)
+    centre = mean if bias else torch.zeros_like(mean)  # (D,)
+    weight, offset = _regression((bank - centre) / std, labels, classes, weight_decay, steps=200, bias=bias)
+    weight = weight.double() / std  # (O, D)
+    return weight.to(bank), None if offset is None else (offset - weight @ centre.double()).to(bank)  # (O, D), (O,)
+
+
+def _spread(bank: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of features (N, D), each (D,)."""
+    return bank.mean(0), bank.std(0).clamp(min=1e-6)
+
+
+def _regression(
+    bank: Tensor, labels: Tensor, classes: int, weight_decay: float, steps: int, bias: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """Softmax regression on standardised features (N, D), by L-BFGS: weight (O, D) and bias (O,)."""
+    d = bank.shape[1]
+    both = bank.new_zeros(classes, d + bias, requires_grad=True)  # (O, D + 1)
+    optimizer = torch.optim.LBFGS([both], max_iter=steps, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        logits = F.linear(bank, weight[:, :-1], weight[:, -1])  # (N, O)
-        loss = F.cross_entropy(logits, bank_labels) + weight_decay * weight[:, :-1].square().sum()
+        logits = F.linear(bank, both[:, :d], both[:, d] if bias else None)  # (N, O)
+        loss = F.cross_entropy(logits, labels) + weight_decay * both[:, :d].square().sum()
         loss.backward()
         return loss
 
     with torch.enable_grad():
         optimizer.step(closure)
-    found = F.linear(queries, weight[:, :-1].detach(), weight[:, -1].detach()).argmax(-1)
-    return (found == labels).float().mean().item()
+    return both[:, :d].detach(), both[:, d].detach() if bias else None
+
+
+@torch.no_grad()
+def head_inputs(model: Network, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """What a classifier's head reads of all samples, (N, D) float32, and their labels, (N,); in the model's mode."""
+    assert isinstance(model, Classifies)
+    read: list[Tensor] = []
+    hook = model.head.register_forward_pre_hook(lambda _, given: read.append(single(given[0])))  # (B, D)
+    labels = []
+    try:
+        for x, y in batches:
+            model(x)
+            labels.append(y)
+    finally:
+        hook.remove()
+    return torch.cat(read), torch.cat(labels)
 
 
 def pooled_features(model: HasFeatures, x: Tensor) -> Tensor:
