@@ -1,5 +1,6 @@
 """Batches in an order that seed and epoch decide, and that goes on where it stopped."""
 
+import math
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,11 @@ from torch.utils.data import DataLoader
 from zoo.data.seeds import mix
 
 LEFT_OUT = 0.05  # share of a training set that may fill no batch without a word
+
+
+def fitting_batch(count: int) -> int:
+    """The batch of a training set of so many samples: the power of two from 8 to 64 next to a sixteenth of it."""
+    return min(64, max(8, 2 ** round(math.log2(max(1, count) / 16))))
 
 
 class Split(Protocol):

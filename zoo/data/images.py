@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zoo.data import own
 from zoo.data.augment import Change, augment, erase, resized_crop
-from zoo.data.batches import AfterSetup, Batches
+from zoo.data.batches import AfterSetup, Batches, fitting_batch
 from zoo.data.pictures import ValueRange, check_range, decode
 from zoo.data.pixels import Pixels, fitted, mapped, readable
 from zoo.data.readers import (
@@ -57,7 +57,8 @@ class ImageData(L.LightningDataModule):
             `zoo shard`.
         image_size: side in px; images are resized (shorter side) and centre-cropped to it. None: as they are.
         channels: 1 grey, 3 RGB; None: grey where all images are (64 of them are looked at), else RGB.
-        batch_size: images of a training batch, per process.
+        batch_size: images of a training batch, per process. None: what fits the set, a power of two from 8 to 64, so
+            that an epoch has about 16 of them.
         eval_batch_size: of a validation or test batch; None: `batch_size`.
         crop: pad by so many black px and crop back at random, in training; 0 is off. Or from and to in px: the shorter
             side of the whole picture is resized to one of these, and image_size cut out at random (VQGAN's 256 to 256).
@@ -72,6 +73,8 @@ class ImageData(L.LightningDataModule):
         val_fraction: share of the training images held out for validation. None: a tenth, and of each class that has
             two at least one, where the source has neither validation nor test split, else 0. With 0, validation is the
             source's own validation split, or its test split where there is none: then choose nothing by it.
+        keep_test: the test split never serves as validation: with None, a tenth is held out beside it too, where the
+            source has no validation split of its own.
         limit: train on so many images, drawn evenly over the classes.
         cache: "memory", "memmap" (decoded once for all seeds and limits, in `$ZOO_CACHE`, by default
             ~/.cache/latentzoo; `zoo cache` lists and removes), "none" (decode as we go), or "auto", by size.
@@ -99,7 +102,7 @@ class ImageData(L.LightningDataModule):
         source: str | list[str] = "samples/mnist",
         image_size: int | None = None,
         channels: int | None = None,
-        batch_size: int = 256,
+        batch_size: int | None = 256,
         eval_batch_size: int | None = None,
         crop: int | tuple[int, int] = 0,
         flip: bool = False,
@@ -119,6 +122,7 @@ class ImageData(L.LightningDataModule):
         bad: str = "refuse",
         value_range: tuple[float, float] | None = None,
         stratify: bool = True,
+        keep_test: bool = False,
         train: Any = None,
         val: Any = None,
         test: Any = None,
@@ -178,6 +182,11 @@ class ImageData(L.LightningDataModule):
         items = self._items()
         labelled = {role: some.labelled for role, some in items.items()}
         self.served = serving(labelled, self.said, needed) | {role: self.served[role] for role in self.splits}
+        if self.hparams.keep_test and "val" in needed and self.served.get("val") == "test":
+            raise ValueError(
+                f"{self.said} has no validation split with labels, and its test split is not to choose by; leave "
+                "data.val_fraction out to hold a tenth out, add a split val/, or give --data.keep_test false"
+            )
         for split in needed:
             if split not in self.served:
                 raise self._lacking(split, items)
@@ -228,8 +237,9 @@ class ImageData(L.LightningDataModule):
         if self._streams or "train" not in splits:
             return splits
         items = dict(cast(Mapping[str, Items], splits))
-        train = items["train"]
-        share = 0.0 if h.val_fraction is None and len(items) > 1 else h.val_fraction
+        train, share = items["train"], h.val_fraction
+        if share is None and ("val" in items or ("test" in items and not h.keep_test)):
+            share = 0.0
         drawn = hold_out(train.labels, share, h.seed, h.stratify, f"pictures of {self.said}")
         if drawn is not None:
             items |= {"train": train.take(drawn[0]), "val": train.take(drawn[1])}
@@ -284,13 +294,23 @@ class ImageData(L.LightningDataModule):
         return self.splits[next(iter(self.splits), "train")][0].shape
 
     def train_dataloader(self) -> Batches:
-        return self._batches("train", self.hparams.batch_size, shuffle=True)
+        count = len(self.splits["train"][1]) // (self.trainer.world_size if self.trainer else 1)
+        return self._batches("train", self.hparams.batch_size or fitting_batch(count), shuffle=True)
 
     def val_dataloader(self) -> Batches:
-        return self._batches("val", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
+        return self._batches("val", self._evaluated, shuffle=False)
 
     def test_dataloader(self) -> Batches:
-        return self._batches("test", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
+        return self._batches("test", self._evaluated, shuffle=False)
+
+    def predict_dataloader(self) -> Batches:
+        """Every picture of the source, in order."""
+        return self.in_order(ALL, self._evaluated)
+
+    @property
+    def _evaluated(self) -> int:
+        """Images of a validation or test batch."""
+        return self.hparams.eval_batch_size or self.hparams.batch_size or 256
 
     def in_order(self, split: str, batch_size: int) -> Batches:
         """A split as it is, nothing shuffled, changed or left out; ALL is each picture of every split."""

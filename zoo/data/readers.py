@@ -23,7 +23,12 @@ from zoo.registry import suggest
 SAMPLES = Path(__file__).parent / "samples"
 TENTH = 0.1  # of a training set, held out where the source has neither validation nor test
 STAND_IN = {"val": "test", "test": "val"}
-STAGES: dict[str | None, tuple[str, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+STAGES: dict[str | None, tuple[str, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": (),  # every picture, read when it is asked for
+}
 
 
 @dataclass

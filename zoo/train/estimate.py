@@ -191,6 +191,10 @@ def resolve(name: str, overrides: Iterable[str] = ()) -> Plan:
         raise ValueError(f"precision={precision} has no estimate; allowed {allowed}")
     if "batch_size" not in data:
         raise ValueError(f"{source.__name__} has no batch_size, and an estimate needs one; name such an argument of it")
+    if data["batch_size"] is None:
+        raise ValueError(
+            "batch_size=None follows the pictures, which an estimate does not read; give --data.batch_size"
+        )
     check_least(
         1, batch_size=data["batch_size"], devices=world, accumulate_grad_batches=train["accumulate_grad_batches"]
     )
