@@ -26,6 +26,7 @@ def trainer(**args):
     return L.Trainer(**quiet | args)
 
 
+TINY_CLIPS = {"frames": 4, "image_size": 16, "patch_size": 8, "dim": 16, "depth": 1, "heads": 2, "num_classes": 3}
 FOLDER = str(Path(zoo.__file__).parent / "checkpoints" / "bilinear_d256.mnist")
 
 
@@ -195,3 +196,21 @@ def test_mixup_pairs_a_batch_and_leaves_the_last_of_an_odd_one_alone(count):
     smooth = 0.7 * torch.eye(3)[y[even:]] + 0.1
     torch.testing.assert_close(target[even:], smooth)
     assert module.training_step((x, y), 0).isfinite()
+
+
+def test_predictions_are_probabilities_of_every_picture_in_order():
+    lit = LitClassifier("bilinear_d256", weights="mnist")
+    data = ImageData("samples/mnist", channels=1, batch_size=500)
+    probabilities = torch.cat(trainer().predict(lit, data))
+    pictures = torch.cat([data.on_after_batch_transfer(batch, 0)[0] for batch in data.in_order("all", 1000)])
+    assert len(probabilities) == len(pictures) > 1000
+    assert torch.allclose(probabilities, lit(pictures).softmax(-1), atol=1e-5)
+
+
+def test_a_prediction_of_views_is_the_mean_of_theirs():
+    lit = LitClassifier("videomae_vit_tiny_classifier", arch_args=TINY_CLIPS)
+    clips = torch.rand(2, 3, *lit.model.takes.shape)  # (B, V, F, C, H, W)
+    lit.eval()
+    with torch.no_grad():
+        mean = torch.stack([lit.predict_step(clips[:, v], 0) for v in range(3)]).mean(0)
+        assert torch.allclose(lit.predict_step((clips, torch.zeros(2)), 0), mean, atol=1e-6)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
 from zoo import hub
+from zoo.data.classes import count_classes
 from zoo.nn.protocols import Classifies, HasLayers, Network, SparesDecay
 from zoo.train import optim
 from zoo.train.common import Training
@@ -64,11 +65,17 @@ class LitClassifier(Training):
             raise ValueError(f"optimizer={optimizer!r}, allowed adamw and lars")
         if layer_decay is not None and not isinstance(self.model, HasLayers):
             raise ValueError(f"{arch} has no layers to decay; leave layer_decay out")
+        self.measure_classes()
+
+    def measure_classes(self) -> None:
+        """What depends on how many classes the head tells apart."""
+        h = self.hparams
+        self.outputs: int = count_classes(self.model)  # O
         self.mix: Callable[..., Any] | None = None
-        if mixup or cutmix:
+        if h.mixup or h.cutmix:
             from timm.data import Mixup
 
-            self.mix = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=self.outputs)
+            self.mix = Mixup(h.mixup, h.cutmix, label_smoothing=h.label_smoothing, num_classes=self.outputs)
         self.val_accuracy = MulticlassAccuracy(self.outputs, average="micro")
         self.test_accuracy = MulticlassAccuracy(self.outputs, average="micro")
 
@@ -92,7 +99,6 @@ class LitClassifier(Training):
         if h.probe:
             model.requires_grad_(False)
             model.head.requires_grad_(True)
-        self.outputs = model.head.out_features  # O
         return model
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,12 +131,20 @@ class LitClassifier(Training):
     def evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> None:
         x, y = batch[0], self.labels(batch[1])
         accuracy = self.val_accuracy if split == "val" else self.test_accuracy
-        views = x.shape[1] if x.ndim == 6 else 1
-        scores = self(x.flatten(0, 1) if views > 1 else x).log_softmax(-1)  # (B V, O)
-        scores = scores.unflatten(0, (-1, views)).logsumexp(1) - math.log(views)  # (B, O), of the mean probability
+        scores = self._scores(x)  # (B, O)
         accuracy(scores, y)
         self.log(f"{split}/loss", F.nll_loss(scores, y), batch_size=len(y), sync_dist=True)
         self.log(f"{split}/acc", accuracy, prog_bar=True)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Probabilities (B, O) of a batch of samples, with or without labels; of V views, their mean."""
+        return self._scores(batch if isinstance(batch, Tensor) else batch[0]).exp()  # (B, O)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """Logarithms of the probabilities (B, O) of samples (B, …), of V views (B, V, …) of their mean."""
+        views = x.shape[1] if x.ndim == 6 else 1
+        scores = self(x.flatten(0, 1) if x.ndim == 6 else x).log_softmax(-1)  # (B V, O)
+        return scores.unflatten(0, (-1, views)).logsumexp(1) - math.log(views)  # (B, O)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         h = self.hparams
