@@ -1,4 +1,4 @@
-"""Every block of the README runs as it stands, and what is generated is up to date."""
+"""Every block of the README and of the families' pages runs as it stands, and what is generated is up to date."""
 
 import multiprocessing
 import os
@@ -8,26 +8,49 @@ import sys
 import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs" / "families").glob("*.md"))]
+BLOCK = re.compile(r"```(python|bash)\n(.*?)```", re.DOTALL)
+BLOCKS = [
+    pytest.param(language, code, id=f"{page.stem}-{i}")
+    for page in PAGES
+    for i, (language, code) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")))
+]
+PYTHON = [pytest.param(p.values[1], id=p.id) for p in BLOCKS if p.values[0] == "python"]
+BASH = [pytest.param(p.values[1], id=p.id) for p in BLOCKS if p.values[0] == "bash"]
 
 
-def test_there_are_blocks():
-    assert len(BLOCKS) == 15
-
-
-PYTHON = [code for language, code in BLOCKS if language == "python"]
-BASH = [code for language, code in BLOCKS if language == "bash" and "make demo" not in code]
+def test_the_first_page_is_short_and_each_page_is_found():
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 250
+    assert len(text.encode()) < 15_000
+    assert len(BLOCKS) >= 15
+    for page in (ROOT / "docs").rglob("*.md"):
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page} points at {target}"
+    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (ROOT / target).exists(), f"README.md points at {target}"
 
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A folder that looks like a checkout, and is written to instead."""
+    """A folder that looks like a checkout and is written to instead, and pictures of two kinds, as people have them."""
+    from PIL import Image
+
     (tmp_path / "hubconf.py").write_text((ROOT / "hubconf.py").read_text())
     (tmp_path / "zoo").symlink_to(ROOT / "zoo")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    rng = np.random.default_rng(0)
+    for place in (*(f"photos/{name}/{i}.jpg" for name in ("cat", "dog") for i in range(6)), "new/query.jpg"):
+        file = tmp_path / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        colour = (200, 60, 60) if "cat" in place else (60, 60, 200)
+        noise = rng.integers(-40, 40, (48, 64, 3))
+        Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(file)
     return tmp_path
 
 
@@ -80,7 +103,7 @@ def test_the_make_targets_exist():
 
 def test_every_generated_file_is_what_the_registry_says():
     # Not above: the blocks' processes import this file, and are to import zoo themselves.
-    from zoo.hub import card, stubs
+    from zoo.hub import card, readme, stubs
 
-    for path, text in (card.refresh() | stubs.refresh()).items():
+    for path, text in (card.refresh() | stubs.refresh() | readme.refresh()).items():
         assert (ROOT / path).read_text(encoding="utf-8") == text, f"{path} is stale: run python -m zoo.hub"
