@@ -1,6 +1,9 @@
-"""`make demo`: the zoo's main job, from a name to a published folder, on real pictures that ship with the package."""
+"""`make demo`: the zoo's main job, from a folder of pictures to predictions and neighbours, on pictures that ship."""
 
-import subprocess
+import contextlib
+import json
+import os
+import shutil
 import sys
 import time
 import tomllib
@@ -8,102 +11,107 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 import zoo
-from zoo import hub
-from zoo.report import figures as report
+from zoo import cli, hub
+from zoo.data.readers import read
 
 SHOWN = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-NAME, RECIPE = SHOWN["finetuned"]["weights"], SHOWN["finetuned"]["recipe"]
-PRETRAINED, TRANSFER = SHOWN["transferred"]["weights"], SHOWN["transferred"]["recipe"]
+CLASSIFIER, ENCODER, RECIPE = SHOWN["classifier"], SHOWN["encoder"], SHOWN["recipe"]
+EACH, ASKED = 12, 9  # sprites of a class that are trained on, and sprites that are asked about
+WIDTH = 62  # of what is done, before its figure
 
 
 def main(out: Path, repository: Path) -> int:
-    """List, load, evaluate, fine-tune, export, load through every door, draw, and say what was measured."""
-    table: list[tuple[str, str]] = []
+    """Write pictures into folders, run each verb over them, and say what was measured and how long it took."""
+    out.mkdir(parents=True, exist_ok=True)
+    begun, log = time.perf_counter(), out / "log.txt"
+    log.unlink(missing_ok=True)
 
-    _say("What there is: zoo ls")
-    _zoo("ls")
+    _title("A checkpoint that ships, on 1,000 digits it never saw")
+    _verb(log, "eval", CLASSIFIER, figure="accuracy")
 
-    _say(f"Load {NAME} and evaluate it on the shipped digits")
-    start = time.perf_counter()
-    zoo.load(NAME)
-    table.append(("load an embedded checkpoint", f"{1000 * (time.perf_counter() - start):.0f} ms"))
-    before = report.evaluate(NAME)
-    _row(table, "accuracy, 1,000 real digits it never saw", before)
-    _row(table, f"  the same digits under noise {NOISE}", _noisy(NAME))
+    photos, new = _pictures(out)
+    _title(f"Your own pictures in six commands: here {EACH} sprites of each action, in {photos}")
+    runs = out / "runs"
+    shutil.rmtree(runs, ignore_errors=True)
+    run = str(runs / RECIPE)
+    _verb(log, "show", ENCODER, photos, "-o", out / "seen.png", "--force")
+    _verb(log, "fit", RECIPE, "--data", photos, "--runs", runs)
+    _verb(log, "eval", run, figure="accuracy")
+    _verb(log, "predict", run, new, "-o", out / "out.csv", "--force")
+    _verb(log, "embed", run, photos, "-o", out / "features.parquet", "--force")
+    _verb(log, "similar", out / "features.parquet", sorted(new.iterdir())[0], "-o", out / "sheet.png", "--force")
 
-    _say(f"Fine-tune it: zoo fit {RECIPE}")
-    start = time.perf_counter()
-    run = _fit(out / "runs", RECIPE)
-    table.append(("fine-tuning", f"{time.perf_counter() - start:.0f} s"))
-
-    _say("Export the run and load it through every door")
-    folder = zoo.export(run, out / "finetuned")
-    _row(table, "accuracy after fine-tuning", report.evaluate(str(folder)))
-    _row(table, f"  the same digits under noise {NOISE}", _noisy(str(folder)))
-    table.append(("doors that agree bit for bit", ", ".join(_doors(folder, repository, out))))
-
-    _say("Draw it")
-    picture = report.show(str(folder), [], out / "demo.png")
-
-    _say(f"What {PRETRAINED} sees in sprites, which it was never shown")
-    figures = report.evaluate(PRETRAINED)
-    table.append(("20 nearest neighbours, 9 actions of 900 sprites", f"{100 * figures['knn']:.1f} %"))
-    table.append(("a linear probe on its features", f"{100 * figures['linear']:.1f} %"))
-
-    _say(f"Transfer: zoo fit {TRANSFER} on 900 sprites, then from scratch")
-    sprites = ["--data.source", "samples/sprites", "--model.num_classes", "9", "--trainer.max_epochs", "5"]
-    sprites += ["--data.batch_size", "32", "--model.base_lr", "8e-3"]  # few pictures: many small steps
-    sprites += ["--data.flip", "false"]  # left and right are different classes here
-    start = time.perf_counter()
-    for what, weights in (("fine-tuned from it", []), ("  from scratch", ["--model.weights", "null"])):
-        run = _fit(out / "runs" / ("scratch" if weights else "transfer"), TRANSFER, *sprites, *weights)
-        _row(table, f"{what}, 5 epochs, held-out characters", report.evaluate(str(run)))
-    table.append(("both", f"{time.perf_counter() - start:.0f} s"))
-    pictures = [picture, report.show(PRETRAINED, [], out / "transfer.png")]
-
-    _say("One checkpoint of each other family, on pictures that ship")
+    _title("One checkpoint of each other family")
     for what, name in SHOWN["reconstructing"].items():
-        table.append((f"{what}, {name}", f"{report.evaluate(name)['psnr']:.1f} dB"))
-        pictures.append(report.show(name, [], out / f"{name.partition('_')[0]}.png"))
-    pictures.append(report.show(SHOWN["film"], [], out / "film.gif"))
-    drawn = ("3", "23", "76", "any")
-    pictures.append(report.draw(SHOWN["generator"], out / "samples.png", list(drawn), each=6, steps=25, guidance=2.0))
+        _verb(log, "eval", name, figure="psnr", said=what)
+        _verb(log, "show", name, "-o", out / f"{name.partition('_')[0]}.png", "--force", quiet=True)
+    _verb(log, "show", SHOWN["film"], "-o", out / "film.gif", "--force")
+    drawing = ["--classes", "3,23,76,any", "--each", "6", "--steps", "25", "--guidance", "2"]
+    _verb(log, "sample", SHOWN["generator"], *drawing, "-o", out / "samples.png")
 
-    print("\n" + "-" * 88)
-    for what, measured in table:
-        print(f"{what:<48} {measured}")
-    print(f"{'pictures':<48} {', '.join(map(str, pictures))}")
-    print(f"{'checkpoint folder, ready for zoo push':<48} {folder}")
+    _title("The run through every door, compared bit by bit")
+    shutil.rmtree(out / "finetuned", ignore_errors=True)
+    _verb(log, "export", run, out / "finetuned")
+    print(f"  {', '.join(_doors(out / 'finetuned', repository, out))}")
+    print(f"\n{time.perf_counter() - begun:.0f} s in all; pictures and tables lie in {out}, what was printed in {log}")
     return 0
 
 
-NOISE = 0.5
+def _verb(log: Path, verb: str, *argv: object, figure: str | None = None, said: str = "", quiet: bool = False) -> None:
+    """Run a verb as the command line does; print a line: its seconds and, of the JSON that it ends with, a figure."""
+    command = " ".join(["zoo", verb, *(str(a) for a in argv if a != "--force")])
+    start = time.perf_counter()
+    with _into(log):
+        print(f"$ {command}", flush=True)
+        status = cli.main([verb, *map(str, argv)])
+    seconds = time.perf_counter() - start
+    if status:
+        raise SystemExit(f"{command}: exit status {status}, see {log}")
+    if quiet:
+        return
+    measured = ""
+    if figure is not None:
+        value = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])[figure]
+        measured = f"{100 * value:.1f} %" if figure == "accuracy" else f"{value:.1f} dB"
+        measured = f"{figure} {measured}"
+    print(f"  {said or command:<{WIDTH}} {seconds:5.1f} s  {measured}".rstrip(), flush=True)
 
 
-@torch.no_grad()
-def _noisy(name: str) -> dict[str, float]:
-    """Accuracy under Gaussian noise, seeded; the pixels stay in [0, 1]."""
-    model = hub.load(name)
-    generator = torch.Generator().manual_seed(0)
+@contextlib.contextmanager
+def _into(log: Path) -> Iterator[None]:
+    """What is printed, by whomever, goes into a file."""
+    kept = [os.dup(number) for number in (1, 2)]
+    with log.open("a", encoding="utf-8") as file:
+        sys.stdout.flush()
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+        try:
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            for number, old in zip((1, 2), kept):
+                os.dup2(old, number)
+                os.close(old)
 
-    def noisy() -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y in report.batches(model, report.sample(model), 1000):
-            yield (x + NOISE * torch.randn(x.shape, generator=generator)).clamp(0, 1), y
 
-    return report.part(model, "evaluate")(model, noisy())
-
-
-def _row(table: list[tuple[str, str]], what: str, figures: dict) -> None:
-    table.append((what, f"{100 * figures['accuracy']:.1f} %"))
-
-
-def _fit(root: Path, recipe: str, *overrides: str) -> Path:
-    """Run a recipe as a user would and return the run's directory."""
-    _zoo("fit", recipe, "--runs", str(root), *overrides)
-    return max((p for p in root.glob("*/*") if (p / "checkpoints").is_dir()), key=lambda p: p.stat().st_mtime)
+def _pictures(out: Path) -> tuple[Path, Path]:
+    """Sprites as files: of training characters in a folder for each action, and some of others without a class."""
+    splits = read("samples/sprites")
+    for folder in (out / "photos", out / "new"):
+        shutil.rmtree(folder, ignore_errors=True)
+    train, test = splits["train"], splits["test"]
+    for label, name in enumerate(train.classes):
+        folder = out / "photos" / name
+        folder.mkdir(parents=True)
+        for i in (train.labels == label).nonzero()[0][:EACH]:
+            (folder / f"{i}.png").write_bytes(train.images[i])
+    (out / "new").mkdir()
+    for i in range(0, len(test), -(-len(test) // ASKED)):
+        (out / "new" / f"{i}.png").write_bytes(test.images[i])
+    return out / "photos", out / "new"
 
 
 def _doors(folder: Path, repository: Path, out: Path) -> list[str]:
@@ -124,12 +132,8 @@ def _doors(folder: Path, repository: Path, out: Path) -> list[str]:
     return list(doors)
 
 
-def _zoo(*argv: str) -> None:
-    subprocess.run([sys.executable, "-m", "zoo.cli", *argv], check=True)
-
-
-def _say(what: str) -> None:
-    print(f"\n\033[1m{what}\033[0m", flush=True)
+def _title(what: str) -> None:
+    print(f"\033[1m{what}\033[0m", flush=True)
 
 
 if __name__ == "__main__":
