@@ -45,7 +45,7 @@ def checkout(tmp_path):
     (tmp_path / "zoo").symlink_to(ROOT / "zoo")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     rng = np.random.default_rng(0)
-    for place in (*(f"photos/{name}/{i}.jpg" for name in ("cat", "dog") for i in range(6)), "new/query.jpg"):
+    for place in (*(f"photos/{name}/{i}.jpg" for name in ("cat", "dog") for i in range(4)), "new/query.jpg"):
         file = tmp_path / place
         file.parent.mkdir(parents=True, exist_ok=True)
         colour = (200, 60, 60) if "cat" in place else (60, 60, 200)
