@@ -163,6 +163,7 @@ def test_nothing_that_cannot_be_written_down_is_saved_of_a_dataset():
     ("train", "said"),
     [
         ("photos/", r"train is a str, expected a Dataset with a length, or a list; a folder or file is the source"),
+        (Dataset(), r"train is a Dataset, expected a Dataset with a length, or a list"),
         (DataLoader([1, 2]), r"train is a DataLoader; give it to the Trainer itself, or here its dataset"),
         ([], r"train is an empty list"),
         ([(1, 2, 3)], r"sample 0 of the list train is 3 things \(int, int, int\); expected \(image, label\)"),
@@ -256,6 +257,11 @@ def test_a_dataloader_goes_straight_to_the_trainer(batch, monkeypatch):
 def test_a_batch_that_cannot_be_understood_is_refused(batch, said):
     with pytest.raises(ValueError, match=said):
         fitted(batch)
+
+
+def test_a_loader_that_does_not_tell_its_batch_is_refused_where_the_rate_hangs_on_it():
+    with pytest.raises(ValueError, match="does not say how large its batches are, by which base_lr is scaled; give lr"):
+        fitted(lambda i: shown(), zoo.LitMAE("mae_vit_tiny", arch_args={"image_size": 32}))
 
 
 def test_labels_of_a_dataloader_are_the_models_classes():

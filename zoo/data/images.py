@@ -170,6 +170,7 @@ class ImageData(L.LightningDataModule):
                 "when they are written, or read the source they were made of"
             )
         self.splits: dict[str, tuple[Pixels | Encoded, Tensor]] = AfterSetup()
+        self._found: Mapping[str, Items | Shards] | None = None
         self.classes: list[str] = []
         self.served: dict[str, str] = {}  # role → the split of the source that serves as it
         self.labelled = True  # whether all splits that were set up have labels
@@ -222,7 +223,12 @@ class ImageData(L.LightningDataModule):
         return self._split(split)[0].items.names
 
     def _splits(self) -> Mapping[str, Items | Shards]:
-        """The splits that the source itself has, undecoded."""
+        """The splits that the source itself has, undecoded; read once, so what is said of it is said once."""
+        if self._found is None:
+            self._found = self._read()
+        return self._found
+
+    def _read(self) -> Mapping[str, Items | Shards]:
         h = self.hparams
         if self._streams:
             return find(h.source.removeprefix("shards:"), "images")

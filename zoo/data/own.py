@@ -126,7 +126,8 @@ def batch(given: Any, takes: Input, labelled: bool, look: bool) -> tuple[Tensor,
 def _check(role: str, data: Any) -> None:
     if isinstance(data, DataLoader):
         raise ValueError(f"{role} is a DataLoader; give it to the Trainer itself, or here its dataset")
-    if isinstance(data, IterableDataset | str | Path | Mapping) or not hasattr(data, "__getitem__"):
+    sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if not sized or isinstance(data, IterableDataset | str | Path | Mapping):
         raise ValueError(
             f"{role} is a {type(data).__name__}, expected a Dataset with a length, or a list; a folder or file is the "
             "source, and what has no length goes to the Trainer in a DataLoader"

@@ -30,10 +30,16 @@ def effective_batch(trainer: L.Trainer, accumulate: int = 1) -> int:
 
     Args:
         accumulate: batches of an optimiser step, where the trainer does not count them.
+
+    Raises:
+        ValueError: a loader of one's own that does not say how large its batches are.
     """
     trainer.fit_loop.setup_data()  # builds the loader where it is not there yet
     loader: Any = trainer.train_dataloader  # of whatever class the DataModule chose
-    return loader.batch_size * trainer.world_size * trainer.accumulate_grad_batches * accumulate
+    size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+    if size is None:
+        raise ValueError("the DataLoader does not say how large its batches are, by which base_lr is scaled; give lr")
+    return size * trainer.world_size * trainer.accumulate_grad_batches * accumulate
 
 
 def learning_rate(trainer: L.Trainer, lr: float | None, base_lr: float | None, accumulate: int = 1) -> float:
