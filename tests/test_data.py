@@ -258,8 +258,7 @@ def test_a_source_without_validation_holds_out_a_tenth_with_every_class_and_says
     assert sides(data) == [[27, 3, 1], [3, 1]]
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        f"4 of 35 pictures of {source} are held out for validation, drawn with seed 0, 2 of 3 classes on both sides; "
-        "val_fraction sets the share"
+        f"4 of 35 pictures of {source} are held out for validation, drawn with seed 0, 2 of 3 classes on both sides"
     ]
     data.setup("test")
     assert (data.served["test"], len(data.names("test"))) == ("val", 4)

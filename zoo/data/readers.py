@@ -206,10 +206,7 @@ def hold_out(labels: np.ndarray, share: float | None, seed: int, stratify: bool,
     kept, held = held_out(labels, TENTH if share is None else share, seed, stratify, every=share is None)
     classes, both = set(labels.tolist()) - {tables.NONE}, set(labels[kept].tolist()) & set(labels[held].tolist())
     sides = f", {len(both - {tables.NONE})} of {len(classes)} classes on both sides" if classes else ""
-    _say(
-        f"{len(held)} of {len(labels)} {said} are held out for validation, drawn with seed {seed}{sides}; "
-        "val_fraction sets the share"
-    )
+    _say(f"{len(held)} of {len(labels)} {said} are held out for validation, drawn with seed {seed}{sides}")
     return kept, held
 
 
