@@ -109,11 +109,11 @@ def autoencoder(tmp_path_factory) -> str:
 def classifier(tmp_path_factory) -> str:
     """One that always says ça: of two classes, then a third that the data has not."""
     place = tmp_path_factory.mktemp("models") / "classifier"
-    model = zoo.create("bilinear_d64", image_size=8, channels=3, num_classes=3, depth=2)
+    model = zoo.create("mae_vit_tiny_classifier", image_size=32, num_classes=3, depth=1)
     model.zoo_config["classes"] = ["bird", "ça", "dog"]
     with torch.no_grad():
         model.head.weight.zero_()
-        model.head.weight[1] = 1e-3
+        model.head.bias.copy_(torch.tensor([0.0, 1.0, 0.5]))
     hub.save(model, place)
     return str(place)
 
@@ -187,7 +187,7 @@ def test_a_true_class_beyond_the_five_likeliest_is_drawn():
 
 
 def test_a_run_shows_its_own_validation_pictures(tmp_path, photos, classifier, drawn, monkeypatch):
-    place = run_of(tmp_path / "run", photos, val_fraction=0.5, image_size=8, channels=3, stratify=True, num_workers=0)
+    place = run_of(tmp_path / "run", photos, val_fraction=0.5, image_size=32, channels=3, stratify=True, num_workers=0)
     model = zoo.load(classifier)
     monkeypatch.setattr(hub, "load", lambda name: model)
     assert show(place, "-o", tmp_path / "x.png") == 0
@@ -200,10 +200,10 @@ def test_a_run_shows_its_own_validation_pictures(tmp_path, photos, classifier, d
 
 
 def test_a_run_of_other_pictures_than_the_model_takes_is_refused(tmp_path, photos, classifier, monkeypatch, capsys):
-    place = run_of(tmp_path / "run", photos, val_fraction=0.5, image_size=9, channels=3, num_workers=0)
+    place = run_of(tmp_path / "run", photos, val_fraction=0.5, image_size=24, channels=3, num_workers=0)
     monkeypatch.setattr(hub, "load", lambda name, load=hub.load: load(classifier))
     assert show(place, "-o", tmp_path / "x.png") == 2
-    assert "(3, 9, 9), this model takes (3, 8, 8)" in capsys.readouterr().err
+    assert "(3, 24, 24), this model takes (3, 32, 32)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def _meanings(model: LatentAutoencoder) -> list[str]:
 
 @torch.no_grad()
 def explain(model: Model, images: Tensor, names: list[str], classes: list[str]) -> Figure:
-    """Image, reconstruction, difference and codes, a column each; of latents instead their traversals.
+    """Image, reconstruction, difference and codes, a column each; of one image's latents instead their traversals.
 
     Of a prior: how much each code surprises it.
 
@@ -118,7 +118,7 @@ def explain(model: Model, images: Tensor, names: list[str], classes: list[str]) 
     model = model.eval()
     if isinstance(model, CodePrior):
         return _surprise(model, images, names)
-    if isinstance(model, LatentAutoencoder):
+    if isinstance(model, LatentAutoencoder) and len(images) == 1:
         return _traversals(model, images[0], model.reconstruct(images[:1])[0])
     return defaults.explain(model, images, names, classes)
 
@@ -190,7 +190,8 @@ def _surprise(model: CodePrior, images: Tensor, names: list[str]) -> Figure:
         plots.picture(axes[0, column], image)
         plots.picture(axes[1, column], again)
         axes[2, column].imshow(surprise.cpu(), vmin=0, vmax=math.log(model.codebook_size), interpolation="nearest")
-        axes[2, column].set(xticks=[], yticks=[], xlabel=f"{surprise.sum() / math.log(2):.0f} bits")
+        axes[2, column].set(xticks=[], yticks=[])
+        axes[2, column].set_xlabel(f"{surprise.sum() / math.log(2):.0f} bits", fontsize=7)
         axes[0, column].set_title(plots.short(name), fontsize=8)
     for ax, title in zip(axes[:, 0], ("image", "reconstruction", "surprise")):
         ax.set_ylabel(title, fontsize=8)
