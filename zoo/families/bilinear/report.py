@@ -106,7 +106,7 @@ def figure(model: BilinearClassifier, classes: list[str], batches: Iterable[tupl
         _curve(fig.add_subplot(grid[-1, :]), model, eigen, batches)
     fig.suptitle(
         "What each class looks for, read from the weights: logit = Σ λ (v · x)²\n"
-        "red and blue are opposite signs of v, each picture from −1 to 1 times its largest; swapping them changes nothing",
+        "red and blue are opposite signs of v, full where it is largest; swapping them changes nothing",
         fontsize=10,
         y=0.925,
     )
