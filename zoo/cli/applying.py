@@ -6,7 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from zoo.cli.flags import MODEL, SOURCE, check_output, new_parser, output_flags, reading_flags, running_flags
+from zoo.cli.flags import (
+    MODEL,
+    SOURCE,
+    check_folder,
+    check_output,
+    new_parser,
+    output_flags,
+    reading_flags,
+    running_flags,
+)
 
 SPLITS = ("train", "val", "test")
 FAISS = """\
@@ -111,13 +120,13 @@ def latents(argv: list[str]) -> None:
         args.output, args.source = Path(args.source[0]), [args.data]
     elif args.output is None:
         raise ValueError(f"no folder to write to; zoo latents {args.model} {' '.join(args.source)} -o FOLDER")
-    else:
-        check_output(args.output, args.force)
     from zoo import hub
     from zoo.data.images import ImageData
-    from zoo.data.latents import measure, write
+    from zoo.data.latents import foreign, measure, write
     from zoo.report.running import running
 
+    if args.data is None:
+        check_folder(args.output, args.force, foreign)
     model = hub.load(args.model)
     if model.takes.kind != "image":
         raise ValueError(f"{args.model} takes {model.takes.kind}s; latents are written of images")

@@ -27,7 +27,7 @@ from zoo.metrics.moments import Moments
 from zoo.nn.checks import check_least, check_types
 from zoo.nn.frozen import fingerprint
 from zoo.nn.protocols import HasCodes, HasLatents, Network
-from zoo.redact import redact
+from zoo.redact import redacted
 
 FORMAT = "latentzoo latents 1"
 READING = ("value_range", "image_column", "label_column")  # keywords of ImageData that say how a source is read
@@ -60,8 +60,8 @@ def write(
         )
     folder = Path(folder)
     model.eval()
-    folder.mkdir(parents=True, exist_ok=True)
     splits = _read(data)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / hub.CONFIG).unlink(missing_ok=True)
     config: dict[str, Any] = {
         "format": FORMAT,
@@ -69,7 +69,7 @@ def write(
         "fingerprint": fingerprint(model),
         "mean": model.latent_mean.cpu().tolist(),
         "std": model.latent_std.cpu().tolist(),
-        "source": redact(data.hparams.source),
+        "source": redacted(data.hparams.source),
         "flip": flip,
         "image_size": data.input_shape[-1],
         "classes": data.classes,
@@ -104,6 +104,9 @@ def write(
             mean, std = (m.flatten() for m in moments.compute())  # (c,) each
             config[split] = {"shape": shape, "mean": mean.tolist(), "std": std.tolist()}
         aside(hub.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if "test" not in splits:
+        for file in ("test_latents.npy", "test_labels.npy"):  # of what was there before
+            (folder / file).unlink(missing_ok=True)
     return folder
 
 
@@ -126,6 +129,13 @@ def measure(model: Network, data: ImageData, batch_size: int = 64) -> None:
         own.copy_(measured.reshape(own.shape))
 
 
+def foreign(folder: Path) -> str | None:
+    """Why a folder may not be written over; None where it holds latents."""
+    config = folder / hub.CONFIG
+    ours = config.is_file() and isinstance(said := hub.read_json(config), dict) and said.get("format") == FORMAT
+    return None if ours else "it holds no latents"
+
+
 def _read(data: ImageData) -> dict[str, str]:
     """Set up the splits that latents are written of: "train" and "test" → what each is in the data.
 
@@ -133,6 +143,7 @@ def _read(data: ImageData) -> dict[str, str]:
     """
     data.prepare_data()
     if set(data.roles()) == {"train"} and not data.hparams.val_fraction:
+        data.in_order(ALL, 1)  # reads them
         return {"train": ALL}
     data.setup()
     return {"train": "train", "test": "test"}

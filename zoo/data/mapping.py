@@ -254,8 +254,8 @@ def _clips(source: str, model: Network, split: str | None) -> Listing:
     if source == "sprites":
         about = model.takes
         data = clips.ClipData(source, about.shape[0], about.size[0], about.channels)
-        data.setup()
-        composed = {role: data.splits[role] for role in ROLES if data.served[role] == role}
+        data.setup({"train": "fit", "val": "validate", "test": "test"}.get(split or ""))
+        composed = {role: data.splits[role] for role in ROLES if role in data.splits and data.served[role] == role}
         some = {split: _chosen(source, composed, split)} if split else composed
         arrays = [clip.array[i] for clip, labels in some.values() for i in range(len(labels))]
         names = [f"{role}/{i}" for role, (_, labels) in some.items() for i in range(len(labels))]
