@@ -267,6 +267,18 @@ def test_a_run_is_evaluated_on_what_it_held_out(tmp_path, capsys):
     assert "is read as its recipe says; leave it out" in capsys.readouterr().err
 
 
+def test_a_run_that_was_trained_on_other_samples_than_it_is_measured_on_asks_for_some(tmp_path, monkeypatch):
+    class Latents(zoo.RandomImages):
+        def on_after_batch_transfer(self, batch: list, dataloader_idx: int) -> tuple:
+            x, y = super().on_after_batch_transfer(batch, dataloader_idx)
+            return (x, x), y
+
+    for shape, kind in (((1, 16, 16), zoo.RandomImages), ((1, 28, 28), Latents)):
+        monkeypatch.setattr(figures, "datamodule", lambda run, kind=kind, shape=shape: kind(shape, 8))
+        with pytest.raises(ValueError, match=r"trained on other samples than .* SOURCE$"):
+            figures.evaluate("bilinear_d256.mnist")
+
+
 def test_samples_and_labels_come_to_the_device_of_the_model(models):
     model = zoo.load("bilinear_d256.mnist")
     data = opened(model, "samples/mnist")
@@ -290,6 +302,8 @@ def test_a_classifier_is_written_down(tmp_path, capsys):
     assert said.splitlines()[said.splitlines().index("accuracy of each class") + 1].split()[0] == worst
     assert cli.main(["eval", "bilinear_d256.mnist", "-o", str(out)]) == 2
     assert f"{out} exists; give another -o, or --force" in capsys.readouterr().err
+    assert cli.main(["eval", "bilinear_d256.mnist", "-o", str(out / "worst.png"), "--force"]) == 2
+    assert "worst.png is a file; give a folder" in capsys.readouterr().err
     (out / "worst.png").unlink()
     found(capsys, "bilinear_d256.mnist", "-o", out, "--force")
     assert (out / "worst.png").is_file()

@@ -36,6 +36,8 @@ def evaluate(argv: list[str]) -> None:
             raise ValueError(f"two sources, {' '.join(args.source)} and --data {args.data}; give the first alone")
         print(f"zoo eval: --data is no longer needed: zoo eval {args.name} {args.data}", file=sys.stderr)
     output = None if args.output is None else check_output(args.output, args.force)
+    if output is not None and output.is_file():
+        raise ValueError(f"{output} is a file; give a folder as -o")
     from zoo.report import figures as report
 
     how = {"class_map": args.class_map, "by_number": args.by_number, "reading": reading(args)}
@@ -50,14 +52,14 @@ def evaluate(argv: list[str]) -> None:
 
 def _lines(figures: dict[str, Any]) -> Iterator[str]:
     """Figures for a person: an interval behind its share, the worst classes alone, why there is no figure."""
-    notes = figures.get("notes", {})
-    for key, value in figures.items():
-        if key in ("notes", "per_class") or key.endswith("_interval"):
-            continue
+    notes, beside = figures.get("notes", {}), ("notes", "per_class")
+    lines = {key: value for key, value in figures.items() if key not in beside and not key.endswith("_interval")}
+    wide = max(26, *map(len, lines))
+    for key, value in lines.items():
         shown = "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
         if interval := figures.get(f"{key}_interval"):
             shown += f"  [{interval[0]:.4f}, {interval[1]:.4f}]"
-        yield f"{key:<26} {shown}" + (f"  ({notes[key]})" if key in notes else "")
+        yield f"{key:<{wide}} {shown}" + (f"  ({notes[key]})" if key in notes else "")
     classes = figures.get("per_class", {})
     worst = sorted(classes.items(), key=lambda item: (item[1]["accuracy"], item[0]))[:WORST]
     if worst:

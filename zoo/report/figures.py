@@ -66,9 +66,9 @@ def evaluate(
             f"{', '.join(settle(about, reading))}: the data of {name} is read as its recipe says; leave it out"
         )
     given = own or source or sample(model)
-    data, batch_size = opened(model, given, reading), batch_size or KINDS[about.kind].batch_size
-    called = str(data.hparams.get("source", type(data).__name__)) if own is not None else given
-    split = shown_split(data)
+    data = opened(model, given, reading) if own is None else _own(name, model, own)
+    batch_size, split = batch_size or KINDS[about.kind].batch_size, shown_split(data)
+    called = getattr(data, "said", None) or (given if own is None else data.hparams.get("source", type(own).__name__))
     figures: dict[str, Any] = {"name": name, "data": called, "split": serves(data, split)}
     matched = _match(name, model, data, called, class_map, by_number)
     figures |= trained_on(name, data if own is not None else given, split, **settle(about, reading))
@@ -86,6 +86,23 @@ def evaluate(
         output.mkdir(parents=True, exist_ok=True)
         (output / "figures.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return figures
+
+
+def _own(name: str, model: Network, data: Any) -> Any:
+    """The data that a run was trained on, with its test set, or what it held out, read.
+
+    Raises:
+        ValueError: there is neither, or a model is measured on other samples than it was trained on.
+    """
+    about, cure = subject(model), f"name what it is measured on: zoo eval {name} SOURCE"
+    try:
+        opened(model, data)
+    except ValueError as error:
+        raise ValueError(f"the data of {name} has nothing to measure it on ({error}); {cure}") from error
+    x, _ = next(batches(model, data, 1))
+    if not isinstance(x, torch.Tensor) or x.shape[1:] != about.shape:
+        raise ValueError(f"{name} was trained on other samples than the {about.kind}s that show what it does; {cure}")
+    return data
 
 
 def _match(
