@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from zoo import cli
+from zoo import cli, recipe
 from zoo.report import history
 from zoo.train import fit
 
@@ -70,6 +70,13 @@ def test_runs_are_told_by_recipe_what_differs_data_epochs_and_figures(runs, caps
     assert "lr=0.1" in line
     assert "3/3" in line
     assert f"{100 * fast['last']:.1f} %" in line
+
+
+def test_data_given_as_a_whole_do_not_make_every_default_of_theirs_differ(runs):
+    said = recipe.read_yaml(runs / "bilinear-smoke" / "plain" / "recipe.yaml")
+    assert recipe.differing(said, "bilinear/smoke", ["zoo fit bilinear/smoke --data photos/"]) == {
+        "data.num_images": 128
+    }
 
 
 def test_figures_of_the_log_are_read_as_they_were_logged(tmp_path):

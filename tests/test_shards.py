@@ -637,7 +637,7 @@ def test_a_missing_shard_is_named(place):
 @pytest.mark.parametrize(
     ("break_", "error", "message"),
     [
-        (lambda p: p.unlink(), FileNotFoundError, "has no manifest.json; `zoo shard SOURCE FOLDER` writes shards"),
+        (lambda p: p.unlink(), FileNotFoundError, "has no manifest.json; `zoo shard SOURCE -o FOLDER` writes shards"),
         (lambda p: p.write_text("{"), ValueError, "is not JSON"),
         (lambda p: p.write_text('{"format": "x"}'), ValueError, "is no manifest of format zoo-shards-1"),
         (lambda p: p.write_text('{"format": "zoo-shards-1"}'), ValueError, r"is damaged \(KeyError\('kind'\)\)"),

@@ -144,7 +144,7 @@ def differing(run: dict[str, Any], name: str, commands: Sequence[str] = ()) -> d
         recipe = flat(read_yaml(recipe_path(name)))
     except (OSError, ValueError):
         recipe = {}
-    own, typed = flat(run), {key for command in commands for key in re.findall(r"--([\w.]+)", command)}
+    own, typed = flat(run), {key for command in commands for key in re.findall(r"--(\w+\.[\w.]+)", command)}
     free = {key.rpartition(".")[0] for key in recipe} - recipe.keys() - {"", "trainer"}  # mappings such as arch_args
     asked = {key for key in own if key in typed or key.rpartition(".")[0] in typed | free}
     other = {key: own[key] for key in own if key in recipe and not _same(recipe[key], own[key])}

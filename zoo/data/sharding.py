@@ -110,7 +110,7 @@ def index(place: str, folder: str | Path | None = None, replace: bool = False) -
     fs, root = shards.file_system(place.rstrip("/"))
     files = sorted(f for f in shards.patiently(place, fs, lambda: fs.find(root)) if f.endswith(".tar"))
     if not files:
-        raise ValueError(f"{place} holds no *.tar; `zoo shard SOURCE FOLDER` writes shards")
+        raise ValueError(f"{place} holds no *.tar; `zoo shard SOURCE -o FOLDER` writes shards")
     seen, last = Seen(), -1
     rows: dict[str, list[dict[str, Any]]] = {}
     kinds: set[str] = set()

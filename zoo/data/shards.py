@@ -116,13 +116,15 @@ def find(place: str, kind: str) -> dict[str, Shards]:
         manifest = json.loads(patiently(url, fs, lambda: fs.cat_file(path)))
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{place} has no {MANIFEST}; `zoo shard SOURCE FOLDER` writes shards with one, `zoo shard --index {place} "
-            "FOLDER` one for shards that are there"
+            f"{place} has no {MANIFEST}; `zoo shard SOURCE -o FOLDER` writes shards with one, `zoo shard --index "
+            f"{place} -o FOLDER` one for shards that are there"
         ) from error
     except ValueError as error:
         raise ValueError(f"{url} is not JSON ({error}); get it again, or write it with `zoo shard --index`") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ValueError(f"{url} is no manifest of format {FORMAT}; write one with `zoo shard --index {place} FOLDER`")
+        raise ValueError(
+            f"{url} is no manifest of format {FORMAT}; write one with `zoo shard --index {place} -o FOLDER`"
+        )
     try:
         if manifest["kind"] != kind:
             reader = {"images": "ImageData", "clips": "ClipData"}[manifest["kind"]]

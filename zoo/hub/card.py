@@ -264,7 +264,8 @@ def snippet(config: dict[str, Any]) -> str:
         return "\n".join([*lines, "drawn = model.sample(torch.tensor([-1]))  # labels (B,): -1 draws any class"])
     kind, pixels = stated["kind"], stated["range"] == list(PIXELS)
     values = "float pixels in [0, 1]" if pixels else VALUES.get(kind, f"{kind}s")
-    lines.append(f"{kind}s = torch.{'rand' if pixels else 'randn'}(1, {shape})  # yours: (B, {shape}), {values}")
+    read = {"image": 'model.preprocess("picture.jpg") → ', "clip": 'model.preprocess("video.mp4") → '}.get(kind, "")
+    lines.append(f"{kind}s = torch.{'rand' if pixels else 'randn'}(1, {shape})  # yours: {read}(B, {shape}), {values}")
     if can(model, Classifies):
         lines.append(f"scores = model({kind}s).softmax(-1)  # (B, classes)")
         if config.get("classes"):
