@@ -105,8 +105,8 @@ def write(
             config[split] = {"shape": shape, "mean": mean.tolist(), "std": std.tolist()}
         aside(hub.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if "test" not in splits:
-        for file in ("test_latents.npy", "test_labels.npy"):  # of what was there before
-            (folder / file).unlink(missing_ok=True)
+        for stale in ("test_latents.npy", "test_labels.npy"):  # of what was there before
+            (folder / stale).unlink(missing_ok=True)
     return folder
 
 
