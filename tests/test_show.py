@@ -15,7 +15,7 @@ from PIL import Image
 import zoo
 from zoo import cli, hub
 from zoo.data.images import ImageData
-from zoo.report import figures, plots
+from zoo.report import figures, inputs, plots
 from zoo.report.runs import datamodule
 from zoo.report.showing import evenly
 
@@ -147,6 +147,22 @@ def test_a_difference_has_a_scale_and_the_caption_says_what_is_seen(tmp_path, ph
     for word in ("what the model is given", "PSNR in dB, higher is closer", "each colour is a code"):
         assert word in said
     assert "evenly" not in said
+
+
+def test_the_share_of_a_picture_that_a_checkpoint_states_is_what_is_shown_and_evaluated(tmp_path, photos, drawn):
+    model = zoo.create("vqvae_conv_small", image_size=16, channels=3, width=32)
+    whole = model.preprocess(photos / "dog" / "00.png")
+    model.zoo_config["crop_pct"] = 0.5
+    hub.save(model, tmp_path / "model")
+    assert zoo.load(str(tmp_path / "model")).zoo_config["crop_pct"] == 0.5
+    x = model.preprocess(photos / "dog" / "00.png")
+    assert not torch.equal(x, whole)
+    for source in (photos / "dog" / "00.png", photos):
+        assert show(tmp_path / "model", source, "-o", tmp_path / "x.png", "--force") == 0
+        assert np.allclose(drawn[-1].axes[0].images[0].get_array(), x[0].permute(1, 2, 0))
+    assert torch.equal(
+        next(inputs.batches(model, inputs.opened(model, str(photos / "dog" / "00.png")), 1, "all"))[0], x
+    )
 
 
 def test_the_channels_of_latents_have_a_scale(tmp_path, photos, drawn):

@@ -71,7 +71,7 @@ def opened(model: Network, source: Any, reading: Mapping[str, Any] | None = None
     if isinstance(source, str) and source.startswith(CLASS):
         data = _named(source.removeprefix(CLASS))
     elif isinstance(source, str | list):
-        data = KINDS[about.kind].data(source, about, **settle(about, reading))
+        data = KINDS[about.kind].data(source, about, **seen(model) | settle(about, reading))
     else:
         data = source
     data.prepare_data()
@@ -143,6 +143,12 @@ def total_of(some: object) -> int | None:
     return total
 
 
+def seen(model: Network) -> dict[str, Any]:
+    """The share of a picture that a model's checkpoint says it sees, as a keyword of ImageData; else nothing."""
+    stated = getattr(model, "zoo_config", {}).get("crop_pct")
+    return {"crop_pct": stated} if stated and subject(model).kind == "image" else {}
+
+
 def settle(about: Input, reading: Mapping[str, Any] | None) -> dict[str, Any]:
     """The keywords of a reader that were given.
 
@@ -197,20 +203,20 @@ def _activations(source: str, about: Input) -> Any:
 def photographs(model: Network, most: int | None = None) -> tuple[list[str], Tensor]:
     """Names and pixels, (B, C, H, W) in [0, 1], of the photographs that ship with the package, for a model."""
     paths, place = sorted((FOLDER / "photos").glob("*.jpg"))[:most], device_of(model)
-    return [p.stem for p in paths], torch.stack([read_image(p, subject(model)) for p in paths]).to(place)
+    return [p.stem for p in paths], torch.stack([read_image(p, subject(model), **seen(model)) for p in paths]).to(place)
 
 
-def read_image(path: Path, about: Input, value_range: ValueRange | None = None) -> Tensor:
+def read_image(path: Path, about: Input, value_range: ValueRange | None = None, crop_pct: float = 1.0) -> Tensor:
     """An image file as a model takes it, (C, H, W) in [0, 1], resized as ImageData does it.
 
     Args:
-        value_range: as ImageData's.
+        value_range, crop_pct: as ImageData's.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not an image, or one of 32 bits without a range.
     """
-    return of_input(about, value_range=value_range)(path)
+    return of_input(about, crop_pct, value_range)(path)
 
 
 def read_clip(path: Path, about: Input) -> Tensor:

@@ -14,7 +14,7 @@ from zoo.data.readers import Items, read, stand_in, together
 from zoo.data.trained import run_of
 from zoo.data.transforms import of_input
 from zoo.nn.protocols import Input, Network
-from zoo.report.inputs import KINDS, opened, settle, shown_split, subject
+from zoo.report.inputs import KINDS, opened, seen, settle, shown_split, subject
 from zoo.report.runs import datamodule
 
 SHOWN = {"image": 8, "clip": 4, "latent": 8, "activation": 8}  # samples of a source, at most
@@ -51,7 +51,7 @@ def given(model: Network, sources: Sequence[str | Path], reading: Mapping[str, A
     left = {files[i] for i in evenly(len(files), FILES)}
     parts: list[Sample] = []
     said = [f"{len(left)} of {len(files)} files, evenly over them"] if len(left) < len(files) else []
-    ranged = {key: how[key] for key in ("value_range",) if key in how}
+    ranged = seen(model) | {key: how[key] for key in ("value_range",) if key in how}
     for source in sources:
         if not _is_file(source, about):
             some, count, what = _some_of(model, str(source), about, how)
@@ -106,7 +106,7 @@ def _stacked(parts: list[Sample], said: list[str]) -> Given:
 def _some_of(model: Network, source: str, about: Input, how: Mapping[str, Any]) -> tuple[list[Sample], int, str]:
     """Name, sample and class of some samples of a source, how many there are, and of what."""
     if about.kind == "image" and not _by_module(source):
-        return _pictures(source, about, how)
+        return _pictures(source, about, {**seen(model), **how})
     if about.kind == "clip" and Path(source).expanduser().is_dir():
         return _videos(Path(source).expanduser(), about)
     data = opened(model, source, how)
@@ -124,7 +124,7 @@ def _pictures(source: str, about: Input, how: Mapping[str, Any]) -> tuple[list[S
     splits = read(source, **columns)
     role = stand_in({role: items.labelled for role, items in splits.items()}, "test")
     items = together(splits) if role is None else splits[role]
-    transform = of_input(about, value_range=how.get("value_range"))
+    transform = of_input(about, how.get("crop_pct", 1.0), how.get("value_range"))
     some = [
         (_last(items, i), transform(items.images[i]), _called(items.classes, int(items.labels[i])))
         for i in evenly(len(items), SHOWN["image"])
