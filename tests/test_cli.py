@@ -200,7 +200,7 @@ def test_ctrl_c_is_quiet(capsys, monkeypatch):
 
 def zoo_ls(**how):
     how["env"] = os.environ | {"PYTHONPATH": str(ROOT)} | how.get("env", {})
-    return subprocess.Popen([sys.executable, "-m", "zoo.cli", "ls"], stderr=subprocess.PIPE, **how)
+    return subprocess.Popen([sys.executable, "-m", "zoo.cli", "ls", "--all"], stderr=subprocess.PIPE, **how)
 
 
 def test_a_pipe_that_nobody_reads_any_more_is_quiet():

@@ -123,12 +123,14 @@ def push(folder: str | Path, repo: str, dry_run: str | Path | None = None, licen
             this machine alone, or whose card tells of a place on it.
     """
     import huggingface_hub as hf
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
     repo = repo.removeprefix("hf://")
     repo = repo if "/" in repo else f"{os.environ.get('ZOO_HUB_ORG', 'latentzoo')}/{repo}"
     try:
-        hf.utils.validate_repo_id(repo)
-    except hf.errors.HFValidationError as error:
+        validate_repo_id(repo)
+    except HFValidationError as error:
         raise ValueError(f"{repo!r} is no name of a repository; give ORG/NAME") from error
     stated = {} if licence is None else {"licence": _allowed(licence)}
     with tempfile.TemporaryDirectory() as made:
