@@ -38,7 +38,8 @@ def main(out: Path, repository: Path) -> int:
     shutil.rmtree(runs, ignore_errors=True)
     run = str(runs / RECIPE)
     _verb(log, "show", ENCODER, photos, "-o", out / "seen.png", "--force")
-    _verb(log, "fit", RECIPE, "--data", photos, "--trainer.max_epochs", EPOCHS, "--runs", runs)
+    short = ["--trainer.max_epochs", EPOCHS, "--data.flip", "false"]  # left and right are classes here
+    _verb(log, "fit", RECIPE, "--data", photos, *short, "--runs", runs)
     _verb(log, "eval", run, figure="accuracy")
     _verb(log, "predict", run, new, "-o", out / "out.csv", "--force")
     _verb(log, "embed", run, photos, "-o", out / "features.parquet", "--force")
