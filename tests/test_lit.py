@@ -299,6 +299,23 @@ def test_a_model_without_a_reconstruction_is_measured_by_its_loss():
     assert not board.pictures
 
 
+def test_a_model_notes_how_much_of_a_picture_it_was_shown(tmp_path):
+    data = zoo.ImageData("samples/mnist", 28, limit=64, batch_size=32, crop_pct=0.875, num_workers=0)
+    lit = zoo.LitClassifier("bilinear_d64", lr=1e-3)
+    trainer = L.Trainer(max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(lit, data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    model = zoo.load(str(zoo.export(tmp_path / "a.ckpt", tmp_path / "folder")))
+    data.setup("test")
+    x, _ = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    assert torch.equal(model.preprocess(data.encoded("test")[:32]), x)
+    again = zoo.LitClassifier("bilinear_d64", weights=str(tmp_path / "folder"), lr=1e-3)
+    L.Trainer(max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False).fit(
+        again, zoo.ImageData("samples/mnist", limit=64, batch_size=32, num_workers=0)
+    )
+    assert "crop_pct" not in again.model.zoo_config
+
+
 def test_an_average_is_what_is_measured():
     lit, _, _ = trained(KSparse, INPUTS["activation"], ema=0.9)
     assert lit.average.n_averaged == 80

@@ -136,12 +136,17 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
     def setup(self, stage: str) -> None:
         """Before anything runs: see that the data's classes are the model's, and its labels classes.
 
+        Of pictures that are cut closer than whole for evaluation, the model notes it, and is shown others so, too.
+
         Raises:
             ValueError: they are not; a label that is missing or out of range.
         """
         super().setup(stage)
         data = self.datamodule
         self._take_own_batches(data)
+        if stage == "fit" and data is not None and "crop_pct" in data.hparams:
+            self.model.zoo_config.pop("crop_pct", None)  # of the weights it started from
+            self.model.zoo_config |= {} if data.hparams["crop_pct"] == 1 else {"crop_pct": data.hparams["crop_pct"]}
         if not self.reads_labels or data is None:
             return
         names: list[str] = list(getattr(data, "classes", ()))

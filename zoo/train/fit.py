@@ -371,10 +371,11 @@ def _write_down(run: Path, cli: LightningCLI, name: str) -> None:
 
 def _about(data: L.LightningDataModule) -> dict[str, Any]:
     """What is asked of a run's data once they are gone: samples of each split, classes, the name that all know."""
-    splits: dict[str, tuple[Any, Any]] = getattr(data, "splits", {})
+    splits: dict[str, Any] = getattr(data, "splits", {})
+    counts = {role: len(split[-1] if isinstance(split, tuple) else split) for role, split in splits.items()}
     return {
         "public": public(data.hparams["source"]) if "source" in data.hparams else type(data).__name__,
-        "samples": {serves(data, role): len(labels) for role, (_, labels) in splits.items()},
+        "samples": {serves(data, role): count for role, count in counts.items()},
         "classes": list(getattr(data, "classes", ())),
     }
 
