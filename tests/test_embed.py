@@ -330,6 +330,20 @@ def test_pictures_of_tables_are_drawn_by_the_names_of_their_rows(capsys, tmp_pat
     assert status == 0
 
 
+def test_the_page_of_the_verbs_reads_a_file_as_it_says(features, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "features.parquet").write_bytes(features.read_bytes())
+    names: dict = {}
+    exec(re.search(r"```python\n(.*?)```", (ROOT / "docs/verbs.md").read_text(encoding="utf-8"), re.DOTALL)[1], names)
+    assert names["features"].shape == (12, 192)
+    assert names["about"]["pool"] == "mean"
+
+
+def test_a_sheet_of_no_format_is_refused_at_once(capsys, features, tmp_path):
+    status, _, err = run(capsys, "similar", features, "gone.png", "-o", tmp_path / "s.parquet")
+    assert (status, "of no format that is known; give a name that ends in .png" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

@@ -18,6 +18,7 @@ from zoo.cli.flags import (
 )
 
 SPLITS = ("train", "val", "test")
+PICTURES = (".png", ".jpg", ".pdf", ".svg")  # formats of a sheet
 FAISS = """\
 to search many with faiss: \
 x = np.stack(pq.read_table({file!r})["embedding"].to_numpy()); faiss.normalize_L2(x); \
@@ -79,8 +80,10 @@ def similar(argv: list[str]) -> None:
     running_flags(parser, "queries at a time")
     args = parser.parse_args(argv)
     check_output(args.output, args.force)
+    from zoo.data.writing import check_format
     from zoo.report import neighbours, plots
 
+    check_format(args.output, PICTURES)
     how = {"device": args.device, "precision": args.precision, "batch_size": args.batch_size}
     found = neighbours.similar(args.features, args.query, args.count, args.model, **how)
     plots.write(neighbours.sheet(args.features, args.query, found, args.pictures), args.output)
