@@ -503,3 +503,21 @@ def test_data_still_names_another_datamodule(capsys):
     assert "its RandomImages makes its own samples and reads no --data photos/" in capsys.readouterr().err
     assert cli.main(["fit", "bilinear/mnist", "--data"]) == 2
     assert "--data without a value" in capsys.readouterr().err
+
+
+def test_lightning_says_nothing_that_nobody_needs(tmp_path):
+    command = [sys.executable, "-m", "zoo.cli", "fit", "bilinear/smoke", "--trainer.max_epochs", "1", *QUIET]
+    done = subprocess.run(
+        [*command, "--runs", str(tmp_path)], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "Tip:",
+        "weights_only",
+        "Loading `train_dataloader`",
+        "Seed set",
+        "TPU",
+        "logging interval",
+        "workers",
+    ):
+        assert line not in done.stderr + done.stdout

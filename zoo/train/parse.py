@@ -3,6 +3,7 @@
 import logging
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import jsonargparse
@@ -14,13 +15,24 @@ from zoo.nn.protocols import Input
 from zoo.train import keys
 from zoo.train.optim import Guarded
 
-# Lightning advertises packages at every start; whoever reads a run's output is looking for something else.
-logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
-saves = logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector")
-saves.addFilter(lambda record: "`weights_only` was not set" not in record.getMessage())
+# What Lightning says at every start or checkpoint; whoever reads a run's output is looking for something else.
+NOISE = {
+    "lightning.pytorch.utilities.rank_zero": ("Tip:", "TPU available", "Loading `train_dataloader` to estimate"),
+    "lightning.pytorch.trainer.connectors.checkpoint_connector": ("`weights_only` was not set",),
+    "lightning.fabric.utilities.seed": ("Seed set to",),  # which recipe.yaml and metrics.json say
+}
+
+
+def _without(lines: tuple[str, ...]) -> Callable[[logging.LogRecord], bool]:
+    return lambda record: not any(line in record.getMessage() for line in lines)
+
+
+for logger, lines in NOISE.items():
+    logging.getLogger(logger).addFilter(_without(lines))
 warnings.filterwarnings("ignore", message=".*treespec.*")
 warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")  # the last step of it is logged
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # what fits is decoded before, in memory
+warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # of a run that is gone on with
 
 
 def parse(file: Path, overrides: list[str]) -> LightningCLI:
