@@ -39,6 +39,11 @@ def test_a_terminal_has_one_line():
     assert said.count("\r") == 3  # not the second, which came too soon
 
 
+def test_the_last_count_is_said_once():
+    assert go_through(io.StringIO(), [(3, 10)], total=10) == "10 of 10 pictures, 3.33 a second, 0 s left\n"
+    assert go_through(Terminal(), [(3, 10)], total=10).count("10 of 10") == 1
+
+
 def test_a_high_rate_is_a_plain_number():
     assert "12,345 a second" in go_through(io.StringIO(), [(10, 123450)], total=None)
 

@@ -46,9 +46,8 @@ def main(out: Path, repository: Path) -> int:
     _verb(log, "similar", out / "features.parquet", sorted(new.iterdir())[0], "-o", out / "sheet.png", "--force")
 
     _title("One checkpoint of each other family")
-    for what, name in SHOWN["reconstructing"].items():
-        _verb(log, "eval", name, figure="psnr", said=what)
-        _verb(log, "show", name, "-o", out / f"{name.partition('_')[0]}.png", "--force", quiet=True)
+    for name in SHOWN["reconstructing"]:
+        _verb(log, "show", name, "-o", out / f"{name.partition('_')[0]}.png", "--force")
     _verb(log, "show", SHOWN["film"], "-o", out / "film.gif", "--force")
     drawing = ["--classes", "3,23,76,any", "--each", "6", "--steps", "25", "--guidance", "2"]
     _verb(log, "sample", SHOWN["generator"], *drawing, "-o", out / "samples.png")
@@ -61,7 +60,7 @@ def main(out: Path, repository: Path) -> int:
     return 0
 
 
-def _verb(log: Path, verb: str, *argv: object, figure: str | None = None, said: str = "", quiet: bool = False) -> None:
+def _verb(log: Path, verb: str, *argv: object, figure: str | None = None) -> None:
     """Run a verb as the command line does; print a line: its seconds and, of the JSON that it ends with, a figure."""
     command = " ".join(["zoo", verb, *(str(a) for a in argv if a != "--force")])
     start = time.perf_counter()
@@ -71,14 +70,11 @@ def _verb(log: Path, verb: str, *argv: object, figure: str | None = None, said: 
     seconds = time.perf_counter() - start
     if status:
         raise SystemExit(f"{command}: exit status {status}, see {log}")
-    if quiet:
-        return
     measured = ""
     if figure is not None:
         value = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])[figure]
-        measured = f"{100 * value:.1f} %" if figure == "accuracy" else f"{value:.1f} dB"
-        measured = f"{figure} {measured}"
-    print(f"  {said or command:<{WIDTH}} {seconds:5.1f} s  {measured}".rstrip(), flush=True)
+        measured = f"{figure} {100 * value:.1f} %"
+    print(f"  {command:<{WIDTH}} {seconds:5.1f} s  {measured}".rstrip(), flush=True)
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ class Progress:
         self.total, self.what, self.clock = total, what, clock
         self.stream = sys.stderr if stream is None else stream
         self.terminal = self.stream.isatty()
-        self.begun, self.done, self.lines = clock(), 0, 0
+        self.begun, self.done, self.told = clock(), 0, 0
         self.due = self.begun + AFTER
 
     def add(self, count: int) -> None:
@@ -46,8 +46,9 @@ class Progress:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.lines:
-            self._say(self.clock())
+        if self.told:
+            if self.told != self.done:
+                self._say(self.clock())
             if self.terminal:
                 self.stream.write("\n")
                 self.stream.flush()
@@ -61,7 +62,7 @@ class Progress:
         line = f"{self.done:,}{of} {self.what}, {fast} a second{left}"
         self.stream.write(f"\r\x1b[K{line}" if self.terminal else f"{line}\n")
         self.stream.flush()
-        self.lines += 1
+        self.told = self.done
 
 
 def shown(batches: Iterable[T], count: Callable[[T], int], total: int | None, what: str) -> Iterator[T]:
