@@ -63,7 +63,7 @@ class LitFinetune(LitClassifier):
         self,
         arch: str | None = None,
         *,
-        weights: str | None = "mae_vit_tiny.tiny_imagenet",
+        weights: str | None = None,
         weight_decay: float = 0.05,
         warmup_epochs: float = 1.0,
         layer_decay: float | None = 0.75,
