@@ -305,13 +305,14 @@ def test_a_full_disk_leaves_logs_and_folders_as_they_were_and_is_told_in_a_line(
     folder = zoo.save(zoo.create("bilinear_d64"), tmp_path / "folder")
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     script = f"""
-import resource, signal, zoo
+import resource, signal, sys, zoo
 from zoo.cli import main
 from zoo.train.callbacks import CSVLog
 log = CSVLog({str(tmp_path)!r}, "logs")
 for step in range(200):
     log.log_metrics({{"train/loss": 1 / (1 + step)}}, step)
     log.save()
+sys.dont_write_bytecode = True  # a cut .pyc would stay
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_500, 1_500))
 try:

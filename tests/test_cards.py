@@ -99,7 +99,7 @@ def test_the_hubs_own_parser_reads_each_shipped_card(name):
     [
         ("MIT", {"license": "mit"}),
         ("CC-BY-4.0", {"license": "cc-by-4.0"}),
-        ("llama3.1", {"license": "llama3.1"}),
+        ("llama2", {"license": "llama2"}),
         ("GPL-3.0-or-later", {"license": "gpl-3.0"}),
         ("CECILL-2.1", {"license": "other", "license_name": "cecill-2.1"}),
     ],

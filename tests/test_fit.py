@@ -336,8 +336,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, undisturbed):
     path = tmp_path / "last.ckpt"
     path.write_bytes((undisturbed / LAST).read_bytes())
     script = f"""
-import resource, signal, torch
+import resource, signal, sys, torch
 from zoo.train.callbacks import WriteAside
+sys.dont_write_bytecode = True  # a cut .pyc would stay
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:

@@ -130,8 +130,9 @@ def test_a_folder_without_weights_or_config_says_what_is_missing(folder):
 def test_a_full_disk_leaves_the_old_checkpoint(folder):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     out = python(f"""
-import resource, signal, zoo
+import resource, signal, sys, zoo
 model = zoo.create("bilinear_d512_l3")
+sys.dont_write_bytecode = True  # a cut .pyc would stay
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 try:
