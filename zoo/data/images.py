@@ -37,6 +37,7 @@ from zoo.data.readers import (
 from zoo.data.seeds import balanced
 from zoo.data.shards import Sample, Shards, Streamed, find, join
 from zoo.nn.checks import check_least, check_types
+from zoo.nn.protocols import Input
 
 ALL = "all"  # the name, beside the splits', of every picture of a source
 CACHES = ("auto", "memory", "memmap", "none")
@@ -132,6 +133,9 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"source={source!r} and {', '.join(self.given)}: Datasets are a source; give one of both")
         if self.given:
             source = ", ".join(f"{role} {type(data).__name__}" for role, data in self.given.items())
+        listed = [source] if isinstance(source, str | Path) else source
+        if not isinstance(listed, list | tuple) or not all(isinstance(file, str | Path) for file in listed):
+            raise ValueError(f"source={source!r}, allowed a name, a path, or a list of paths")
         source = str(source) if isinstance(source, str | Path) else [str(file) for file in source]
         check_types(ImageData, locals())
         super().__init__()
@@ -385,6 +389,15 @@ class ImageData(L.LightningDataModule):
             pixels.array = mapped(pixels)
         pixels.items = replace(items, whole=None)  # nobody asks again, and a spawned worker would get it all
         return pixels
+
+
+def follow(data: L.LightningDataModule, takes: Input) -> None:
+    """Have side and channels of a DataModule's pictures be a model's, where its keywords leave them open."""
+    if takes.kind != "image" or takes.size[0] != takes.size[1]:
+        return
+    for key, value in (("image_size", takes.size[0]), ("channels", takes.channels)):
+        if data.hparams.get(key, value) is None:
+            data.hparams[key] = value
 
 
 class Encoded:

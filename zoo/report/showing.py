@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.data.images import follow
 from zoo.data.lists import SUFFIXES
 from zoo.data.pixels import Pixels
 from zoo.data.readers import Items, read, stand_in, together
@@ -73,9 +74,10 @@ def own(model: Network, name: str) -> Given | None:
     data = None if run is None else datamodule(run)
     if run is None or data is None:
         return None
+    about = subject(model)
+    follow(data, about)
     data.prepare_data()
     data.setup("validate")
-    about = subject(model)
     some, count = _validation(data, SHOWN[about.kind])
     shape = tuple(some[0][1].shape)
     if shape != about.shape:

@@ -11,6 +11,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
+from zoo.data.images import follow
 from zoo.nn.protocols import Input
 from zoo.train import keys
 from zoo.train.optim import Guarded
@@ -53,18 +54,10 @@ def parse(file: Path, overrides: list[str]) -> LightningCLI:
             "neither losses nor optimisers come back; give ddp, which begins the command once for each process"
         )
     cli.model.skip_nonfinite = cli.config["skip_nonfinite"]
-    _follow(cli)
-    return cli
-
-
-def _follow(cli: LightningCLI) -> None:
-    """Side and channels of pictures are the model's, where the recipe leaves them open."""
     takes: Input | None = getattr(getattr(cli.model, "model", None), "takes", None)
-    if takes is None or takes.kind != "image" or takes.size[0] != takes.size[1]:
-        return
-    for key, value in (("image_size", takes.size[0]), ("channels", takes.channels)):
-        if cli.datamodule.hparams.get(key, value) is None:
-            cli.datamodule.hparams[key] = value
+    if takes is not None:
+        follow(cli.datamodule, takes)
+    return cli
 
 
 def resolve(file: Path, overrides: list[str]) -> jsonargparse.Namespace:
