@@ -91,7 +91,9 @@ DOORS = ["run", "x.ckpt", "folder", "folder/model.safetensors"]
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("verb", ["verify", "eval", "show", "export", "push", "latents", "sample"])
+@pytest.mark.parametrize(
+    "verb", ["verify", "eval", "show", "export", "push", "latents", "sample", "predict", "embed", "codes"]
+)
 def test_a_hostile_pickle_runs_through_no_verb(hostile, capsys, verb, door):
     sentinel, place = hostile
     rest = {
@@ -99,7 +101,10 @@ def test_a_hostile_pickle_runs_through_no_verb(hostile, capsys, verb, door):
         "show": ["-o", str(place / "x.png")],
         "sample": ["-o", str(place / "x.png")],
         "push": ["org/name", "--dry-run", str(place / "out")],
-        "latents": [str(place / "out"), "--data", "samples/mnist"],
+        "latents": ["samples/mnist", "-o", str(place / "out")],
+        "predict": ["samples/mnist", "-o", str(place / "x.csv")],
+        "embed": ["samples/mnist", "-o", str(place / "x.parquet")],
+        "codes": ["samples/mnist", "-o", str(place / "x.parquet")],
     }.get(verb, [])
     assert cli.main([verb, str(place / door), *rest]) == 2
     assert capsys.readouterr().err.strip().count("\n") == 0
