@@ -9,6 +9,7 @@ import jsonargparse
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -250,6 +251,26 @@ class Board:
         self.pictures[name] = picture
 
 
+class BoardLogger(CSVLogger):
+    """A logger with TensorBoard's kind of experiment."""
+
+    def __init__(self, board: Board):
+        super().__init__("unused")
+        self.board = board
+
+    @property
+    def experiment(self) -> Board:
+        return self.board
+
+    def log_hyperparams(self, *args: object, **how: object) -> None: ...
+
+    def log_metrics(self, *args: object, **how: object) -> None: ...
+
+    def save(self) -> None: ...
+
+    def finalize(self, status: str) -> None: ...
+
+
 def trained(kind: type[nn.Module], takes: Input, **args) -> tuple[LitAutoencoder, L.Trainer, Board]:
     """A model trained by LitAutoencoder itself for 20 epochs on 64 samples."""
 
@@ -260,9 +281,7 @@ def trained(kind: type[nn.Module], takes: Input, **args) -> tuple[LitAutoencoder
     L.seed_everything(0, verbose=False)
     lit, board = LitOfAModel("ksparse", **{"lr": 1e-2} | args), Board()
     samples = TensorDataset(torch.rand(64, *takes.shape), torch.zeros(64, dtype=torch.int64))
-    logger = L.pytorch.loggers.logger.DummyLogger()
-    logger._experiment = board
-    run = trainer(max_epochs=20, logger=[logger], log_every_n_steps=1)
+    run = trainer(max_epochs=20, logger=[BoardLogger(board)], log_every_n_steps=1)
     run.fit(lit, DataLoader(samples, 16, shuffle=True), DataLoader(samples, 16))
     return lit, run, board
 
