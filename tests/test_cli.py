@@ -151,7 +151,7 @@ def test_the_line_of_an_unforeseen_error_names_the_place_in_this_package(capsys,
     monkeypatch.setattr(registry, "families", lambda: None)
     status, _, err = run(capsys, "cp", "bilinear/smoke", "mine.yaml")
     assert status == 1
-    assert re.search(r"TypeError: .*\(zoo/recipe\.py:\d+\); ZOO_DEBUG=1", err), err
+    assert re.search(r"AttributeError: .*\(zoo/recipe\.py:\d+\); ZOO_DEBUG=1", err), err
 
 
 def test_debugging_shows_the_trace_without_secrets_and_then_the_line(capsys, monkeypatch):

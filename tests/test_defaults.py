@@ -371,7 +371,7 @@ def test_a_family_of_vectors_is_saved_with_its_kind(checkpoint):
     assert config["input"] == {"kind": "activation", "shape": [6], "layout": "B D", "range": None}
     card = (Path(checkpoint) / hub.CARD).read_text()
     assert "pipeline_tag: feature-extraction" in card
-    assert "model.encode(activations)  # (B, 6), activations" in card
+    assert "activations = torch.randn(1, 6)  # yours: (B, 6), activations\nlatents = model.encode(activations)" in card
     assert hub.golden_output(zoo.load(checkpoint)).shape == (1,)
     assert hub.verify(checkpoint)["strict"] == "ok"
 

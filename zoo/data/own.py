@@ -111,7 +111,7 @@ def batch(given: Any, takes: Input, labelled: bool, look: bool) -> tuple[Tensor,
         x = x.to(torch.float32) / 255
     elif not x.is_floating_point():
         raise ValueError(f"a batch of the DataLoader is {x.dtype}, expected uint8, or floats in [0, 1]")
-    elif look:
+    elif look and not x.is_meta:  # of an estimate, which has shapes alone
         check_span(x, "a batch of the DataLoader")
     if y is None and labelled:
         raise ValueError("a batch of the DataLoader has no labels, which this model needs; give (images, labels)")

@@ -188,7 +188,7 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
             ValueError: it cannot be understood, or its labels are no classes of the model.
         """
         x, y = own.batch(batch, self.model.takes, self.reads_labels, not self.looked)
-        if self.reads_labels and not self.looked:
+        if self.reads_labels and not self.looked and not y.is_meta:  # of an estimate
             check_labels(y, count_classes(self.model), "the DataLoader", mend="give (images, labels)")
         self.looked = True
         return x, y
