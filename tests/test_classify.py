@@ -72,7 +72,7 @@ def test_more_classes_than_outputs_are_refused_before_the_first_step():
     lit = LitClassifier("bilinear_d64", num_classes=5)
     with pytest.raises(ValueError, match=r"the data has 10 classes, the model 5; set model.num_classes to 10"):
         trainer(max_epochs=1).fit(lit, ImageData("samples/mnist", channels=1))
-    with pytest.raises(ValueError, match="labels go up to 9, this model has 5 classes"):
+    with pytest.raises(ValueError, match="labels span 0 to 9, this model has 5 classes"):
         report.part(lit.model, "evaluate")(lit.model, report.batches(lit.model, "samples/mnist", 500))
 
 

@@ -19,8 +19,7 @@ from zoo.data.readers import read
 SHOWN = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 CLASSIFIER, ENCODER, RECIPE = SHOWN["classifier"], SHOWN["encoder"], SHOWN["recipe"]
 EACH, ASKED = 12, 9  # sprites of a class that are trained on, and sprites that are asked about
-EPOCHS = 8  # where the recipe would take 35
-WIDTH = 62  # of what is done, before its figure
+EPOCHS = 6  # where the recipe would take 35
 
 
 def main(out: Path, repository: Path) -> int:
@@ -74,7 +73,7 @@ def _verb(log: Path, verb: str, *argv: object, figure: str | None = None) -> Non
     if figure is not None:
         value = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])[figure]
         measured = f"{figure} {100 * value:.1f} %"
-    print(f"  {command:<{WIDTH}} {seconds:5.1f} s  {measured}".rstrip(), flush=True)
+    print(f"  {seconds:5.1f} s  {command}  {measured}".rstrip(), flush=True)
 
 
 @contextlib.contextmanager
