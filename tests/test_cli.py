@@ -90,7 +90,7 @@ def test_verify_checks_all_that_ship(capsys):
         (["info", "bilinear_d256.mnst"], "it has bilinear_d256.mnist, bilinear_d256.mnist_noise"),
         (["eval", "bilinear_d256.mnist", "./nowhere"], "no folder ./nowhere"),
         (["show", "bilinear_d256.mnist", "nothing.png"], "nothing.png"),
-        (["export", "nowhere/run", "out"], "no folder nowhere/run"),
+        (["export", "nowhere/run", "nowhere/out"], "no folder nowhere/run"),
         (["cp", "bilinear/mnits", "x.yaml"], "did you mean bilinear/mnist"),
     ],
 )
