@@ -15,6 +15,7 @@ from PIL import Image
 import zoo
 from zoo import cli, hub
 from zoo.data.images import ImageData
+from zoo.nn.protocols import Input
 from zoo.report import figures, inputs, plots
 from zoo.report.runs import datamodule
 from zoo.report.showing import evenly
@@ -61,6 +62,14 @@ def test_a_keyword_newer_than_the_run_means_what_the_run_did(tmp_path, photos):
     data = datamodule(run_of(tmp_path / "old", photos, **how))
     assert data.hparams.stratify is False
     assert data.encoded("val") == ImageData(str(photos), **how, stratify=False).encoded("val")
+
+
+def test_what_a_runs_recipe_leaves_open_is_its_models(tmp_path, photos):
+    picture(photos / "dog" / "wide.png", 99, (30, 50))
+    place = run_of(tmp_path / "run", photos, image_size=None, channels=None, val_fraction=0.3)
+    data = datamodule(place, Input("image", (1, 8, 8)))
+    data.setup("validate")
+    assert data.input_shape == (1, 8, 8)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,8 @@ def evaluate(
     """
     check_least(1, batch_size=batch_size)
     model = hub.load(name)
-    about, own = subject(model), None if source else datamodule(Path(name))
+    about = subject(model)
+    own = None if source else datamodule(Path(name), about)
     if own is not None and settle(about, reading):
         raise ValueError(
             f"{', '.join(settle(about, reading))}: the data of {name} is read as its recipe says; leave it out"

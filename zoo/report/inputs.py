@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from zoo.data.classes import count_classes
-from zoo.data.images import follow
 from zoo.data.pictures import ValueRange
 from zoo.data.readers import SAMPLES as FOLDER
 from zoo.data.transforms import device_of, of_input
@@ -75,7 +74,6 @@ def opened(model: Network, source: Any, reading: Mapping[str, Any] | None = None
         data = KINDS[about.kind].data(source, about, **seen(model) | settle(about, reading))
     else:
         data = source
-        follow(data, about)
     data.prepare_data()
     named = isinstance(source, str | list)
     if named and hasattr(data, "roles") and not {"val", "test"} & set(data.roles()):

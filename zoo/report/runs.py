@@ -6,11 +6,13 @@ from pathlib import Path
 import lightning as L
 import yaml
 
+from zoo.data.images import follow
 from zoo.data.trained import run_of
+from zoo.nn.protocols import Input
 from zoo.train.keys import keys_of
 
 
-def datamodule(run: Path) -> L.LightningDataModule | None:
+def datamodule(run: Path, takes: Input | None = None) -> L.LightningDataModule | None:
     """The DataModule that a run was trained on, not yet set up; None where `run` is no run.
 
     Its splits are the run's own: keywords that are newer than the run's recipe mean what it did without them. A source
@@ -18,6 +20,7 @@ def datamodule(run: Path) -> L.LightningDataModule | None:
 
     Args:
         run: a run's directory, that of a recipe's runs (the newest), or a checkpoint in one.
+        takes: what its model takes, which says what the recipe leaves open, as in training.
 
     Raises:
         ValueError: its recipe names no DataModule that can be made here.
@@ -36,4 +39,6 @@ def datamodule(run: Path) -> L.LightningDataModule | None:
         raise ValueError(f"{file}: its data cannot be made again ({said}); name a source beside {run}") from error
     if not isinstance(data, L.LightningDataModule):
         raise ValueError(f"{file}: {recipe['class_path']} is no DataModule; name a source beside {run}")
+    if takes is not None:
+        follow(data, takes)
     return data

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.images import follow
 from zoo.data.lists import SUFFIXES
 from zoo.data.pixels import Pixels
 from zoo.data.readers import Items, read, stand_in, together
@@ -71,11 +70,10 @@ def own(model: Network, name: str) -> Given | None:
         ValueError: its data cannot be made again, or has no samples that the model takes.
     """
     run = run_of(Path(name))
-    data = None if run is None else datamodule(run)
+    about = subject(model)
+    data = None if run is None else datamodule(run, about)
     if run is None or data is None:
         return None
-    about = subject(model)
-    follow(data, about)
     data.prepare_data()
     data.setup("validate")
     some, count = _validation(data, SHOWN[about.kind])

@@ -33,7 +33,6 @@ from zoo.nn.protocols import Input
 from zoo.redact import HIDDEN, public, redact, redacted
 from zoo.train import keys, parallel
 from zoo.train.callbacks import LAST, Begun, CSVLog, LogShort, RunState, SaveSteps, Stop, Stopped, WriteAside
-from zoo.train.finetune import LitFinetune
 from zoo.train.parse import parse, resolve
 
 FIGURES = ("model", "data", "trainer", "seed_everything")  # keys that they depend on, but for recipe.HARMLESS
@@ -246,8 +245,7 @@ def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | N
         return 128 + signum
     seconds = time.perf_counter() - start
     validated = state.figures | dict(trainer.callback_metrics)
-    if isinstance(cli.model, LitFinetune):
-        validated |= cli.model.kept_figures
+    validated |= getattr(cli.model, "kept_figures", {})  # of a training that ends with other weights than its last
     (figures,) = trainer.test(cli.model, cli.datamodule, verbose=False)
     if not trainer.is_global_zero:
         return 0
@@ -266,8 +264,8 @@ def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | N
     _write_json(run / "metrics.json", measured)
     for key, value in figures.items():
         print(f"{key:<12} {value:.4f}")
-    if isinstance(cli.model, LitFinetune):
-        print(cli.model.said)
+    if kept := getattr(cli.model, "said", ""):
+        print(kept)
     if split != "test":
         print(f"{measured['data']} has no test set with labels: these are of its {split} split")
     if expect.get("value") is not None:
