@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli.flags import (
-    MODEL,
-    SOURCE,
     check_folder,
     check_output,
+    model_and_source,
     new_parser,
     output_flags,
     reading_flags,
@@ -105,8 +104,7 @@ def similar(argv: list[str]) -> None:
 
 def latents(argv: list[str]) -> None:
     parser = new_parser("latents", "A data set through an encoder, once: a folder that a diffusion recipe reads.")
-    parser.add_argument("model", help=MODEL)
-    parser.add_argument("source", nargs="+", help=SOURCE)
+    model_and_source(parser)
     output_flags(parser, "a folder", required=False)
     parser.add_argument("--data", metavar="SOURCE", help=argparse.SUPPRESS)  # NAME FOLDER --data SOURCE, as it was
     parser.add_argument("--image-size", type=int, help="in px; default: the model's")
@@ -147,8 +145,7 @@ def latents(argv: list[str]) -> None:
 
 def _table_flags(parser: argparse.ArgumentParser, what: str) -> Any:
     """What verbs share that write a table, and what makes the model and keywords of their values."""
-    parser.add_argument("model", help=MODEL)
-    parser.add_argument("source", nargs="+", help=SOURCE)
+    model_and_source(parser)
     output_flags(parser, what)
     parser.add_argument("--split", choices=SPLITS, help="of the source, this split alone (default: all)")
     parser.add_argument(

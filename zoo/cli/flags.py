@@ -16,6 +16,17 @@ def new_parser(verb: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(f"zoo {verb}", description=description)
 
 
+def model_and_source(parser: argparse.ArgumentParser, more: str = "", needed: bool = True) -> None:
+    """`MODEL SOURCE…`, read as `model` and the list `source`.
+
+    Args:
+        more: what else a source may be, and what is taken without one.
+        needed: at least one source has to be given.
+    """
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("source", nargs="+" if needed else "*", metavar="SOURCE", help=SOURCE + more)
+
+
 def running_flags(parser: argparse.ArgumentParser, batch_size: str = "samples at a time") -> None:
     """`--device`, `--precision`, `--batch-size`."""
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:N or mps")

@@ -6,21 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from zoo.cli.flags import MODEL, SOURCE, check_output, new_parser, output_flags, reading_flags, running_flags
+from zoo.cli.flags import check_output, model_and_source, new_parser, output_flags, reading_flags, running_flags
 
 WORST = 10  # classes that `zoo eval` prints
 
 
 def evaluate(argv: list[str]) -> None:
     parser = new_parser("eval", "The family's own figures on a test set; the last line is JSON.")
-    parser.add_argument("name", metavar="MODEL", help=MODEL)
-    parser.add_argument(
-        "source",
-        nargs="*",
-        metavar="SOURCE",
-        help=f"{SOURCE} (default: a run's own data and split, else the shipped sample); of latents the folder that "
-        "`zoo latents` wrote; or class:PACKAGE.MODULE.DATAMODULE",
-    )
+    default = " (default: a run's own data and split, else the shipped sample)"
+    others = "; of latents the folder that `zoo latents` wrote; or class:PACKAGE.MODULE.DATAMODULE"
+    model_and_source(parser, default + others, needed=False)
     parser.add_argument("--data", help="the same, as it was given before")
     running_flags(parser, "default: 1000 samples, or 64 clips")
     output_flags(parser, "a folder: figures.json, and of a classifier confusion.png and worst.png", required=False)
@@ -34,7 +29,7 @@ def evaluate(argv: list[str]) -> None:
     if args.data is not None:
         if source is not None:
             raise ValueError(f"two sources, {' '.join(args.source)} and --data {args.data}; give the first alone")
-        print(f"zoo eval: --data is no longer needed: zoo eval {args.name} {args.data}", file=sys.stderr)
+        print(f"zoo eval: --data is no longer needed: zoo eval {args.model} {args.data}", file=sys.stderr)
     output = None if args.output is None else check_output(args.output, args.force)
     if output is not None and output.is_file():
         raise ValueError(f"{output} is a file; give a folder as -o")
@@ -42,7 +37,7 @@ def evaluate(argv: list[str]) -> None:
 
     how = {"class_map": args.class_map, "by_number": args.by_number, "reading": reading(args)}
     where = {"device": args.device, "precision": args.precision, "output": output}
-    figures = report.evaluate(args.name, source or args.data, args.batch_size, **how, **where)
+    figures = report.evaluate(args.model, source or args.data, args.batch_size, **how, **where)
     if "trained_on" in figures:
         print(_trained_on(figures))
     for line in _lines(figures):
@@ -79,14 +74,9 @@ def _trained_on(figures: dict[str, Any]) -> str:
 
 def show(argv: list[str]) -> None:
     parser = new_parser("show", "A picture of what the model does.")
-    parser.add_argument("name", metavar="MODEL", help=MODEL)
-    parser.add_argument(
-        "sources",
-        nargs="*",
-        metavar="SOURCE",
-        help=f"{SOURCE}; video files or a folder of them, .npy files of latents or activations; of what holds many "
-        "up to eight are drawn (default: a run's own validation pictures, else the model's own figure)",
-    )
+    others = "; video files or a folder of them, .npy files of latents or activations; of what holds many up to eight "
+    default = "are drawn (default: a run's own validation pictures, else the model's own figure)"
+    model_and_source(parser, others + default, needed=False)
     output_flags(parser, "a PNG; of clips also a GIF", Path("zoo.png"))
     running_flags(parser, "of the data that a model's own figure is computed of (default: 1000 samples, or 64 clips)")
     reading = reading_flags(parser)
@@ -95,7 +85,7 @@ def show(argv: list[str]) -> None:
     from zoo.report import figures as report
 
     how = {"device": args.device, "precision": args.precision, "batch_size": args.batch_size}
-    print(report.show(args.name, args.sources, args.output, reading(args), **how))
+    print(report.show(args.model, args.source, args.output, reading(args), **how))
 
 
 def sample(argv: list[str]) -> None:
