@@ -274,7 +274,7 @@ def test_a_run_that_was_trained_on_other_samples_than_it_is_measured_on_asks_for
             return (x, x), y
 
     for shape, kind in (((1, 16, 16), zoo.RandomImages), ((1, 28, 28), Latents)):
-        monkeypatch.setattr(figures, "datamodule", lambda run, kind=kind, shape=shape: kind(shape, 8))
+        monkeypatch.setattr(figures, "datamodule", lambda run, takes, kind=kind, shape=shape: kind(shape, 8))
         with pytest.raises(ValueError, match=r"trained on other samples than .* SOURCE$"):
             figures.evaluate("bilinear_d256.mnist")
 
