@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,36 @@ def test_what_a_worker_raised_is_said_without_its_trace(capsys, monkeypatch, err
     assert code == status
     assert err.startswith(f"zoo ls: {said}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        ("predict", '--bad skip, --value-range LOW,HIGH, --label-column "", --image-column; unbad=1 bad: data.bad'),
+        (
+            "fit",
+            '--data.bad skip, --data.value_range [low,high], --data.label_column "", --data.image_column; '
+            "unbad=1 bad: data.bad",
+        ),
+        ("similar", "bad='skip', value_range=(low, high), label_column=\"\", image_column; unbad=1 bad: data.bad"),
+    ],
+)
+def test_keywords_of_a_reader_are_said_as_flags_of_the_verb(capsys, monkeypatch, verb, said):
+    words = "bad='skip', value_range=(low, high), label_column=\"\", image_column; unbad=1 bad: data.bad"
+
+    def stop(argv):
+        warnings.warn(words, stacklevel=1)
+        raise ValueError(words)
+
+    monkeypatch.setitem(cli.VERBS, verb, stop)
+    assert run(capsys, verb) == (2, "", 2 * f"zoo {verb}: {said}\n")
+
+
+def test_a_warning_is_one_line_without_code_and_ends_with_the_command(capsys, monkeypatch):
+    monkeypatch.setitem(cli.VERBS, "ls", lambda argv: warnings.warn("a\nb at s3://me:secret@x/y", stacklevel=1))
+    assert run(capsys, "ls") == (0, "", "zoo ls: a b at s3://***@x/y\n")
+    with pytest.warns(UserWarning, match="later"):
+        warnings.warn("later", stacklevel=1)
 
 
 def test_ctrl_c_is_quiet(capsys, monkeypatch):

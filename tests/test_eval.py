@@ -279,6 +279,31 @@ def test_a_run_that_was_trained_on_other_samples_than_it_is_measured_on_asks_for
             figures.evaluate("bilinear_d256.mnist")
 
 
+@pytest.mark.parametrize("verb", ["eval", "show", "shard"])
+def test_a_damaged_picture_is_left_out_where_that_is_asked_for(verb, tmp_path, capsys):
+    for name in ("one/a.png", "one/b.png", "two/c.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), 99).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "one" / "b.png").write_bytes(b"no picture")
+    model = [] if verb == "shard" else ["bilinear_d256.mnist"]
+    names = ["--class-map", "one=1,two=2"] if verb == "eval" else []
+    argv = [verb, *model, str(tmp_path / "in"), *names, "-o", str(tmp_path / ("out" if verb != "show" else "out.png"))]
+    if verb != "shard":  # which writes what it does not have to decode as it is
+        assert cli.main(argv) == 2
+        err = capsys.readouterr().err
+        assert "b.png cannot be decoded" in err
+        assert err.endswith(", or leave such pictures out with --bad skip\n")
+    assert cli.main([*argv, "--bad", "skip"]) == 0
+    shown = capsys.readouterr()
+    assert "1 of 3 pictures of" in shown.err
+    assert "b.png cannot be decoded" in shown.err
+    if verb == "eval":
+        assert json.loads(shown.out.splitlines()[-1])["images"] == 2
+    if verb == "shard":
+        (row,) = json.loads((tmp_path / "out" / "manifest.json").read_text())["splits"]["train"]
+        assert row["samples"] == 2
+
+
 def test_samples_and_labels_come_to_the_device_of_the_model(models):
     model = zoo.load("bilinear_d256.mnist")
     data = opened(model, "samples/mnist")

@@ -424,18 +424,18 @@ def test_what_skip_keeps_can_be_trained_on(tmp_path, monkeypatch):
     (folder / "middle.mkv").write_bytes(data)
     paths = sorted(folder.glob("*.m*"))
     with pytest.warns(UserWarning, match="2 of 4 videos are left out") as said:
-        kept, _ = c._readable(paths, [0] * len(paths), 16)
+        kept, _ = c.readable(paths, [0] * len(paths), 16)
     left = set(paths) - set(kept)
     assert {p.name for p in left} == {"middle.mkv", "text.mp4"}
     decoded: list[str] = []
     check = c.check_frames
     monkeypatch.setattr(c, "check_frames", lambda path, least: decoded.append(path.name) or check(path, least))
     with pytest.warns(UserWarning, match="2 of 4 videos are left out"):
-        assert c._readable(paths, [0] * len(paths), 16)[0] == kept
+        assert c.readable(paths, [0] * len(paths), 16)[0] == kept
     assert not decoded  # what was found is known, until a file changes
     (folder / "text.mp4").write_text("other words")
     with pytest.warns(UserWarning, match="2 of 4 videos are left out"):
-        c._readable(paths, [0] * len(paths), 16)
+        c.readable(paths, [0] * len(paths), 16)
     assert decoded == ["text.mp4"]
     assert all(p.name in str(said[0].message) for p in left)
     for path in kept:

@@ -1,17 +1,15 @@
 """The `zoo` command. Nothing heavy is imported before a verb needs it: `zoo ls` answers without torch."""
 
-import builtins
 import errno
 import io
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from zoo import __version__, registry
 from zoo.cli import applying, catalogue, giving, running, storing, training
+from zoo.cli.saying import explain, plainly, say
 from zoo.redact import redact
 
 HELP = """\
@@ -55,14 +53,6 @@ zoo cache prune --older-than DAYS | --size 20GB | --all
 
 NAME is arch.tag (`zoo ls --pretrained`), a checkpoint folder, or hf://org/name@revision."""
 
-TRACE = "Traceback (most recent call last):"
-LONGEST = 400  # of what an unexpected error says
-NEXT = {  # what to do about errors of others, by their type
-    "OutOfMemoryError": "lower --data.batch_size or set --model.grad_checkpointing true; ",
-    "MemoryError": "lower --data.batch_size or the image size; ",
-    "ModuleNotFoundError": "install that package; ",
-}
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; 0 when it worked.
@@ -76,8 +66,9 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     verb = argv[0] if argv else "--help"
     try:
-        status = _run(verb, argv[1:])
-        sys.stdout.flush()
+        with plainly(verb):
+            status = _run(verb, argv[1:])
+            sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -89,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
             print(redact(traceback.format_exc()), file=sys.stderr)
         said, status = explain(error)
-        print(redact(f"zoo {verb}: {said}"), file=sys.stderr)
+        say(verb, said)
         return status
 
 
@@ -104,40 +95,6 @@ def _run(verb: str, rest: list[str]) -> int:
         print(f"zoo: no verb {verb!r}{registry.suggest(verb, VERBS)}; zoo --help lists them", file=sys.stderr)
         return 2
     return 0
-
-
-def explain(error: Exception) -> tuple[str, int]:
-    """What an exception says, in one line, and the exit status that it makes.
-
-    ValueErrors and OSErrors are 2 and say what to do next by themselves. Any other is 1, with its type, where it was
-    raised and how to see more.
-    """
-    kind, said = type(error), str(error)
-    trace = said.rpartition(TRACE)[2] if TRACE in said else ""  # of a DataLoader's worker, or of another process
-    if found := re.search(r"^(?:\w+\.)*(\w+)(?:: |$)", trace, re.MULTILINE):  # what was raised there
-        named = getattr(builtins, found[1], None)
-        kind = named if isinstance(named, type) else type(found[1], (Exception,), {})
-        said = trace[found.end() :]
-    said = " ".join(said.split())
-    expected = issubclass(kind, ValueError | OSError)
-    if not expected or issubclass(kind, UnicodeError) or " " not in said:
-        said = f"{kind.__name__}: {said}" if said else kind.__name__
-    if expected:
-        return said, 2
-    said = said if len(said) <= LONGEST else f"{said[:LONGEST].rstrip()}…"
-    advice = NEXT.get(kind.__name__, "")
-    return f"{said}{_place(error)}; {advice}ZOO_DEBUG=1 shows the whole trace", 1
-
-
-def _place(error: Exception) -> str:
-    """The last line of this package that an exception came through."""
-    here, place, trace = Path(__file__).parents[1], "", error.__traceback__
-    while trace is not None:
-        file = Path(trace.tb_frame.f_code.co_filename)
-        if file.is_relative_to(here) and not file.is_relative_to(Path(__file__).parent):
-            place = f" (zoo/{file.relative_to(here).as_posix()}:{trace.tb_lineno})"
-        trace = trace.tb_next
-    return place
 
 
 def _unread(error: Exception) -> bool:

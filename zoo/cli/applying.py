@@ -148,9 +148,6 @@ def _table_flags(parser: argparse.ArgumentParser, what: str) -> Any:
     model_and_source(parser)
     output_flags(parser, what)
     parser.add_argument("--split", choices=SPLITS, help="of the source, this split alone (default: all)")
-    parser.add_argument(
-        "--bad", choices=("refuse", "skip"), default="refuse", help="a damaged picture stops all, or is left out"
-    )
     running_flags(parser)
     reading = reading_flags(parser)
 
@@ -161,9 +158,10 @@ def _table_flags(parser: argparse.ArgumentParser, what: str) -> Any:
         check_format(args.output, formats)
         for output in (args.output, beside(args.output)) if args.output.suffix == ".npy" else (args.output,):
             check_output(output, args.force)
-        names = ("split", "bad", "device", "precision", "batch_size")
-        how = {name: getattr(args, name) for name in names}
-        return hub.load(args.model), how | {"reading": reading(args), "name": args.model}
+        how = {name: getattr(args, name) for name in ("split", "device", "precision", "batch_size")}
+        read = reading(args)
+        how["bad"] = read.pop("bad") or "refuse"
+        return hub.load(args.model), how | {"reading": read, "name": args.model}
 
     return take
 

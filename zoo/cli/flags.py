@@ -27,11 +27,12 @@ def model_and_source(parser: argparse.ArgumentParser, more: str = "", needed: bo
     parser.add_argument("source", nargs="+" if needed else "*", metavar="SOURCE", help=SOURCE + more)
 
 
-def running_flags(parser: argparse.ArgumentParser, batch_size: str = "samples at a time") -> None:
-    """`--device`, `--precision`, `--batch-size`."""
+def running_flags(parser: argparse.ArgumentParser, batch_size: str | None = "samples at a time") -> None:
+    """`--device`, `--precision`, `--batch-size`; without the last where nothing is read in batches."""
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:N or mps")
     parser.add_argument("--precision", default="32", help="32, or bf16 or 16 for mixed precision")
-    parser.add_argument("--batch-size", type=int, metavar="N", help=batch_size)
+    if batch_size is not None:
+        parser.add_argument("--batch-size", type=int, metavar="N", help=batch_size)
 
 
 def output_flags(
@@ -109,7 +110,10 @@ def reading_flags(
     parser: argparse.ArgumentParser, columns: bool = True
 ) -> Callable[[argparse.Namespace], dict[str, Any]]:
     """Flags that say how pictures are read, and what takes their values as keywords of ImageData."""
-    keys = ["value_range"]
+    keys = ["bad", "value_range"]
+    parser.add_argument(
+        "--bad", choices=("refuse", "skip"), help="a damaged picture stops all (default), or is left out with a count"
+    )
     parser.add_argument(
         "--value-range",
         type=_range,

@@ -25,7 +25,7 @@ from zoo.data import cache, readers, shards
 from zoo.data.augment import erase, policy
 from zoo.data.batches import AfterSetup, Batches, InMemory, Split
 from zoo.data.folders import SPLITS, read_folder
-from zoo.data.pictures import decode
+from zoo.data.pictures import decode, reason
 from zoo.data.seeds import mix, seeded
 from zoo.data.video import DECODER, check_count, check_frames, read_frames
 from zoo.nn.checks import check_least, check_types
@@ -236,7 +236,7 @@ class ClipData(L.LightningDataModule):
         h = self.hparams
         splits, self.classes = find_videos(Path(h.source).expanduser())
         if h.bad == "skip":
-            splits = {split: _readable(paths, labels, h.frames) for split, (paths, labels) in splits.items()}
+            splits = {split: readable(paths, labels, h.frames) for split, (paths, labels) in splits.items()}
         if set(splits) == {"train"}:
             paths, labels = splits["train"]
             said = f"videos of {h.source}"
@@ -374,19 +374,19 @@ def _read_list(file: Path) -> tuple[list[Path], list[int]]:
     return paths, labels
 
 
-def _readable(paths: list[Path], labels: list[int], frames: int) -> tuple[list[Path], list[int]]:
+def readable(paths: list[Path], labels: list[int], frames: int) -> tuple[list[Path], list[int]]:
     """Without the files that cannot give a clip; they are named once."""
 
-    def reason(path: Path) -> str:
+    def why(path: Path) -> str:
         try:
             check_frames(path, frames)
         except (OSError, ValueError) as error:
-            return str(error)
+            return reason(error)
         return ""
 
     about = [path.stat() for path in paths]
     keys = [f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns} {frames}" for path, stat in zip(paths, about)]
-    reasons = cache.remembered(DECODER, keys, lambda i: reason(paths[i]))
+    reasons = cache.remembered(DECODER, keys, lambda i: why(paths[i]))
     bad = [r for r in reasons if r]
     if bad:
         warnings.warn(f"{len(bad)} of {len(paths)} videos are left out: {'; '.join(bad[:5])}", stacklevel=2)

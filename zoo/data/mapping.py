@@ -20,7 +20,7 @@ from torch import Tensor
 from zoo.data import clips, readers
 from zoo.data.images import Encoded
 from zoo.data.latents import LatentData
-from zoo.data.pictures import suffixes
+from zoo.data.pictures import reason, suffixes
 from zoo.data.progress import Progress
 from zoo.data.shards import Streamed, find, join
 from zoo.data.transforms import transform, unit
@@ -143,7 +143,7 @@ def _batches(
     """Places, samples as they are read and labels."""
     if listing.stream is not None:
         if bad == "skip":
-            raise ValueError("shards are read whole; leave --bad skip out, and mend the shard that is named")
+            raise ValueError("shards are read whole; leave bad='skip' out, and mend the shard that is named")
         at = 0
         for x, y in listing.stream(batch_size):
             yield range(at, at + len(y)), x, y
@@ -156,7 +156,7 @@ def _batches(
         except (OSError, ValueError) as error:
             if bad != "skip":
                 raise
-            return str(error)
+            return reason(error)
 
     spans = (range(at, min(at + batch_size, len(listing))) for at in range(0, len(listing), batch_size))
     pool = ThreadPoolExecutor(os.cpu_count())

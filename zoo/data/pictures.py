@@ -44,6 +44,28 @@ class Found(bytes):
         return Found, (bytes(self), self.place)
 
 
+class Damaged(ValueError):
+    """A file or row that cannot be decoded.
+
+    Args:
+        said: which one, and what is wrong with it.
+        cure: what to do about it.
+        what: such are, "videos".
+    """
+
+    def __init__(self, said: str, cure: str = "get it again", what: str = "pictures"):
+        super().__init__(said, cure, what)
+
+    def __str__(self) -> str:
+        said, cure, what = self.args
+        return f"{said}; {cure}, or leave such {what} out with bad='skip'"
+
+
+def reason(error: Exception) -> str:
+    """Why a sample is left out: what an error says, without what to do about it."""
+    return str(error.args[0] if isinstance(error, Damaged) else error)
+
+
 def decode(item: Any, channels: int, source: str, value_range: ValueRange | None = None) -> np.ndarray:
     """A file, encoded bytes, a PIL image or an array (H, W[, C]) as uint8 pixels (H, W, C), upright and opaque.
 
@@ -110,8 +132,10 @@ def naming(what: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-        raise ValueError(f"{what} cannot be decoded ({error}); get it again, or leave it out") from error
+    except pillow.DecompressionBombError as error:
+        raise Damaged(f"{what} cannot be decoded ({str(error).rstrip('.')})", "make it smaller") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise Damaged(f"{what} cannot be decoded ({error})") from error
 
 
 def upright(image: Any) -> Any:
@@ -204,8 +228,7 @@ def _scaled(image: Any, form: str | None, name: str, value_range: ValueRange | N
     if value_range is None and not sixteen:
         held = "floats" if image.mode == "F" else "32-bit numbers"
         raise ValueError(
-            f"{name} holds {held}, which can mean anything; say which are black and white, value_range=(low, high) of "
-            "ImageData or --value-range LOW,HIGH"
+            f"{name} holds {held}, which can mean anything; say which are black and white, value_range=(low, high)"
         )
     values = np.asarray(image)  # (H, W)
     if values.dtype.kind == "f" and np.isnan(values).any():

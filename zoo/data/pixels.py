@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.data import cache
-from zoo.data.pictures import ValueRange, decode
+from zoo.data.pictures import ValueRange, decode, reason
 from zoo.data.readers import Items
 from zoo.data.transforms import fit
 
@@ -107,14 +107,14 @@ def readable(items: Items, value_range: ValueRange | None) -> Items:
     if not isinstance(images, list):
         return items
 
-    def reason(i: int) -> str:
+    def why(i: int) -> str:
         try:
             decode(images[i], 3, items.source, value_range)
         except (OSError, ValueError) as error:
-            return str(error)
+            return reason(error)
         return ""
 
-    reasons = cache.remembered(f"{DECODER} {value_range}", [_key(item) for item in images], reason)
+    reasons = cache.remembered(f"{DECODER} {value_range}", [_key(item) for item in images], why)
     good = [i for i, said in enumerate(reasons) if not said]
     bad = [said for said in reasons if said]
     if not good:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zoo.data import pictures, readers, shards
-from zoo.data.clips import SUFFIXES, find_videos
+from zoo.data import pictures, pixels, readers, shards
+from zoo.data.clips import SUFFIXES, find_videos, readable
 from zoo.data.folders import SPLITS, Left, files_under
 from zoo.hub.files import write_aside
 
@@ -54,6 +54,7 @@ def write(
     image_column: str | None = None,
     label_column: str | None = None,
     value_range: pictures.ValueRange | None = None,
+    bad: str | None = None,
 ) -> Iterator[Path]:
     """Write the splits of a source; each file as it is done, the manifest last.
 
@@ -63,6 +64,7 @@ def write(
         samples: of a shard.
         seed: of the order of training samples, which mixes the classes; validation and test keep theirs.
         image_column, label_column, value_range: as ImageData's; the range is of pictures that are reduced.
+        bad: "skip" leaves damaged pictures and videos out with a count.
 
     Raises:
         ValueError: the folder has shards, an image is damaged, or what the source's reader refuses.
@@ -72,7 +74,7 @@ def write(
     if samples < 1 or (image_size is not None and image_size < 1):
         raise ValueError(f"samples={samples}, image_size={image_size}: each must be at least 1")
     pictures.check_range(value_range)
-    kind, splits, classes = _splits(source, image_column, label_column)
+    kind, splits, classes = _splits(source, image_column, label_column, value_range, bad == "skip")
     unlabelled = [role for role, (_, labels) in splits.items() if max(labels) < 0]
     folder.mkdir(parents=True, exist_ok=True)
     seen = Seen()
@@ -160,13 +162,23 @@ def _refuse(folder: Path) -> None:
         raise ValueError(f"{folder} has a {shards.MANIFEST} already; give another folder")
 
 
-def _splits(source: str, image_column: str | None, label_column: str | None) -> tuple[str, dict, list[str]]:
-    """Kind, items and labels of each split, and the classes."""
+def _splits(
+    source: str,
+    image_column: str | None,
+    label_column: str | None,
+    value_range: pictures.ValueRange | None,
+    skip: bool,
+) -> tuple[str, dict, list[str]]:
+    """Kind, items and labels of each split, and the classes; `skip` leaves out what cannot be decoded."""
     root = Path(source).expanduser()
     if root.is_dir() and files_under(root, set(SUFFIXES) - pictures.suffixes(), Left()):
         videos, classes = find_videos(root)
+        if skip:
+            videos = {role: readable(*some, frames=1) for role, some in videos.items()}
         return "clips", videos, classes
     images = readers.read(source, image_column, label_column)
+    if skip:
+        images = {role: pixels.readable(some, value_range) for role, some in images.items()}
     splits = {role: (s.images, s.labels.tolist()) for role, s in images.items()}
     return "images", splits, next(iter(images.values())).classes
 
@@ -183,8 +195,8 @@ def _encoded(
         if suffix in shards.IMAGES and not larger:
             seen.note(image)
             return suffix, item.read_bytes() if isinstance(item, Path) else bytes(item)
-    pixels = pictures.decode(item, 1 if grey else 3, source, value_range)  # (H, W, C)
-    image = Image.fromarray(pixels[:, :, 0] if grey else pixels)
+    decoded = pictures.decode(item, 1 if grey else 3, source, value_range)  # (H, W, C)
+    image = Image.fromarray(decoded[:, :, 0] if grey else decoded)
     if size is not None and larger:
         scale = size / min(image.size)
         width, height = (max(size, round(side * scale)) for side in image.size)

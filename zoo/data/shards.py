@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from zoo.data.batches import Batches, Split
+from zoo.data.pictures import Damaged, reason
 from zoo.data.seeds import mix
 
 MANIFEST, FORMAT = "manifest.json", "zoo-shards-1"
@@ -498,13 +499,13 @@ class Made:
         sample, seed = key
         try:
             if sample.fault:
-                raise ValueError(f"{sample} {sample.fault}; mend the shard, or leave such samples out with bad='skip'")
+                raise Damaged(f"{sample} {sample.fault}", "mend the shard", "samples")
             if self.change is None:
                 return self.pixels[sample], sample.label
             return self.change(self.pixels.whole(sample), seed), sample.label
         except ValueError as error:
             if self.skip:
-                return Fault(str(sample), str(error))
+                return Fault(str(sample), reason(error))
             raise
 
 

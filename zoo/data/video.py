@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
+from zoo.data.pictures import Damaged
 from zoo.data.shards import Sample
 
 if TYPE_CHECKING:
@@ -74,9 +75,7 @@ def check_count(source: Source, count: int, least: int) -> None:
         ValueError: it has fewer frames than `least`.
     """
     if count < least:
-        raise ValueError(
-            f"{source} has {count} frames, {least} are asked for; ask for fewer, or leave short videos out (bad='skip')"
-        )
+        raise Damaged(f"{source} has {count} frames, {least} are asked for", "ask for fewer", "videos")
 
 
 def _of_one_size(source: Source, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -99,7 +98,7 @@ def _reading(source: Source, read: Callable[[Any], T]) -> T:
     with _opened(source) as file:
         kind, size = file.read(4), file.seek(0, io.SEEK_END)
         stated = _stated_bytes(file)
-    cut = f"{source} is cut off: it holds {size:,} of at least {stated:,} bytes; get it again" if size < stated else ""
+    cut = f"{source} is cut off: it holds {size:,} of at least {stated:,} bytes" if size < stated else ""
     try:
         if kind == b"GIF8":
             gif = Gif(source)
@@ -108,7 +107,7 @@ def _reading(source: Source, read: Callable[[Any], T]) -> T:
         video = Video(source)
         try:
             if cut and (not video.stated or len(video.packets) < video.stated):
-                raise ValueError(cut)
+                raise Damaged(cut, what="videos")
             try:
                 return read(video)
             except Surprise:
@@ -117,7 +116,7 @@ def _reading(source: Source, read: Callable[[Any], T]) -> T:
         finally:
             video.close()
     except (av.FFmpegError, OSError, EOFError, Image.DecompressionBombError, Surprise) as error:
-        raise ValueError(cut or f"{source} is not a video that can be decoded ({error}); get it again") from error
+        raise Damaged(cut or f"{source} is not a video that can be decoded ({error})", what="videos") from error
 
 
 def _opened(source: Source) -> BinaryIO:

@@ -153,11 +153,12 @@ def settle(about: Input, reading: Mapping[str, Any] | None) -> dict[str, Any]:
     """The keywords of a reader that were given.
 
     Raises:
-        ValueError: some were, and there is nothing but images that they are for.
+        ValueError: some that are for other samples than a model's.
     """
     given = {key: value for key, value in (reading or {}).items() if value is not None}
-    if given and about.kind != "image":
-        raise ValueError(f"{', '.join(given)}: of images alone, this model takes {about.kind}s; leave it out")
+    foreign = [key for key in given if about.kind != "image" and (about.kind, key) != ("clip", "bad")]
+    if foreign:
+        raise ValueError(f"{', '.join(foreign)}: of images alone, this model takes {about.kind}s; leave it out")
     return given
 
 
@@ -179,10 +180,10 @@ def _images(source: str, about: Input, **reading: Any) -> Any:
     return ImageData(source, image_size=about.size[0], channels=about.channels, **reading)
 
 
-def _clips(source: str, about: Input) -> Any:
+def _clips(source: str, about: Input, **reading: Any) -> Any:
     from zoo.data.clips import ClipData
 
-    return ClipData(source, image_size=about.size[0], channels=about.channels, frames=about.shape[0])
+    return ClipData(source, image_size=about.size[0], channels=about.channels, frames=about.shape[0], **reading)
 
 
 def _latents(source: str, about: Input) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.lists import SUFFIXES
-from zoo.data.pixels import Pixels
+from zoo.data.pixels import Pixels, readable
 from zoo.data.readers import Items, read, stand_in, together
 from zoo.data.trained import run_of
 from zoo.data.transforms import of_input
@@ -108,7 +108,7 @@ def _some_of(model: Network, source: str, about: Input, how: Mapping[str, Any]) 
     if about.kind == "image" and not _by_module(source):
         return _pictures(source, about, {**seen(model), **how})
     if about.kind == "clip" and Path(source).expanduser().is_dir():
-        return _videos(Path(source).expanduser(), about)
+        return _videos(Path(source).expanduser(), about, how.get("bad") == "skip")
     data = opened(model, source, how)
     some, count = _first(data, shown_split(data), KINDS[about.kind].batch_size, SHOWN[about.kind])
     return some, count, f"samples of the first batch of {source}"
@@ -124,6 +124,8 @@ def _pictures(source: str, about: Input, how: Mapping[str, Any]) -> tuple[list[S
     splits = read(source, **columns)
     role = stand_in({role: items.labelled for role, items in splits.items()}, "test")
     items = together(splits) if role is None else splits[role]
+    if how.get("bad") == "skip":
+        items = readable(items, how.get("value_range"))
     transform = of_input(about, how.get("crop_pct", 1.0), how.get("value_range"))
     some = [
         (_last(items, i), transform(items.images[i]), _called(items.classes, int(items.labels[i])))
@@ -132,12 +134,12 @@ def _pictures(source: str, about: Input, how: Mapping[str, Any]) -> tuple[list[S
     return some, len(items), f"pictures of {source}" + ("" if role is None else f" ({role})")
 
 
-def _videos(folder: Path, about: Input) -> tuple[list[Sample], int, str]:
-    from zoo.data.clips import find_videos
+def _videos(folder: Path, about: Input, skip: bool) -> tuple[list[Sample], int, str]:
+    from zoo.data.clips import find_videos, readable
 
     splits, classes = find_videos(folder)
     role = next((role for role in ("test", "val") if role in splits), next(iter(splits)))
-    paths, labels = splits[role]
+    paths, labels = readable(*splits[role], frames=about.shape[0]) if skip else splits[role]
     cut = of_input(about)
     some = [(paths[i].name, cut(paths[i]), _called(classes, labels[i])) for i in evenly(len(paths), SHOWN["clip"])]
     return some, len(paths), f"videos of {folder}" + ("" if len(splits) == 1 else f" ({role})")
