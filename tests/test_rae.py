@@ -500,6 +500,12 @@ def test_samples_are_drawn_by_the_command(cached, tmp_path):
     argv = ["sample", str(tmp_path / "m"), "--each", "2", "--steps", "2", "-o", str(out)]
     assert cli.main([*argv, "--classes", "cat,2,any", "--guidance", "2", "--guide", str(tmp_path / "m")]) == 0
     assert out.stat().st_size > 1000
+    before = out.read_bytes()
+    assert cli.main(argv) == 2
+    assert out.read_bytes() == before
+    assert cli.main([*argv, "--force", "--device", "cpu", "--precision", "bf16"]) == 0
+    assert out.read_bytes() != before
+    assert cli.main([*argv, "--force", "--device", "cuda:99"]) == 2
 
 
 def test_distances_grow_with_blur_and_noise(sprites):

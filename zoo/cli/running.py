@@ -93,7 +93,8 @@ def sample(argv: list[str]) -> None:
     parser.allow_abbrev = False
     parser.epilog = "A model has flags of its own besides: `zoo sample NAME --help` lists them."
     parser.add_argument("name", help="arch.tag, checkpoint folder, hf://org/name, or a run's directory; comes first")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png")
+    output_flags(parser, "a picture, .png")
+    running_flags(parser, batch_size=None)
     parser.add_argument("--classes", default="", help="numbers, names or any, with commas between; default: the first")
     parser.add_argument("--each", type=int, default=8, help="images of a class")
     parser.add_argument("--seed", type=int, default=0)
@@ -106,8 +107,9 @@ def sample(argv: list[str]) -> None:
     sampling.add_flags(parser, argv[0])
     parser.epilog = None
     known, unknown = parser.parse_known_args(argv)
+    check_output(known.output, known.force)
     how = vars(known)
-    name, output, classes, each, seed = (how.pop(k) for k in ("name", "output", "classes", "each", "seed"))
+    name, output, classes, each, seed, _ = (how.pop(k) for k in ("name", "output", "classes", "each", "seed", "force"))
     how |= {flag.removeprefix("--").partition("=")[0]: None for flag in unknown if flag.startswith("--")}
     labels = [c.strip() for c in classes.split(",") if c.strip()]
     print(report.draw(name, output, labels, each, seed, **how))

@@ -212,12 +212,22 @@ def _shipped(
     return batches(model, source, batch_size, device=place)
 
 
-def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int = 0, **how: Any) -> Path:
+def draw(
+    name: str,
+    output: Path,
+    classes: list[str],
+    each: int = 8,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "32",
+    **how: Any,
+) -> Path:
     """Samples that a model draws, a row for each class, and how they come about.
 
     Args:
         classes: numbers, names, or "any"; none: the first eight.
         each: images of a class.
+        device, precision: as `zoo.report.running.running`'s.
         how: keywords of the model's `sample`; another model by name.
 
     Raises:
@@ -234,7 +244,12 @@ def draw(name: str, output: Path, classes: list[str], each: int = 8, seed: int =
     count = model.num_classes
     wanted = classes or [str(c) for c in range(min(8, count))] or ["any"]
     labels = torch.tensor([_label(c, names, count) for c in wanted])
-    return plots.write(part(model, "samples")(model, labels, each, names, seed, **how), output)
+    with running(model, device, precision) as place, torch.no_grad():
+        for other in how.values():  # the model that guides it
+            if isinstance(other, torch.nn.Module):
+                other.to(place)
+        figure = part(model, "samples")(model, labels, each, names, seed, **how)
+    return plots.write(figure, output)
 
 
 def _label(name: str, names: list[str], count: int) -> int:
