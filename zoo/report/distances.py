@@ -17,7 +17,7 @@ from zoo.nn.protocols import HasFeatures, Network
 
 INCEPTION = "inception"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's, where it looks for it
-WANTED = f"torch-fidelity and its {INCEPTION_FILE} in $TORCH_HOME/hub/checkpoints"
+WANTED = f"pip install 'latentzoo[fid]' and torch-fidelity's {INCEPTION_FILE} in $TORCH_HOME/hub/checkpoints"
 SMALLEST = 50  # images on either side
 ENOUGH = 2048  # images of an FID: as many as Inception has features, of which fewer tell no covariance
 
