@@ -214,12 +214,12 @@ def test_keywords_of_a_reader_are_said_as_flags_of_the_verb(capsys, monkeypatch,
         raise ValueError(words)
 
     monkeypatch.setitem(cli.VERBS, verb, stop)
-    assert run(capsys, verb) == (2, "", 2 * f"zoo {verb}: {said}\n")
+    assert run(capsys, verb) == (2, "", f"warning: {said}\nzoo {verb}: {said}\n")
 
 
 def test_a_warning_is_one_line_without_code_and_ends_with_the_command(capsys, monkeypatch):
     monkeypatch.setitem(cli.VERBS, "ls", lambda argv: warnings.warn("a\nb at s3://me:secret@x/y", stacklevel=1))
-    assert run(capsys, "ls") == (0, "", "zoo ls: a b at s3://***@x/y\n")
+    assert run(capsys, "ls") == (0, "", "warning: a b at s3://***@x/y\n")
     with pytest.warns(UserWarning, match="later"):
         warnings.warn("later", stacklevel=1)
 

@@ -316,7 +316,8 @@ def test_a_worker_that_meets_damage_ends_the_run_in_one_line(folder, tmp_path, c
     argv = ["fit", "videomae/smoke", "--runs", str(tmp_path), "--data.source", str(folder), "--data.num_workers", "1"]
     argv += ["--data.batch_size", "2", "--data.eval_batch_size", "2", "--trainer.enable_progress_bar", "false"]
     assert cli.main(argv) == 2
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("zoo fit: ")]
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("zoo fit: ")
     assert str(folder) in said
     assert "Traceback" not in said
 
@@ -407,3 +408,18 @@ def test_nothing_is_said_of_files_that_are_whole(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         epoch(ready(folder, bad="skip"))
+
+
+def test_every_video_of_a_source_is_there_once_for_what_fits_nothing(folder):
+    data = ClipData(str(folder), 4, 32, batch_size=4, num_workers=0)
+    assert data.roles() == {"train": "6 videos", "val": "2 videos", "test": "2 videos"}
+    labels = [y for batch in data.predict_dataloader() for y in data.on_after_batch_transfer(batch, 0)[1].tolist()]
+    assert labels == [0, 0, 0, 1, 1, 1, 0, 1, 0, 1]
+    flat = ClipData(str(folder / "train"), 4, 32, batch_size=4, num_workers=0)
+    assert flat.roles() == {"train": "6 videos"}
+    assert len(flat.encoded("all")) == 6
+    flat.setup()
+    assert len(flat.splits["train"][1]) == 4  # of each class one is held out
+    assert sum(len(y) for _, y, _ in flat.in_order("all", 5)) == 6
+    with pytest.raises(ValueError, match=r"sprites is made split by split; ask for one, in_order\('test'\)"):
+        ClipData("sprites", 8, 64).predict_dataloader()

@@ -180,7 +180,7 @@ def test_a_damaged_picture_is_named_or_left_out_with_a_count(capsys, tmp_path):
     assert err.endswith("; get it again, or leave such pictures out with --bad skip\n")
     status, out, err = run(capsys, "predict", DIGITS, source, "-o", output, "--batch-size", 1, "--bad", "skip")
     assert (status, out) == (0, f"7 rows in {output}\n")
-    assert re.fullmatch(r"zoo predict: 2 of 9 pictures are left out: \S+0\.png cannot .*; \S+5\.png cannot .*\n", err)
+    assert re.fullmatch(r"warning: 2 of 9 pictures are left out: \S+0\.png cannot .*; \S+5\.png cannot .*\n", err)
     assert "skip" not in err
     assert [row["path"] for row in rows(output)] == [f"{i}.png" for i in range(9) if i not in (0, 5)]
     for file in source.iterdir():

@@ -35,8 +35,9 @@ def explain(error: Exception) -> tuple[str, int]:
     kind, said = type(error), str(error)
     trace = said.rpartition(TRACE)[2] if TRACE in said else ""  # of a DataLoader's worker, or of another process
     if found := re.search(r"^(?:\w+\.)*(\w+)(?:: |$)", trace, re.MULTILINE):  # what was raised there
-        named = getattr(builtins, found[1], None)
-        kind = named if isinstance(named, type) else type(found[1], (Exception,), {})
+        if found[1] != kind.__name__:  # a worker's error is made again as its type
+            named = getattr(builtins, found[1], None)
+            kind = named if isinstance(named, type) else type(found[1], (Exception,), {})
         said = trace[found.end() :]
     said = " ".join(said.split())
     expected = issubclass(kind, ValueError | OSError)
@@ -49,9 +50,9 @@ def explain(error: Exception) -> tuple[str, int]:
     return f"{said}{_place(error)}; {advice}ZOO_DEBUG=1 shows the whole trace", 1
 
 
-def say(verb: str, said: str, file: TextIO | None = None) -> None:
-    """Print it as what this verb says: no password of an address, Python's keywords as the verb's flags."""
-    print(redact(f"zoo {verb}: {in_flags(verb, said)}"), file=file or sys.stderr)
+def say(verb: str, said: str, kind: str | None = None, file: TextIO | None = None) -> None:
+    """Print what stops a verb, or a `kind` of remark: no password of an address, Python's keywords as its flags."""
+    print(redact(f"{kind or f'zoo {verb}'}: {in_flags(verb, said)}"), file=file or sys.stderr)
 
 
 def in_flags(verb: str, said: str) -> str:
@@ -82,7 +83,7 @@ def plainly(verb: str) -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        say(verb, " ".join(str(message).split()), file)
+        say(verb, " ".join(str(message).split()), "warning", file)
 
     before = warnings.showwarning
     warnings.showwarning = show

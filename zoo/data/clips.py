@@ -49,6 +49,7 @@ ACTIONS = {
 }
 
 Splits = dict[str, tuple[Split, Tensor]]
+Listed = dict[str, tuple[list[Path], list[int]]]  # files and labels of each split, -1 where there is none
 
 
 class ClipData(L.LightningDataModule):
@@ -166,7 +167,7 @@ class ClipData(L.LightningDataModule):
             return
         kind, _, place = self.hparams.source.partition(":")
         make = {"sprites": self._sprites, "moving": self._moving, "shards": self._shards}.get(kind)
-        splits = make(place, needed) if make else self._videos()
+        splits: Splits = make(place, needed) if make else {role: _split(*some) for role, some in self._videos().items()}
         labelled = {role: _labelled(*split) for role, split in splits.items()}
         self.served = readers.serving(labelled, self.hparams.source, tuple(splits))  # all are read at once, here
         missing = [split for split in needed if split not in self.served]
@@ -176,6 +177,16 @@ class ClipData(L.LightningDataModule):
         self.splits |= {role: splits[other] for role, other in self.served.items()}
         if kind == "sprites":
             self.served["train"] = "train"  # which is composed once it is needed
+
+    def roles(self) -> dict[str, str]:
+        """The splits that the source itself has, `train`, `val`, `test`, each with what it holds, in words."""
+        kind, _, place = self.hparams.source.partition(":")
+        if kind == "sprites":
+            return {role: f"{len(some) * len(ACTIONS)} clips" for role, some in sprite_characters().items()}
+        if kind == "moving":
+            return {role: f"{len(some)} clips" for role, some in readers.read(place or "samples/mnist").items()}
+        splits: dict[str, Any] = shards.find(place, "clips") if kind == "shards" else self._found()
+        return {role: f"{len(some if kind == 'shards' else some[0])} videos" for role, some in splits.items()}
 
     def train_dataloader(self) -> Batches:
         h = self.hparams
@@ -187,8 +198,19 @@ class ClipData(L.LightningDataModule):
     def test_dataloader(self) -> Batches:
         return self._batches("test", self.hparams.eval_batch_size or self.hparams.batch_size, shuffle=False)
 
+    def predict_dataloader(self) -> Batches:
+        """Every video of the source, in order."""
+        return self.in_order(readers.ALL, self.hparams.eval_batch_size or self.hparams.batch_size)
+
     def in_order(self, split: str, batch_size: int) -> Batches:
-        """A split as evaluation sees it, nothing shuffled or left out."""
+        """A split as evaluation sees it, nothing shuffled or left out; ALL is each video of every split.
+
+        Raises:
+            ValueError: all of clips that are made.
+        """
+        if split == readers.ALL and split not in self.splits:
+            self.splits[split], self.served[split] = self._every(), split
+            self.labelled &= _labelled(*self.splits[split])
         return self._batches(split, batch_size, shuffle=False)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
@@ -232,11 +254,29 @@ class ClipData(L.LightningDataModule):
         batches.counts = "videos" if self._decodes else "clips"
         return batches
 
-    def _videos(self) -> Splits:
+    def _found(self) -> Listed:
+        """The splits that a folder itself has."""
+        splits, self.classes = find_videos(Path(self.hparams.source).expanduser())
+        if self.hparams.bad == "skip":
+            splits = {split: readable(*some, self.hparams.frames) for split, some in splits.items()}
+        return splits
+
+    def _every(self) -> tuple[Split, Tensor]:
+        """All that the source holds."""
+        kind, _, place = self.hparams.source.partition(":")
+        if kind == "shards":
+            every = shards.join(shards.find(place, "clips"))
+            self.classes = every.classes
+            return Streams(every), every.labels
+        if kind in ("sprites", "moving"):
+            raise ValueError(f"{self.hparams.source} is made split by split; ask for one, in_order('test')")
+        found = self._found().values()
+        return _split([path for paths, _ in found for path in paths], [y for _, labels in found for y in labels])
+
+    def _videos(self) -> Listed:
+        """The splits that are served: some of training may be held out, or left out."""
         h = self.hparams
-        splits, self.classes = find_videos(Path(h.source).expanduser())
-        if h.bad == "skip":
-            splits = {split: readable(paths, labels, h.frames) for split, (paths, labels) in splits.items()}
+        splits = self._found()
         if set(splits) == {"train"}:
             paths, labels = splits["train"]
             said = f"videos of {h.source}"
@@ -245,7 +285,7 @@ class ClipData(L.LightningDataModule):
                 splits[role] = [paths[i] for i in part], [labels[i] for i in part]
         if h.limit is not None and "train" in splits:
             splits["train"] = _some(*splits["train"], h.limit, h.seed)
-        return {split: (Videos(paths), torch.tensor(labels)) for split, (paths, labels) in splits.items()}
+        return splits
 
     def encoded(self, split: str) -> list[Path]:
         """The files of a split, or of the one that serves as it.
@@ -255,13 +295,13 @@ class ClipData(L.LightningDataModule):
         """
         if ":" in self.hparams.source or self.hparams.source == "sprites":
             raise ValueError(f"{self.hparams.source} holds no files of videos")
+        if split == readers.ALL:
+            return [path for paths, _ in self._found().values() for path in paths]
         splits = self._videos()
-        role = readers.stand_in({role: _labelled(*some) for role, some in splits.items()}, split)
+        role = readers.stand_in({role: max(labels) >= 0 for role, (_, labels) in splits.items()}, split)
         if role is None:
             raise readers.lacking(self.hparams.source, split, splits)
-        videos = splits[role][0]
-        assert isinstance(videos, Videos)
-        return videos.paths
+        return splits[role][0]
 
     def _shards(self, place: str, needed: tuple[str, ...]) -> Splits:
         splits = shards.find(place, "clips")
@@ -325,11 +365,15 @@ class Streams:
         return sample
 
 
+def _split(paths: list[Path], labels: list[int]) -> tuple[Split, Tensor]:
+    return Videos(paths), torch.tensor(labels)
+
+
 def _labelled(clips: Split, labels: Tensor) -> bool:
     return clips.items.labelled if isinstance(clips, Streams) else bool((labels >= 0).any())
 
 
-def find_videos(root: Path) -> tuple[dict[str, tuple[list[Path], list[int]]], list[str]]:
+def find_videos(root: Path) -> tuple[Listed, list[str]]:
     """The files and labels of each split of a folder, -1 where it has none, and the names of the classes.
 
     Raises:

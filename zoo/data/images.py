@@ -23,6 +23,7 @@ from zoo.data.batches import AfterSetup, Batches, fitting_batch
 from zoo.data.pictures import ValueRange, check_range, decode
 from zoo.data.pixels import Pixels, fitted, mapped, readable
 from zoo.data.readers import (
+    ALL,
     STAGES,
     Items,
     described,
@@ -39,7 +40,6 @@ from zoo.data.shards import Sample, Shards, Streamed, find, join
 from zoo.nn.checks import check_least, check_types
 from zoo.nn.protocols import Input
 
-ALL = "all"  # the name, beside the splits', of every picture of a source
 CACHES = ("auto", "memory", "memmap", "none")
 IN_MEMORY, ON_DISK = 16e6, 32e9  # bytes of decoded pixels up to which "auto" takes each
 

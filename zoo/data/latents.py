@@ -17,10 +17,10 @@ from torch import Tensor
 
 from zoo import hub
 from zoo.data.batches import AfterSetup, Batches, InMemory
-from zoo.data.images import ALL, ImageData
+from zoo.data.images import ImageData
 from zoo.data.pixels import Pixels, Rows
 from zoo.data.progress import Progress
-from zoo.data.readers import STAND_IN
+from zoo.data.readers import ALL, STAND_IN
 from zoo.data.seeds import held_out
 from zoo.data.writing import growing
 from zoo.metrics.moments import Moments

@@ -25,6 +25,7 @@ WANTS_HEIF = "pip install 'latentzoo[heif]'"
 NOT_DRAWN = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows them, other programs have to draw them
 ORIENTATION = 0x0112  # EXIF's tag: 1 is upright, 2 to 8 are the turns of `_turns`
 TURNED = (5, 6, 7, 8)  # those that exchange width and height
+AGAIN = "get it again"  # what to do about a file that is damaged
 
 
 class Found(bytes):
@@ -49,21 +50,18 @@ class Damaged(ValueError):
 
     Args:
         said: which one, and what is wrong with it.
-        cure: what to do about it.
+        cure: what to do about it; without, `said` is the whole message, as of an error that comes from a worker.
         what: such are, "videos".
     """
 
-    def __init__(self, said: str, cure: str = "get it again", what: str = "pictures"):
-        super().__init__(said, cure, what)
-
-    def __str__(self) -> str:
-        said, cure, what = self.args
-        return f"{said}; {cure}, or leave such {what} out with bad='skip'"
+    def __init__(self, said: str, cure: str = "", what: str = "pictures"):
+        super().__init__(f"{said}; {cure}, or leave such {what} out with bad='skip'" if cure else said)
+        self.reason = said
 
 
 def reason(error: Exception) -> str:
     """Why a sample is left out: what an error says, without what to do about it."""
-    return str(error.args[0] if isinstance(error, Damaged) else error)
+    return error.reason if isinstance(error, Damaged) else str(error)
 
 
 def decode(item: Any, channels: int, source: str, value_range: ValueRange | None = None) -> np.ndarray:
@@ -135,7 +133,7 @@ def naming(what: str) -> Iterator[None]:
     except pillow.DecompressionBombError as error:
         raise Damaged(f"{what} cannot be decoded ({str(error).rstrip('.')})", "make it smaller") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise Damaged(f"{what} cannot be decoded ({error})") from error
+        raise Damaged(f"{what} cannot be decoded ({error})", AGAIN) from error
 
 
 def upright(image: Any) -> Any:

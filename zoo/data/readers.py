@@ -21,6 +21,7 @@ from zoo.data.seeds import held_out
 from zoo.registry import suggest
 
 SAMPLES = Path(__file__).parent / "samples"
+ALL = "all"  # the name, beside the splits', of every sample of a source
 TENTH = 0.1  # of a training set, held out where the source has neither validation nor test
 STAND_IN = {"val": "test", "test": "val"}
 STAGES: dict[str | None, tuple[str, ...]] = {

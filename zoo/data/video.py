@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
-from zoo.data.pictures import Damaged
+from zoo.data.pictures import AGAIN, Damaged
 from zoo.data.shards import Sample
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _reading(source: Source, read: Callable[[Any], T]) -> T:
         video = Video(source)
         try:
             if cut and (not video.stated or len(video.packets) < video.stated):
-                raise Damaged(cut, what="videos")
+                raise Damaged(cut, AGAIN, "videos")
             try:
                 return read(video)
             except Surprise:
@@ -116,7 +116,7 @@ def _reading(source: Source, read: Callable[[Any], T]) -> T:
         finally:
             video.close()
     except (av.FFmpegError, OSError, EOFError, Image.DecompressionBombError, Surprise) as error:
-        raise Damaged(cut or f"{source} is not a video that can be decoded ({error})", what="videos") from error
+        raise Damaged(cut or f"{source} is not a video that can be decoded ({error})", AGAIN, "videos") from error
 
 
 def _opened(source: Source) -> BinaryIO:

@@ -10,7 +10,7 @@ import torch
 from zoo import hub, registry
 from zoo.data.classes import Matched, Targets, compare, count_classes, find, relabelled
 from zoo.data.progress import shown
-from zoo.data.readers import serves
+from zoo.data.readers import ALL, serves
 from zoo.data.trained import trained_on
 from zoo.hub.make import model_class
 from zoo.metrics.verdicts import unique
@@ -18,7 +18,7 @@ from zoo.nn.checks import check_least
 from zoo.nn.protocols import Classifies, Network, Samples, can
 from zoo.nn.signatures import arguments
 from zoo.report import defaults, mistakes, plots, sampling, showing
-from zoo.report.inputs import ALL, KINDS, Again, batches, loader, opened, sample, settle, shown_split, subject
+from zoo.report.inputs import KINDS, Again, batches, loader, opened, sample, settle, shown_split, subject
 from zoo.report.quality import merged
 from zoo.report.running import running
 from zoo.report.runs import datamodule

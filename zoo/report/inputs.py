@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.data.classes import count_classes
 from zoo.data.pictures import ValueRange
+from zoo.data.readers import ALL
 from zoo.data.readers import SAMPLES as FOLDER
 from zoo.data.transforms import device_of, of_input
 from zoo.nn.protocols import Input, Kind, Network, PrefersData, Samples
@@ -22,7 +23,6 @@ SAMPLES: dict[tuple[Kind, tuple[int, ...]], str] = {
     ("image", (3, 64, 64)): "samples/sprites",
     ("clip", (8, 3, 64, 64)): "sprites",
 }
-ALL = "all"  # the split, in `in_order` of a DataModule, of every sample of its source
 CLASS = "class:"  # begins a source that names a LightningDataModule by its import path
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from zoo import hub, registry
 from zoo.hub.places import open_source
 from zoo.metrics.probes import head_inputs, linear_head
-from zoo.nn.protocols import Classifies, Network, can
+from zoo.nn.protocols import Classifies, HasLayers, Network, can
 from zoo.train.classify import LitClassifier
 
 STEPS, FEWEST, MOST = 450, 10, 60  # optimiser steps of a training without an end, and its epochs
@@ -52,6 +52,7 @@ class LitFinetune(LitClassifier):
         weights: a name of the zoo ("mae_vit_tiny.tiny_imagenet"), a checkpoint folder, a run or `hf://org/name`, of a
             classifier or of an autoencoder that one starts from. With an arch, a tag of it too, or None: at random.
         num_classes: those of the data; another number is refused.
+        layer_decay: of models with layers; all of any other learns at one rate.
         probe_decay: weight decay of the probe, on standardised features.
 
     Raises:
@@ -71,8 +72,11 @@ class LitFinetune(LitClassifier):
         probe_decay: float = 1e-4,
         **common: Any,
     ):
+        arch = arch or classifier_of(weights)
+        if arch in registry.archs() and not can(hub.model_class(arch), HasLayers):
+            layer_decay = None
         super().__init__(
-            arch or classifier_of(weights),
+            arch,
             weights=weights,
             weight_decay=weight_decay,
             warmup_epochs=warmup_epochs,
