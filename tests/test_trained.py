@@ -2,17 +2,22 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
+import zoo
 from zoo import cli
 from zoo.data import clips, readers, trained
 from zoo.data.images import ImageData
 from zoo.data.readers import Items
-from zoo.data.trained import trained_on
+from zoo.data.trained import changed, noted, trained_on
+from zoo.report import figures
+from zoo.report.runs import datamodule
+from zoo.train.keys import as_begun
 
 
 def picture(place, seed):
@@ -140,3 +145,29 @@ def test_eval_says_it(tmp_path, capsys):
     assert f"--data is no longer needed: zoo eval {tmp_path / 'r'} samples/mnist" in shown.err
     assert cli.main(["eval", "bilinear_d256.mnist", "samples/mnist", "--data", "x"]) == 2
     assert "two sources" in capsys.readouterr().err
+
+
+def test_what_a_run_held_out_is_not_known_once_its_folder_has_changed(tmp_path, folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = Path(run(tmp_path, "photos", val_fraction=0.3, stratify=True))
+    (place / "environment.json").write_text(json.dumps({"data": noted(ImageData("photos", val_fraction=0.3))}))
+    data = datamodule(place)
+    assert data.hparams.source == "photos"
+    assert changed(place, data) == ""
+    assert trained_on(str(place), data, "val") == {"trained_on": 0, "pictures": 12}
+    (tmp_path / "elsewhere" / "photos" / "cat").mkdir(parents=True)
+    picture(tmp_path / "elsewhere" / "photos" / "cat" / "0.png", 0)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert datamodule(place).hparams.source == str(folder)  # and not the folder of that name that is here
+    assert as_begun(place / "recipe.yaml", []) == [f'--data.source="{folder}"']
+    picture(folder / "cat" / "new.png", 99)
+    again = datamodule(place)
+    assert changed(place, again).startswith(f"{folder} holds other samples than when {place} began")
+    found = trained_on(str(place), again, "val")
+    assert found["trained_on"] is None
+    assert found["notes"]["trained_on"].startswith(f"unknown: {folder} holds other samples")
+    with pytest.raises(ValueError, match=r"holds other samples .*; name what it is measured on: zoo eval .* SOURCE"):
+        figures._own(str(place), zoo.create("bilinear_d64", channels=3, image_size=8), again)
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError, match=rf"no folder {folder}.*; name what it is measured on: zoo eval .* SOURCE"):
+        figures._own(str(place), zoo.create("bilinear_d64", channels=3, image_size=8), datamodule(place))

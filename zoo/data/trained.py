@@ -1,6 +1,8 @@
 """How many of the pictures that a run is evaluated on it was trained on: compared by what is in them, not by name."""
 
 import hashlib
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,73 @@ MOST = 4e9  # bytes of parquet, which is read as a whole; of a folder only files
 READERS: dict[str, Any] = {
     f"{place}.{kind.__name__}": kind for kind in (ImageData, ClipData) for place in ("zoo", kind.__module__)
 }
+
+
+def noted(data: Any) -> dict[str, str | None]:
+    """What a run notes of its data as it begins, so that they are known again.
+
+    Returns:
+        {"at": the source as an absolute path, None where it is no place of this machine; "train": a digest of which
+        files are trained on, None of what cannot be listed}.
+    """
+    return {"at": _absolute(data.hparams.get("source") or data.hparams.get("folder")), "train": _listing(data)}
+
+
+def changed(place: Path, data: Any, drawn: bool = True) -> str:
+    """Why it is not known any more which samples a run was trained on; "" where it is.
+
+    Args:
+        place: of the run, as `run_of`'s.
+        data: its DataModule, made again.
+        drawn: ask only about a source of which the run held out a share, which is drawn anew from what is there now.
+    """
+    run = run_of(place)
+    began = _begun(run).get("train") if run is not None else None
+    if began is None or (drawn and set(data.roles()) != {"train"}):
+        return ""
+    if began == _listing(data):
+        return ""
+    return f"{data.hparams.source} holds other samples than when {run} began, so what it was trained on is not known"
+
+
+def placed(run: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a run's DataModule with its source where it lay, whatever the directory is now."""
+    at = _begun(run).get("at")
+    key = next((key for key in ("source", "folder") if key in given), None)
+    return {**given, key: at} if at and key and _absolute(given[key]) != at else given
+
+
+def _begun(run: Path) -> dict[str, Any]:
+    try:
+        said = json.loads((run / "environment.json").read_text(encoding="utf-8"))["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # of an earlier version, or damaged, which is said elsewhere
+    return said if isinstance(said, dict) else {}
+
+
+def _absolute(source: Any) -> str | None:
+    """A place of this machine by its whole path, "sprites:FOLDER" among them; None of what is none."""
+    if not isinstance(source, str):
+        return None
+    kind, colon, place = source.partition(":")
+    for before, path in (("", source), (kind + colon, place)):
+        if path and (full := Path(path).expanduser()).exists():
+            return before + os.path.abspath(full)
+    return None
+
+
+def _listing(data: Any) -> str | None:
+    """A digest of the names of training files, or of the number of what are no files."""
+    if not isinstance(data, ImageData | ClipData) or getattr(data, "given", None):
+        return None
+    try:
+        items = data.encoded("train")
+    except (OSError, ValueError):
+        return None  # a stream, or clips that are made
+    digest = hashlib.blake2b(f"{len(items)}".encode(), digest_size=16)
+    for item in items if len(items) and isinstance(items[0], Path) else ():
+        digest.update(os.fsencode(f"\0{os.path.relpath(item, data.hparams.source)}"))
+    return digest.hexdigest()
 
 
 def trained_on(name: str, source: Any, split: str = "test", **reading: Any) -> dict[str, Any]:
@@ -39,7 +108,7 @@ def trained_on(name: str, source: Any, split: str = "test", **reading: Any) -> d
         return {}
     try:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["data"]
-        kind, given = READERS.get(recipe["class_path"]), dict(recipe["init_args"])
+        kind, given = READERS.get(recipe["class_path"]), placed(run, dict(recipe["init_args"]))
         if kind is None:
             return _unknown(f"what {recipe['class_path']} reads is not compared")
         theirs, own = str(given["source"]), isinstance(source, ImageData | ClipData)
@@ -51,6 +120,8 @@ def trained_on(name: str, source: Any, split: str = "test", **reading: Any) -> d
             if share or share is None or given.get("limit"):
                 return _unknown(f"what of {theirs} is damaged is not looked for again")
             given["bad"] = "refuse"  # or each file would be decoded, and what was left out is not evaluated either
+        if why := changed(run, kind(**{**kind.older, **given}), drawn=False):
+            return _unknown(why)
         shown = (source if own else kind(source, **reading)).encoded(split)
         known = _same(kind(**{**kind.older, **given}).encoded("train"), shown)
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:

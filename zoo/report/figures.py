@@ -11,7 +11,7 @@ from zoo import hub, registry
 from zoo.data.classes import Matched, Targets, compare, count_classes, find, relabelled
 from zoo.data.progress import shown
 from zoo.data.readers import ALL, serves
-from zoo.data.trained import trained_on
+from zoo.data.trained import changed, trained_on
 from zoo.hub.make import model_class
 from zoo.metrics.verdicts import unique
 from zoo.nn.checks import check_least
@@ -97,9 +97,12 @@ def _own(name: str, model: Network, data: Any) -> Any:
     """
     about, cure = subject(model), f"name what it is measured on: zoo eval {name} SOURCE"
     try:
-        opened(model, data)
-    except ValueError as error:
+        if not (why := changed(Path(name), data)):
+            opened(model, data)
+    except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"the data of {name} has nothing to measure it on ({error}); {cure}") from error
+    if why:
+        raise ValueError(f"{why}; {cure}")
     x, _ = next(batches(model, data, 1))
     if not isinstance(x, torch.Tensor) or x.shape[1:] != about.shape:
         raise ValueError(f"{name} was trained on other samples than the {about.kind}s that show what it does; {cure}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.data.lists import SUFFIXES
 from zoo.data.pixels import Pixels, readable
 from zoo.data.readers import Items, read, stand_in, together
-from zoo.data.trained import run_of
+from zoo.data.trained import changed, run_of
 from zoo.data.transforms import of_input
 from zoo.nn.protocols import Input, Network
 from zoo.report.inputs import KINDS, opened, seen, settle, shown_split, subject
@@ -74,6 +74,8 @@ def own(model: Network, name: str) -> Given | None:
     data = None if run is None else datamodule(run, about)
     if run is None or data is None:
         return None
+    if why := changed(run, data):
+        raise ValueError(f"{why}; give a source")
     data.prepare_data()
     data.setup("validate")
     some, count = _validation(data, SHOWN[about.kind])

@@ -27,6 +27,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo import __version__, recipe
 from zoo.data.readers import serves
+from zoo.data.trained import noted
 from zoo.hub.files import FULL, read_checkpoint, write_aside
 from zoo.hub.make import differing
 from zoo.nn.protocols import Input
@@ -375,6 +376,7 @@ def _about(data: L.LightningDataModule) -> dict[str, Any]:
         "public": public(data.hparams["source"]) if "source" in data.hparams else type(data).__name__,
         "samples": {serves(data, role): count for role, count in counts.items()},
         "classes": list(getattr(data, "classes", ())),
+        **noted(data),
     }
 
 

@@ -19,6 +19,7 @@ import yaml
 import zoo
 from zoo import hub, recipe, registry
 from zoo.data.images import ImageData
+from zoo.data.trained import placed
 from zoo.nn.signatures import Argument, arguments
 
 ROLES = {"model": L.LightningModule, "data": L.LightningDataModule}
@@ -41,12 +42,16 @@ class Named(NamedTuple):
 
 
 def as_begun(file: Path, overrides: list[str]) -> list[str]:
-    """Flags for the keywords of a run's DataModule that its resolved recipe is older than: what it did without them."""
+    """Flags for what a run's resolved recipe lacks: keywords of its DataModule that are newer, with what it did without
+    them, and where its source lay, where the recipe's own words do not lead there from here.
+    """
     kind, flags = named(file, overrides).classes.get("data", object), []
     with contextlib.suppress(*UNREADABLE):
         given = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]["init_args"]
         older = {key: value for key, value in getattr(kind, "older", {}).items() if key in keys_of(kind)}
-        flags = [f"--data.{key}={json.dumps(value)}" for key, value in older.items() if key not in given]
+        older = {key: value for key, value in older.items() if key not in given}
+        moved = {key: value for key, value in placed(file.parent, given).items() if value != given.get(key)}
+        flags = [f"--data.{key}={json.dumps(value)}" for key, value in (older | moved).items()]
     return flags
 
 
