@@ -211,3 +211,22 @@ assert not {{"torch", "lightning", "matplotlib", "huggingface_hub"}} & {{m.split
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_is_trained_by_one_process_at_a_time_and_says_that_it_runs(copied, capsys, monkeypatch):
+    run = copied / "bilinear-smoke" / "plain"
+    (run / "metrics.json").unlink()
+    monkeypatch.setattr(recipe, "PATIENCE", 0)
+    code = "import sys, pathlib; from zoo import recipe\n"
+    code += "with recipe.alone(pathlib.Path(sys.argv[1])):\n print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code, run], stdin=-1, stdout=-1, cwd=ROOT, text=True) as other:
+        other.stdout.readline()
+        assert history.read(run)["status"] == "running"
+        assert cli.main(["fit", "--resume", str(run)]) == 2
+        assert f"{run} is being trained by another process; wait for it" in capsys.readouterr().err
+        other.kill()
+    assert history.read(run)["status"] == "unfinished"
+    with recipe.alone(run):
+        assert recipe.busy(run)
+    assert not recipe.busy(run)
+    assert not (run / recipe.BUSY).exists()

@@ -1,14 +1,17 @@
 """Finding, reading and copying recipes, and the help of the verbs that run them; no Lightning, no torch."""
 
+import contextlib
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo import registry
 from zoo.registry import suggest
 
+BUSY = ".lock"  # of a run's directory, held while it is trained
+PATIENCE = 10.0  # seconds, in which the workers of a killed process notice and let go of its run
 FINETUNE = "finetune_folder"  # what fits a folder of pictures
 
 FIT_HELP = """\
@@ -109,6 +112,40 @@ def newest_run(place: Path) -> Path | None:
     elif not (place / "checkpoints").is_dir() and not (place / "config.json").is_file():
         place = max(place.glob("*/checkpoints"), default=place / "checkpoints").parent
     return place if (place / "checkpoints").is_dir() else None
+
+
+@contextlib.contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """While one process, and what it has started, trains in a run's directory.
+
+    Raises:
+        ValueError: another one does.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        lock = FileLock(run / BUSY).acquire(timeout=PATIENCE)
+    except Timeout:
+        raise ValueError(f"{run} is being trained by another process; wait for it, or begin another run") from None
+    try:
+        yield
+    finally:
+        lock.lock.release()
+        (run / BUSY).unlink(missing_ok=True)
+
+
+def busy(run: Path) -> bool:
+    """Whether a process trains in a run's directory now."""
+    from filelock import FileLock, Timeout
+
+    try:
+        if (run / BUSY).is_file():
+            FileLock(run / BUSY).acquire(timeout=0).lock.release()
+    except Timeout:
+        return True
+    except OSError:  # somebody else's, which cannot be asked
+        return False
+    return False
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

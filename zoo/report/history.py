@@ -49,8 +49,8 @@ def _is_run(place: Path, folders: list[str], files: list[str]) -> bool:
 def read(run: Path) -> dict[str, Any]:
     """What is known of a run, whatever state it is in; None where something is not.
 
-    `status` is done, unfinished, or damaged, and `fault` what is the matter; `figure` the name of the one that `last`
-    and `best` are of, `best_epoch` how many epochs had been trained by then.
+    `status` is done, running, unfinished, or damaged, and `fault` what is the matter; `figure` the name of the one that
+    `last` and `best` are of, `best_epoch` how many epochs had been trained by then.
     """
     known: dict[str, Any] = dict.fromkeys(
         ("recipe", "data", "split", "seed", "epochs", "epochs_planned", "steps", "steps_planned", "figure", "last")
@@ -91,7 +91,8 @@ def read(run: Path) -> dict[str, Any]:
     known["checkpoint"] = str(files[-1]) if files else None
     known["changed"] = max(file.stat().st_mtime for file in (run, *_logs(run), *run.glob("*.[jy]*")))
     known["fault"] = "; ".join(faults)
-    known["status"] = "damaged" if faults else "done" if measured else "unfinished"
+    undone = "running" if recipe.busy(run) else "unfinished"
+    known["status"] = "damaged" if faults else "done" if measured and undone != "running" else undone
     return known
 
 
@@ -248,7 +249,7 @@ def table(found: list[dict[str, Any]]) -> str:
     text = ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths)).rstrip() for line in zip(*columns)]
     text += [f"damaged: {known['run']}: {known['fault']}" for known in found if known["status"] == "damaged"]
     if unfinished := [known["run"] for known in found if known["status"] == "unfinished"]:
-        text.append(f"unfinished, unless it runs now; to go on: zoo fit --resume {unfinished[0]}")
+        text.append(f"unfinished; to go on: zoo fit --resume {unfinished[0]}")
     return "\n".join(text)
 
 

@@ -111,8 +111,10 @@ def fit(argv: list[str]) -> int:
             )
         name = json.loads((run / "environment.json").read_text(encoding="utf-8"))["recipe"]
     begun = Begun(partial(_write_down, run, cli, name))
-    with _or_nothing(run, made, begun) if cli.trainer.is_global_zero else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
         if cli.trainer.is_global_zero:
+            stack.enter_context(_or_nothing(run, made, begun))
+            stack.enter_context(recipe.alone(run))
             _clear(run)
             print(f"run {run}", flush=True)
         last = run / LAST
