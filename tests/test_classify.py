@@ -214,3 +214,14 @@ def test_a_prediction_of_views_is_the_mean_of_theirs():
     with torch.no_grad():
         mean = torch.stack([lit.predict_step(clips[:, v], 0) for v in range(3)]).mean(0)
         assert torch.allclose(lit.predict_step((clips, torch.zeros(2)), 0), mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("end", [{"max_epochs": 4}, {"max_epochs": -1, "max_steps": 16}])
+def test_the_warm_up_is_as_many_epochs_whatever_ends_the_training(end):
+    lit = LitClassifier("bilinear_d64", lr=1.0, warmup_epochs=2)
+    trainer = L.Trainer(**end, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    rates = []
+    lit.on_train_batch_start = lambda batch, i: rates.append(lit.optimizers().param_groups[0]["lr"])
+    trainer.fit(lit, zoo.RandomImages((1, 28, 28), 32, 8))
+    assert rates[:8] == pytest.approx([(i + 1) / 8 for i in range(8)])
+    assert len(rates) == 16

@@ -280,3 +280,15 @@ def test_without_data_it_says_which_flag_gives_it(tmp_path, monkeypatch, capsys)
     assert cli.main(["fit", "finetune_folder", *QUIET]) == 2
     assert "--data" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_class_of_one_picture_each_is_refused_and_no_epochs_are_none(tmp_path, encoder, photos, capsys):
+    few = draw(tmp_path / "few", each=1)
+    status, _ = fit(tmp_path / "run", few, encoder)
+    assert status == 2
+    err = capsys.readouterr().err
+    assert f"{few}: no class of the pictures that are held out is among those that are trained on; add pictures" in err
+    assert not (tmp_path / "run").exists()
+    status, measured = fit(tmp_path / "none", photos, encoder, "--trainer.max_epochs", "0")
+    assert status == 0
+    assert measured["samples"] == {"train": 21, "val": 3}

@@ -291,3 +291,11 @@ def test_a_datamodule_of_ones_own_goes_through_too_and_is_not_kept(recwarn):
     assert not [w for w in recwarn if "overridden" in str(w.message)]
     run.fit(lit, ImageData(train=[picture(i) for i in range(4)], image_size=32, channels=3, batch_size=2))
     assert not [w for w in recwarn if "overridden" in str(w.message)]
+
+
+def test_a_datamodule_prints_what_was_given_and_what_it_holds():
+    data = zoo.ImageData("samples/mnist", batch_size=7)
+    assert str(data) == repr(data) == "ImageData(batch_size=7)"
+    data.setup()
+    assert str(data) == "ImageData(batch_size=7): train 1,000, val 1,000, test 1,000"
+    assert str(zoo.RandomImages((1, 28, 28), 5)) == "RandomImages(num_images=5)"

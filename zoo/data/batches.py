@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from typing import Any, Protocol
 
+import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from zoo.data.seeds import mix
+from zoo.nn.signatures import keywords
 
 LEFT_OUT = 0.05  # share of a training set that may fill no batch without a word
 
@@ -38,6 +40,21 @@ class AfterSetup(dict[str, Any]):
 
     def __missing__(self, split: str) -> Any:
         raise ValueError(f"no {split} split has been read; call setup() first, or hand the DataModule to a Trainer")
+
+
+class DataModule(L.LightningDataModule):
+    """What prints itself: Lightning would run over the batches for it."""
+
+    def __str__(self) -> str:
+        """The arguments that are not the defaults, and how many samples the splits hold that were read."""
+        known = keywords(type(self))
+        given = {k: v for k, v in self.hparams.items() if k in known and v != known[k].default}
+        splits: dict[str, Any] = getattr(self, "splits", {})
+        held = ", ".join(f"{role} {len(split[-1]):,}" for role, split in splits.items() if isinstance(split, tuple))
+        said = ", ".join(f"{key}={value!r}" for key, value in given.items())
+        return f"{type(self).__name__}({said})" + (f": {held}" if held else "")
+
+    __repr__ = __str__
 
 
 class InMemory:

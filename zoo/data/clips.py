@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import lightning as L
 import numpy as np
 import torch
 from lightning.fabric.utilities.data import AttributeDict
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from zoo.data import cache, readers, shards
 from zoo.data.augment import erase, policy
-from zoo.data.batches import AfterSetup, Batches, InMemory, Split
+from zoo.data.batches import AfterSetup, Batches, DataModule, InMemory, Split
 from zoo.data.folders import SPLITS, read_folder
 from zoo.data.pictures import decode, reason
 from zoo.data.seeds import mix, seeded
@@ -52,7 +51,7 @@ Splits = dict[str, tuple[Split, Tensor]]
 Listed = dict[str, tuple[list[Path], list[int]]]  # files and labels of each split, -1 where there is none
 
 
-class ClipData(L.LightningDataModule):
+class ClipData(DataModule):
     """Clips and labels from video files, or made: Sprites, moving digits.
 
     Args:

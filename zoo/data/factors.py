@@ -7,13 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor
 
-from zoo.data.batches import AfterSetup, Batches, InMemory
+from zoo.data.batches import AfterSetup, Batches, DataModule, InMemory
 from zoo.nn.checks import check_least, check_types
 
 # The rendered set: one flat figure before a flat ground. Not dSprites: other figures, colours, and turns.
@@ -26,7 +25,7 @@ MPI3D = ("colour", "shape", "size", "height", "background", "horizontal", "verti
 MPI3D_SIZES = ((6, 6, 2, 3, 3, 40, 40), (4, 4, 2, 3, 3, 40, 40))  # toy, realistic and real; real complex
 
 
-class FactorData(L.LightningDataModule):
+class FactorData(DataModule):
     """Images of every combination of a few factors, and the factors' classes; training and test images differ in draw.
 
     Args:

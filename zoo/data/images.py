@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zoo.data import own
 from zoo.data.augment import Change, augment, erase, resized_crop
-from zoo.data.batches import AfterSetup, Batches, fitting_batch
+from zoo.data.batches import AfterSetup, Batches, DataModule, fitting_batch
 from zoo.data.pictures import ValueRange, check_range, decode
 from zoo.data.pixels import Pixels, fitted, mapped, readable
 from zoo.data.readers import (
@@ -44,7 +44,7 @@ CACHES = ("auto", "memory", "memmap", "none")
 IN_MEMORY, ON_DISK = 16e6, 32e9  # bytes of decoded pixels up to which "auto" takes each
 
 
-class ImageData(L.LightningDataModule):
+class ImageData(DataModule):
     """Images and labels from a folder, parquet, the Hub, torchvision, or the samples that ship with the package.
 
     Batches are the same for the same seed, whatever the cache, and a run that stops in mid-epoch goes on with the

@@ -9,14 +9,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor
 
 from zoo import hub
-from zoo.data.batches import AfterSetup, Batches, InMemory
+from zoo.data.batches import AfterSetup, Batches, DataModule, InMemory
 from zoo.data.images import ImageData
 from zoo.data.pixels import Pixels, Rows
 from zoo.data.progress import Progress
@@ -160,7 +159,7 @@ def _of_channels(latent_shape: tuple[int, ...]) -> tuple[int, ...]:
     return (latent_shape[0], *[1] * (len(latent_shape) - 1))
 
 
-class LatentData(L.LightningDataModule):
+class LatentData(DataModule):
     """Batches of written latents: (latents (B, c, h, w) or (B, D), normalised, labels (B,)). Nothing is encoded again.
 
     Args:

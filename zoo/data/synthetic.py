@@ -2,19 +2,18 @@
 
 import math
 
-import lightning as L
 import numpy as np
 import torch
 from lightning.fabric.utilities.data import AttributeDict
 from torch import Tensor
 
-from zoo.data.batches import Batches
+from zoo.data.batches import Batches, DataModule
 from zoo.data.pixels import Pixels
 from zoo.data.readers import Items
 from zoo.nn.checks import check_least, check_types
 
 
-class RandomImages(L.LightningDataModule):
+class RandomImages(DataModule):
     """Noise images whose class is their brightest quadrant, 0 to 3 row by row; batches as ImageData's.
 
     Args:

@@ -30,7 +30,7 @@ def told(ckpt: Path, model: Network) -> dict[str, Any]:
             trained["data"] = source if source in shipped.values() else None
         other = differing(said, name, environment.get("commands", ())) if known else {}
         trained["differs"] = {key: value for key, value in other.items() if not _telling(key, value)}
-    trained["samples"] = about.get("samples", {})
+    trained["samples"] = measured.get("samples") or about.get("samples", {})  # those of the test came last
     split = measured.get("split", "test")
     config = {"input": describe_input(model.takes), "classes": model.zoo_config.get("classes")}
     count = trained["samples"].get(split)

@@ -70,6 +70,7 @@ def read(run: Path) -> dict[str, Any]:
     known["recipe"] = environment.get("recipe", measured.get("recipe"))
     known["commands"] = environment.get("commands", [])
     known |= {key: environment["data"][key] for key in ("samples", "classes") if key in (environment.get("data") or {})}
+    known["samples"] = measured.get("samples") or known["samples"]
     try:
         said = recipe.read_yaml(run / "recipe.yaml")
     except (OSError, ValueError) as error:

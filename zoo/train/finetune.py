@@ -115,6 +115,13 @@ class LitFinetune(LitClassifier):
                 f"{source} has {has}; to tell classes apart takes two: put the pictures in folders by class, CLASS/*, "
                 "or name a table's column with --data.label_column"
             )
+        splits: dict[str, Any] = getattr(data, "splits", {})
+        there = [set(splits[role][-1].tolist()) for role in ("train", "val") if role in splits]
+        if len(there) == 2 and not set.intersection(*there):
+            raise ValueError(
+                f"{source}: no class of the pictures that are held out is among those that are trained on; add "
+                "pictures, two or more of a class, or a folder val/"
+            )
         if given not in (None, found):
             raise ValueError(f"{source} has {found} classes, not model.num_classes={given}; leave that out")
         hub.reset_head(self.model, found)

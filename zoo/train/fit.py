@@ -259,6 +259,7 @@ def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | N
         "seed": cli.config["seed_everything"],
         "data": cli.datamodule.hparams.get("source", type(cli.datamodule).__name__),
         "split": split,
+        "samples": _about(cli.datamodule)["samples"],
         "metrics": {k: float(v) for k, v in {**validated, **figures}.items()},
         "expect": None if changed else cli.config["expect"],
         "seconds": round(seconds, 2),

@@ -104,7 +104,11 @@ def warmup_cosine(
     """
     _fall(lr, min_lr)
     steps = math.ceil(_steps(trainer) / accumulate)
-    warmup = warmup_epochs * steps / epochs(trainer) if warmup_epochs else 0
+    if epochs(trainer) > 0:
+        warmup = warmup_epochs * steps / epochs(trainer)
+    else:  # steps or hours end it, or nothing is trained
+        each = trainer.num_training_batches / trainer.accumulate_grad_batches / accumulate
+        warmup = warmup_epochs * each if warmup_epochs and math.isfinite(each) else 0
 
     def scale(step: int) -> float:
         if step < warmup:
