@@ -31,7 +31,7 @@ def test_what_ships_comes_first_and_all_fits_a_screen(capsys):
     for line, w in zip(lines[1:], shipped):
         assert line.split()[0] == w.name
         assert f"{w.metrics[0].name} {w.metrics[0].value:g}" in line
-        assert f"{w.size / 1e6:.1f} MB" in line
+        assert f" on {w.metrics[0].data.partition(',')[0]}" in line
     for family in registry.families():
         count = len(recipe.list_recipes(f"{family}/*"))
         assert any(line.split()[0] == family and f"{count} recipes" in line for line in lines)
@@ -111,7 +111,7 @@ def test_a_repository_of_the_hub_is_told(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("zoo.hub.places.download", lambda repo, file, revision: folder / file)
     known = json.loads(say(capsys, "info", "hf://org/name", "--json")[1])
     assert (known["folder"], known["arch"], known["licence"]) == ("hf://org/name", "bilinear_d64", "unknown")
-    assert "zoo show hf://org/name -o shown.png" in known["next"]
+    assert "zoo show hf://org/name PICTURES -o shown.png" in known["next"]
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def test_a_prediction_of_views_is_the_mean_of_theirs():
 
 @pytest.mark.parametrize("end", [{"max_epochs": 4}, {"max_epochs": -1, "max_steps": 16}])
 def test_the_warm_up_is_as_many_epochs_whatever_ends_the_training(end):
-    lit = LitClassifier("bilinear_d64", lr=1.0, warmup_epochs=2)
+    lit = LitClassifier("bilinear_d64", num_classes=4, lr=1.0, warmup_epochs=2)
     trainer = L.Trainer(**end, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
     rates = []
     lit.on_train_batch_start = lambda batch, i: rates.append(lit.optimizers().param_groups[0]["lr"])

@@ -2,17 +2,21 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import lightning as L
 import pytest
 from PIL import Image
 
+import zoo
 from zoo import cli, recipe
 from zoo.report import history
 from zoo.train import fit
+from zoo.train.callbacks import Lines
 
 ROOT = Path(__file__).parents[1]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
@@ -230,3 +234,16 @@ def test_a_run_is_trained_by_one_process_at_a_time_and_says_that_it_runs(copied,
         assert recipe.busy(run)
     assert not recipe.busy(run)
     assert not (run / recipe.BUSY).exists()
+
+
+def test_a_training_whose_output_goes_to_a_file_tells_an_epoch_each_half_minute(capsys):
+    seconds = iter([0.0, *(15.0 * i for i in range(1, 7)), *[90.0] * 9])
+    trainer = L.Trainer(
+        max_epochs=4, callbacks=[Lines(lambda: next(seconds))], logger=False, enable_model_summary=False
+    )
+    trainer.progress_bar_callback.disable()
+    lit = zoo.LitClassifier("bilinear_d64", num_classes=4, lr=1e-3)
+    trainer.fit(lit, zoo.RandomImages((1, 28, 28), 32, 8))
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert re.fullmatch(r"epoch 2 of 4: .*val/acc 0\.\d+.*", told[0])
+    assert [line.split()[1] for line in told] == ["2", "4"]

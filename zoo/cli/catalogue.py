@@ -67,8 +67,7 @@ def _screen() -> Iterator[str]:
     width = max(len(w.name) for w in here)
     yield "weights that ship with the package: zoo show NAME, zoo eval NAME, zoo info NAME"
     for w in here:
-        figure = f"{w.metrics[0].name} {w.metrics[0].value:g} {w.metrics[0].unit}" if w.metrics else ""
-        yield f"  {w.name:<{width}}  {figure:<29} {w.size / 1e6:4.1f} MB"
+        yield f"  {w.name:<{width}} {_best(w)}"
     yield "families"
     recipes = recipe.list_recipes()
     for family in registry.families():
@@ -82,9 +81,16 @@ def _screen() -> Iterator[str]:
     yield f"all: zoo ls --all; {len(recipes)} recipes: zoo ls --recipes; one family's: zoo ls '{first}*'"
 
 
+def _best(w: registry.Weights) -> str:
+    """The first figure of weights, and what it was measured on, in a few words."""
+    if not w.metrics:
+        return ""
+    best = w.metrics[0]
+    return f"{' '.join(filter(None, (best.name, f'{best.value:g}', best.unit)))} on {best.data.partition(',')[0]}"
+
+
 def _figures(w: registry.Weights) -> str:
-    best = w.metrics[0] if w.metrics else None
-    figure = f"{best.name} {best.value:g} {best.unit} on {best.data}, " if best else ""
+    figure = f"{_best(w)}, " if w.metrics else ""
     size = f"{w.size / 1e6:.1f} MB, " if w.size else ""
     classifier = w.arch in registry.facts(registry.family_of(w.arch)).starts  # its encoder is all that was pretrained
     encoder = "encoder only, " if w.kind == "encoder" and not classifier else ""
@@ -116,7 +122,9 @@ def _line(key: str, value: Any) -> str:
         value = [f"{k}={v}" for k, v in value.items()]
     if key in ("classes", "recipes") and len(value) > 20:
         value = [f"{len(value)}: {', '.join(value[:5])}, …"]
-    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    if not isinstance(value, tuple | list):
+        return str(value)
+    return ("; " if any(", " in str(each) for each in value) else ", ").join(map(str, value))
 
 
 def _about(name: str) -> dict[str, Any]:
@@ -268,15 +276,20 @@ def _about_folder(folder: Path, name: str) -> dict[str, Any]:
         ) from error
     record = registry.records().get(config.get("name") or "")
     row |= {key: config.get(key) for key in ("input", "classes", "parent", "trained", "version")}
-    row["summary"] = registry.summary(arch) if row["family"] else "no family that is installed has this arch"
+    if not row["family"]:
+        row["summary"] = "no family that is installed has this arch"
+    elif not args:  # else input and classes tell more
+        row["summary"] = registry.summary(arch)
     row["licence"] = config.get("licence") or (record.licence if record else "unknown")
     row["metrics"] = [m for m in config.get("metrics") or () if isinstance(m, dict) and m.keys() >= METRIC]
-    return row | {"next": _uses(name) + ([] if name.startswith("hf://") else [f"zoo push {name} ORG/NAME"])}
+    return row | {
+        "next": _uses(name, " PICTURES") + ([] if name.startswith("hf://") else [f"zoo push {name} ORG/NAME"])
+    }
 
 
-def _uses(name: str) -> list[str]:
-    """What one does with weights, wherever they are."""
-    return [f"zoo show {name} -o shown.png", f"zoo eval {name}", f"zoo export {name} -o FOLDER"]
+def _uses(name: str, source: str = "") -> list[str]:
+    """What one does with weights, wherever they are; a source for those that may fit no sample which ships."""
+    return [f"zoo show {name}{source} -o shown.png", f"zoo eval {name}{source}", f"zoo export {name} -o FOLDER"]
 
 
 def runs(argv: list[str]) -> None:

@@ -4,6 +4,7 @@ import csv
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.optim.lr_scheduler import LambdaLR
 
 from zoo.data.batches import Batches
+from zoo.data.progress import EVERY
 from zoo.data.seeds import mix
 from zoo.hub.files import read_checkpoint, replace, write_aside
 from zoo.redact import redacted
@@ -265,6 +267,20 @@ class LogShort(Callback):
         steps = trainer.num_training_batches // trainer.accumulate_grad_batches  # a float where it has no end
         own = vars(trainer)  # an attribute that Lightning does not annotate
         own["log_every_n_steps"] = int(min(own["log_every_n_steps"], max(1, steps)))
+
+
+class Lines(Callback):
+    """An epoch's figures in a line, one each half minute: what a file is told where a terminal has a bar."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self.clock, self.due = clock, clock() + EVERY[False]
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.is_global_zero and self.clock() >= self.due:
+            self.due = self.clock() + EVERY[False]
+            of = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+            figures = ", ".join(f"{key} {value:.4g}" for key, value in trainer.callback_metrics.items())
+            print(f"epoch {trainer.current_epoch + 1}{of}: {figures}", flush=True)
 
 
 class CSVLog(CSVLogger):

@@ -19,7 +19,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ParallelStrategy
@@ -33,7 +33,7 @@ from zoo.hub.make import differing
 from zoo.nn.protocols import Input
 from zoo.redact import HIDDEN, public, redact, redacted
 from zoo.train import keys, parallel
-from zoo.train.callbacks import LAST, Begun, CSVLog, LogShort, RunState, SaveSteps, Stop, Stopped, WriteAside
+from zoo.train.callbacks import LAST, Begun, CSVLog, Lines, LogShort, RunState, SaveSteps, Stop, Stopped, WriteAside
 from zoo.train.parse import parse, resolve
 
 FIGURES = ("model", "data", "trainer", "seed_everything")  # keys that they depend on, but for recipe.HARMLESS
@@ -200,11 +200,9 @@ def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | N
     callbacks: list[Callback] = vars(trainer)["callbacks"]  # an attribute that Lightning does not annotate
     callbacks[:0] = [begun, state]
     bar = trainer.progress_bar_callback
-    if bar is not None and sys.stdout.isatty():
+    if bar is not None:
         callbacks.remove(bar)
-        callbacks.append(RichProgressBar())
-    elif isinstance(bar, TQDMProgressBar):
-        bar._refresh_rate = 50  # a log file wants few lines
+        callbacks.append(RichProgressBar() if sys.stdout.isatty() else Lines())
     callbacks[:] = [c for c in callbacks if not (isinstance(c, ModelCheckpoint) and c.dirpath is None)]
     callbacks += [
         stop,

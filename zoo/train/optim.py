@@ -107,6 +107,7 @@ def warmup_cosine(
     if epochs(trainer) > 0:
         warmup = warmup_epochs * steps / epochs(trainer)
     else:  # steps or hours end it, or nothing is trained
+        trainer.fit_loop.setup_data()
         each = trainer.num_training_batches / trainer.accumulate_grad_batches / accumulate
         warmup = warmup_epochs * each if warmup_epochs and math.isfinite(each) else 0
 
