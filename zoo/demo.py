@@ -63,6 +63,8 @@ def _verb(log: Path, verb: str, *argv: object, figure: str | None = None) -> Non
     """Run a verb as the command line does; print a line: its seconds and, of the JSON that it ends with, a figure."""
     command = " ".join(["zoo", verb, *(str(a) for a in argv if a != "--force")])
     start = time.perf_counter()
+    if sys.stdout.isatty():
+        print(f"      …    {command}", end="\r", flush=True)
     with _into(log):
         print(f"$ {command}", flush=True)
         status = cli.main([verb, *map(str, argv)])
@@ -71,8 +73,8 @@ def _verb(log: Path, verb: str, *argv: object, figure: str | None = None) -> Non
         raise SystemExit(f"{command}: exit status {status}, see {log}")
     measured = ""
     if figure is not None:
-        value = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])[figure]
-        measured = f"{figure} {100 * value:.1f} %"
+        found = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+        measured = f"{figure} {100 * found[figure]:.1f} % of {found['images']:,} pictures"
     print(f"  {seconds:5.1f} s  {command}  {measured}".rstrip(), flush=True)
 
 
@@ -130,7 +132,7 @@ def _doors(folder: Path, repository: Path, out: Path) -> list[str]:
 
 
 def _title(what: str) -> None:
-    print(f"\033[1m{what}\033[0m", flush=True)
+    print(f"\033[1m{what}\033[0m" if sys.stdout.isatty() else what, flush=True)
 
 
 if __name__ == "__main__":

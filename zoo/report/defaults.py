@@ -204,9 +204,9 @@ def film(model: Network, clips: Tensor) -> Tensor:
     """
     model = model.eval()
     if isinstance(model, FillsIn):
-        rows = [row.samples for row in _filled(model, clips)]
+        rows = {row.title: row.samples for row in _filled(model, clips)}
     elif isinstance(model, Reconstructs):
-        rows = [clips, model.reconstruct(clips)]
+        rows = {"clip": clips, "reconstruction": model.reconstruct(clips)}
     else:
         raise ValueError(f"{type(model).__name__} makes no clips, so it draws no moving picture; give -o FILE.png")
     return plots.in_motion(rows)
@@ -223,10 +223,9 @@ def samples(model: Samples, labels: Tensor, each: int, names: list[str], seed: i
     for ax, one in zip(axes.flat, drawn):  # (R · each) of (C, H, W)
         plots.sample(ax, one, model.draws().kind)
     for label, line in zip(labels.tolist(), axes[:, 0]):
-        if label >= 0:
-            name = names[label] if label < len(names) else str(label)
-            side = "right" if len(name) > 2 else "center"
-            line.set_ylabel(name, fontsize=8, rotation=0, labelpad=8, va="center", ha=side)
+        name = "any" if label < 0 else names[label] if label < len(names) else str(label)
+        side = "right" if len(name) > 2 else "center"
+        line.set_ylabel(name, fontsize=8, rotation=0, labelpad=8, va="center", ha=side)
     return fig
 
 

@@ -66,7 +66,7 @@ def sheet(mistakes: Sequence[Mistake], names: Sequence[str], kind: Kind) -> Figu
         ax.set_xlabel(f"{_cut(names[mistake.answer])}?\n{mistake.score:.0%}", fontsize=8, color=plots.UP)
     title = "The mistakes it is surest of: above the true class, below what the model said, and its score"
     fig.suptitle(title if across > 3 else "above the true class, below the answer", fontsize=9)
-    fig.tight_layout(rect=(0, 0, 1, 1 - 0.1 / (rows + 1)))
+    fig.tight_layout(rect=(0, 0, 1, 1 - 0.1 / (rows + 1)), h_pad=1.8)
     return fig
 
 

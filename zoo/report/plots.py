@@ -3,7 +3,7 @@
 import math
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -196,7 +196,7 @@ def scores(
 def verdict(said: str | None, true: int | None, guess: int, classes: list[str]) -> str:
     """What a picture is and whether a model takes it for that; where that is not known, what it takes it for."""
     if said is None:
-        return short(classes[guess], 28)
+        return f"taken for {short(classes[guess], 28)}"
     if true is None:
         return f"{short(said, 28)}, which the model does not know"
     return f"{short(said, 28)} ✓" if true == guess else f"✗ it is {short(said, 28)}"
@@ -216,18 +216,29 @@ def caption(figure: Figure, text: str) -> Figure:
     figure.set_layout_engine("none")  # and there they stay
     box = figure.get_tightbbox()  # in inches
     wide, high = figure.get_size_inches()
-    lines = textwrap.wrap(text, max(60, round(15 * max(wide, box.width))))
+    lines = textwrap.wrap(text, max(60, round(14 * max(wide, box.width))))
     at = (box.x0 + box.x1) / 2 / wide, (box.y0 - 0.08) / high
     figure.text(*at, "\n".join(lines), ha="center", va="top", fontsize=8, color=QUIET)
     return figure
 
 
-def in_motion(rows: Sequence[Tensor]) -> Tensor:
-    """Clips (B, F, C, H, W) side by side, a row over the other: (F, 3, rows H, B W), a small one enlarged."""
-    columns = torch.cat(list(rows), dim=3)  # (B, F, C, rows H, W)
-    frames = torch.cat(list(columns), dim=3).expand(-1, 3, -1, -1)  # (F, 3, rows H, B W)
-    scale = max(1, 128 // rows[0].shape[-2])
-    return torch.nn.functional.interpolate(frames, scale_factor=scale, mode="nearest") if scale > 1 else frames
+def in_motion(rows: Mapping[str, Tensor]) -> Tensor:
+    """Clips (B, F, C, H, W) side by side, a row over the other below its name: (F, 3, H', W'), small ones enlarged."""
+    parts: list[Tensor] = []
+    for name, clips in rows.items():
+        frames = torch.cat(list(clips), dim=3).expand(-1, 3, -1, -1)  # (F, 3, H, B W)
+        frames = frames.repeat_interleave(scale := max(1, 128 // frames.shape[2]), 2).repeat_interleave(scale, 3)
+        parts += [_written(name, frames.shape[3]).to(frames).expand(len(frames), -1, -1, -1), frames]
+    return torch.cat(parts, dim=2)
+
+
+def _written(text: str, width: int) -> Tensor:
+    """A strip of white with a text on it, (3, 16, width) in [0, 1]."""
+    from PIL import Image, ImageDraw
+
+    strip = Image.new("RGB", (width, 16), "white")
+    ImageDraw.Draw(strip).text((4, 2), text, fill=INK)
+    return torch.from_numpy(np.array(strip)).permute(2, 0, 1) / 255
 
 
 def _bare(ax: Axes) -> None:

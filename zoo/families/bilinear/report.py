@@ -101,7 +101,7 @@ def figure(model: BilinearClassifier, classes: list[str], batches: Iterable[tupl
         ax = fig.add_subplot(grid[row, -1])
         _spectrum(ax, values)
         if row == 0:
-            ax.set_title("30 largest |λ|", fontsize=9, pad=6)
+            ax.set_title("λ, the 30 largest |λ|", fontsize=9, pad=6)
     if batches is not None:
         _curve(fig.add_subplot(grid[-1, :]), model, eigen, batches)
     fig.suptitle(
@@ -186,7 +186,10 @@ def _spectrum(ax: Axes, values: Tensor) -> None:
     ax.bar(range(len(top)), top, color=[plots.UP if v > 0 else plots.DOWN for v in top], width=0.8)
     ax.axhline(0, color=plots.QUIET, linewidth=0.6)
     ax.set_xticks([])
-    ax.set_yticks([])
+    ends = max(top), min(top)
+    ax.set_yticks(ends, [f"{v:+.2f}" for v in ends], fontsize=6.5, color=plots.QUIET)
+    ax.yaxis.tick_right()
+    ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
 

@@ -73,7 +73,10 @@ def explain(
         "trained; the hidden ones pasted beside what was seen. Last row: the first picture with more and more hidden."
     )
     if model.target_kind == "norm_pixel":
-        about += " Each hidden patch's own mean and contrast are put back, as in the paper's figures."
+        about += (
+            " The model predicts no patch's mean and contrast: those of the hidden ones are put back from the picture, "
+            "as in the paper's figures."
+        )
     return plots.caption(fig, about)
 
 

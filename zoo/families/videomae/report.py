@@ -77,14 +77,14 @@ def explain(
 
 @torch.no_grad()
 def film(model: VideoMAE, clips: Tensor) -> Tensor:
-    """The figure in motion: clips (B, F, C, H, W) side by side over masked and reconstruction, (F, 3, 3 H, B W).
+    """The figure in motion: clips (B, F, C, H, W) side by side over masked and reconstruction, (F, 3, H', W').
 
     Raises:
         ValueError: the model is a classifier or an encoder alone.
     """
     if isinstance(model, VideoMAEClassifier):
         raise ValueError("a classifier draws no moving picture; give -o FILE.png, or the autoencoder's name")
-    return plots.in_motion(list(_rows(model.eval(), clips).values()))
+    return plots.in_motion(_rows(model.eval(), clips))
 
 
 def _rows(model: VideoMAE, clips: Tensor) -> dict[str, Tensor]:

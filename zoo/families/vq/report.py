@@ -151,14 +151,17 @@ def _traversals(model: LatentAutoencoder, image: Tensor, recon: Tensor, meanings
                 continue
             plots.picture(ax, pixels)
             if not row:
-                ax.set_title("image" if not j else "recon." if j == 1 else "", fontsize=7)
+                ax.set_title("image" if not j else "returned" if j == 1 else "", fontsize=7)
         line[-1].yaxis.set_label_position("right")
         line[-1].set_ylabel(f"z{i}  {meanings[i]}", fontsize=7, rotation=0, labelpad=4, va="center", ha="left")
     about = (
         "The picture, and what the model makes of it. To their right a row for each latent: it alone changes, from one "
         "end of its values to the other"
     )
-    known = any(meanings) and "; beside it, the factor that it tells most of, and which share of that (0 to 1)"
+    known = (
+        any(meanings)
+        and "; beside it, the factor of the scene that it tells most about, and how much of it, from 0 to 1 (all)"
+    )
     return plots.caption(fig, f"{about}{known or ''}.")
 
 
