@@ -250,7 +250,8 @@ class ImageData(DataModule):
         train, share = items["train"], h.val_fraction
         if share is None and ("val" in items or ("test" in items and not h.keep_test)):
             share = 0.0
-        drawn = hold_out(train.labels, share, h.seed, h.stratify, f"pictures of {self.said}")
+        some = "pictures" if len(items) == 1 else "training pictures"
+        drawn = hold_out(train.labels, share, h.seed, h.stratify, f"{some} of {self.said}")
         if drawn is not None:
             items |= {"train": train.take(drawn[0]), "val": train.take(drawn[1])}
         if h.limit is not None:

@@ -188,7 +188,7 @@ def scores(
         right.tick_params(axis="x", labelsize=7, labelbottom=i == len(pictures) - 1)
         right.invert_yaxis()
     axes[-1, 1].set_xlabel("probability that the model gives the class", fontsize=7)
-    known = truths is not None and any(truths)
+    known = any(find(said, classes) is not None for said in truths or () if said is not None)
     told = " The true class is green; where another is likelier, that one is red." if known else ""
     return caption(fig, f"What the classifier sees, and the five classes it finds likeliest.{told}")
 

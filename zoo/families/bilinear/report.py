@@ -162,7 +162,8 @@ def explain(
             plots.signed(ax, _pixels(model, eigen.vectors[winner, k]))
             share = 100 * parts[k] / logits[row, winner]
             ax.set_title(f"{share:+.0f} % of the logit", fontsize=7.5, color=plots.UP if parts[k] > 0 else plots.DOWN)
-    known = "the true class is green, " if truths is not None and any(truths) else ""
+    seen = any(find(said, classes) is not None for said in truths or () if said is not None)
+    known = "the true class is green, " if seen else ""
     return plots.caption(
         fig,
         f"What the model is given; the logit of each class, {known}the likeliest red where it is another; and the "
