@@ -200,7 +200,7 @@ def test_the_true_class_is_marked(tmp_path, photos, classifier, drawn):
 
 def test_files_alone_have_no_true_class(tmp_path, photos, classifier, drawn):
     assert show(classifier, photos / "dog" / "00.png", photos / "ça" / "01.png", "-o", tmp_path / "x.png") == 0
-    assert [ax.get_title() for ax in drawn[0].axes] == ["00.png", "ça", "01.png", "ça"]
+    assert [ax.get_title() for ax in drawn[0].axes] == ["00.png", "taken for ça", "01.png", "taken for ça"]
     assert "green" not in texts(drawn[0])
 
 
