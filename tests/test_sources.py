@@ -506,6 +506,20 @@ def test_rows_are_called_by_their_path_or_number_and_no_two_alike(tmp_path):
     assert list(every.names) == [f"{files[0]}/0.png", f"{files[0]}/1.png", f"{files[1]}/0.png"]
 
 
+def test_rows_of_one_path_are_told_apart_by_number_and_a_file_named_twice_is_one(tmp_path):
+    same = [{"bytes": PNG, "path": "same.png"}, {"bytes": PNG, "path": "other.png"}, {"bytes": PNG, "path": "same.png"}]
+    items = read(str(table(tmp_path / "one", train=rows([0, 1, 0], same))))["train"]
+    assert items.names == ["row 0 (same.png)", "other.png", "row 2 (same.png)"]
+    put(tmp_path, "a/x/1.png", "b/x/1.png")
+    (tmp_path / "l.csv").write_text(f"path\na/x/1.png\nb/x/1.png\na/x/1.png\n{tmp_path}/a/x/1.png\n")
+    assert read(str(tmp_path / "l.csv"))["train"].names == ["a/x/1.png", "b/x/1.png", "a/x/1.png", "a/x/1.png"]
+    put(tmp_path, "else/a/x/1.png", "else/b/x/1.png")
+    far = [tmp_path / "else" / name for name in ("a/x/1.png", "b/x/1.png")]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/l.csv").write_text("path,split\n" + "".join(f"{p},{s}\n" for p, s in zip(far, ("train", "val"))))
+    assert list(together(read(str(tmp_path / "in/l.csv"))).names) == ["line 2 (x/1.png)", "line 3 (x/1.png)"]
+
+
 # Shards
 
 

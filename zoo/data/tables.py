@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,15 @@ class Part(NamedTuple):
         """Column → what datasets notes of it, {"_type": "ClassLabel", "names": …}."""
         noted = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
         return noted.get("info", {}).get("features", {})
+
+
+class Row(NamedTuple):
+    """Where a picture was found: `path` is what its row calls it, and `key` is the same of rows that name one file."""
+
+    part: Part
+    number: int
+    path: str | None
+    key: Hashable
 
 
 class Table(NamedTuple):
@@ -178,16 +187,16 @@ def read(
     image, label = _image_column(every, source, image_column), _label_column(every, source, label_column)
     pictures: dict[str, list[Any]] = {role: [] for role in parts}
     labels: dict[str, list[np.ndarray]] = {role: [] for role in parts}
-    ids: dict[str, list[tuple[str, str]]] = {role: [] for role in parts}
+    rows: dict[str, list[Row]] = {role: [] for role in parts}
     for role, some in parts.items():
         for part in some:
             wanted = [c for c in (image, label) if c is not None and c in part.schema.names]
             if image not in wanted:
                 raise ValueError(f"{part.name} has no column {image!r}; it has {', '.join(part.schema.names)}")
             table = part.read(wanted)
-            found, paths = _pictures(part, table.column(image), image)
+            found, where = _pictures(part, table.column(image), image)
             pictures[role] += found
-            ids[role] += [(part.short, path or part.row(row)) for row, path in enumerate(paths)]
+            rows[role] += where
             values = np.full(table.num_rows, NONE)
             labels[role].append(_values(part, table.column(label), label) if label in wanted else values)
     numbers, classes = _numbered(parts, labels, label or "")
@@ -195,9 +204,11 @@ def read(
         place = np.array([in_order(classes).index(name) for name in classes])
         numbers = {role: np.where(y < 0, y, place[y]) for role, y in numbers.items()}
         classes = in_order(classes)
-    alone = sum(map(len, ids.values())) == len({name for some in ids.values() for _, name in some})
-    named = {role: [name if alone else f"{short}/{name}" for short, name in some] for role, some in ids.items()}
-    return Table({role: (pictures[role], numbers[role], named[role]) for role in parts}, classes)
+    names = _named([row for role in parts for row in rows[role]])
+    called: dict[str, list[str]] = {}
+    for role in parts:
+        called[role], names = names[: len(rows[role])], names[len(rows[role]) :]
+    return Table({role: (pictures[role], numbers[role], called[role]) for role in parts}, classes)
 
 
 def numbers(parts: dict[str, list[Part]], column: str) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -273,8 +284,8 @@ def _pick(name: str | None, fitting: Sequence[str], columns: Sequence[str], what
     return name or fitting[0]
 
 
-def _pictures(part: Part, column: Any, name: str) -> tuple[list[Any], list[str | None]]:
-    """Encoded pictures or paths of all rows, and the paths as they are written, None where there is none."""
+def _pictures(part: Part, column: Any, name: str) -> tuple[list[Any], list[Row]]:
+    """Encoded pictures or paths of all rows, and where each was found."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -310,9 +321,35 @@ def _pictures(part: Part, column: Any, name: str) -> tuple[list[Any], list[str |
         )
     if missing:
         more = f" (so do {len(missing)} of {len(data)} rows)" if len(missing) > 1 else ""
-        where = f", relative to {part.folders[0]}" if part.folders else ""
-        raise FileNotFoundError(f"{missing[0]} names a picture that is not there{more}; put it there{where}")
-    return out, [path and _short(path, part) for path in paths]
+        begin = f", relative to {part.folders[0]}" if part.folders else ""
+        raise FileNotFoundError(f"{missing[0]} names a picture that is not there{more}; put it there{begin}")
+    where: list[Row] = []
+    for row, (item, encoded, path) in enumerate(zip(out, data, paths)):
+        own = encoded is not None
+        key: Hashable = (part.name, row) if own else item if isinstance(item, Path) else path  # a URL's is fetched
+        where.append(Row(part, row, path and _short(path, part), key))
+    return out, where
+
+
+def _named(rows: Sequence[Row]) -> list[str]:
+    """What pictures are called: as their rows call them, or "row 5".
+
+    Pictures that share a name become "row 5 (same.png)", and where files have such rows in common, "FILE/row 5". Rows
+    that name one file are one picture, and keep its name.
+    """
+    names = [row.path or row.part.row(row.number) for row in rows]
+    shared = _shared([(row.part.short, name) for row, name in zip(rows, names)], rows)
+    names = [
+        f"{row.part.row(row.number)} ({name})" if (row.part.short, name) in shared else name
+        for row, name in zip(rows, names)
+    ]
+    return [f"{row.part.short}/{name}" for row, name in zip(rows, names)] if _shared(names, rows) else names
+
+
+def _shared(names: Sequence[Hashable], rows: Sequence[Row]) -> set[Hashable]:
+    """The names that several pictures have."""
+    first: dict[Hashable, Hashable] = {}
+    return {name for name, row in zip(names, rows) if first.setdefault(name, row.key) != row.key}
 
 
 def _lying(path: str, part: Part, place: str) -> Any:
