@@ -3,9 +3,11 @@
 import inspect
 import json
 
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 
 import zoo
 from zoo import cli, hub, registry
@@ -142,6 +144,25 @@ def test_a_model_without_names_is_evaluated_by_number_alone(tmp_path):
     model.zoo_config["classes"] = ["a", "b"]
     with pytest.raises(ValueError, match="has 10 classes and the names of 2"):
         compare(model, DIGITS)
+
+
+def test_classes_that_are_called_by_numbers_are_these_numbers(tmp_path):
+    """Digits 3 and 5 alone, as folders, as a list that has them as text, and as a column of numbers."""
+    name, items = "bilinear_d256.mnist", read("samples/mnist")["test"]
+    pictures, labels = [], []
+    for i in range(0, 1000, 5):
+        if (label := int(items.labels[i])) in (3, 5):
+            pictures.append(tmp_path / "folder" / str(label) / f"{i}.png")
+            pictures[-1].parent.mkdir(parents=True, exist_ok=True)
+            pictures[-1].write_bytes(items.images[i])
+            labels.append(label)
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{p},{y}\n" for p, y in zip(pictures, labels)))
+    parquet.write_table(pa.table({"path": [str(p) for p in pictures], "label": labels}), tmp_path / "numbers.parquet")
+    for source in ("folder", "list.csv", "numbers.parquet"):
+        found = report.evaluate(name, str(tmp_path / source), by_number=True)
+        assert (found["accuracy"] > 0.9, set(found["per_class"])) == (True, {"3", "5"}), source
+    with pytest.raises(ValueError, match=r"the data has the classes 10, 12; \S+ has 0 to 9"):
+        compare(zoo.load(name), ["9", "10", "12"], by_number=True)
 
 
 def test_a_model_without_classes_takes_no_map():

@@ -65,7 +65,8 @@ def compare(
         given: names of the data's classes, in the order of its labels.
         class_map: which of the model's classes those are that go by another name: a mapping, a JSON file of one, or
             "zero=0,one=1"; a target is a name or a number of the model's.
-        by_number: take class i of the data for class i of the model, whatever they are called.
+        by_number: take class i of the data for class i of the model, whatever they are called; of data whose classes
+            are all called by numbers, as folders and lists do, i is that number.
 
     Raises:
         ValueError: a model without names, or a class of the data that it does not have.
@@ -77,7 +78,12 @@ def compare(
     if by_number:
         if len(given) > count:
             raise ValueError(f"the data has {len(given)} classes, {_some(given)}; {arch} has {count}")
-        return Matched(tuple(range(count)), f"{len(given) or count} classes by number, no names compared")
+        # A list or a folder has its numbers as names: 3 and 5 are classes 3 and 5, not the first two.
+        written = bool(given) and all(name.isdecimal() for name in given)
+        numbers = [int(name) for name in given] if written else [*range(count)]
+        if beyond := [number for number in numbers if number >= count]:
+            raise ValueError(f"the data has the classes {_some(beyond)}; {arch} has 0 to {count - 1}")
+        return Matched(tuple(numbers), f"{len(given) or count} classes by number, no names compared")
     if not known and class_map is None:
         raise ValueError(
             f"{arch} has no names of its {count} classes, so those of the data, {_some(given)}, cannot be found among "
