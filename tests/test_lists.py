@@ -181,6 +181,14 @@ def test_missing_pictures_are_named_by_line_with_how_many_they_are(tmp_path):
         read(source)
 
 
+def test_a_picture_that_cannot_be_fetched_is_named_by_line(tmp_path):
+    source = listed(tmp_path / "a.csv", "path,label", "http://127.0.0.1:9/x.png,cat")
+    with pytest.raises(
+        FileNotFoundError, match=r"^line 2 of \S+a\.csv \(http://127\.0\.0\.1:9/x\.png\) cannot be fetched \(.*\); mend"
+    ):
+        read(source)
+
+
 def test_text_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "a.csv").write_bytes("path,label\nü.png,x\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"a\.csv is no csv in UTF-8 .*; write it anew"):

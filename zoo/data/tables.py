@@ -180,8 +180,9 @@ def read(
         in_folders: the classes are names of folders, which stand in the order of numbers where they are numbers.
 
     Raises:
-        ValueError: no such column, a row without a picture, a label that is none beside others that are.
-        FileNotFoundError: a row names a picture that is not there.
+        ValueError: no such column, a split without rows, a row without a picture, a label that is none beside others
+            that are.
+        FileNotFoundError: a row names a picture that is not there, or cannot be fetched.
     """
     every = [part for some in parts.values() for part in some]
     image, label = _image_column(every, source, image_column), _label_column(every, source, label_column)
@@ -357,8 +358,14 @@ def _lying(path: str, part: Part, place: str) -> Any:
     import fsspec
 
     if "://" in path:
-        with fsspec.open(path) as file:
-            return Found(file.read(), place)
+        try:
+            with fsspec.open(path) as file:
+                return Found(file.read(), place)
+        except Exception as error:  # each protocol raises its own, and its library may be missing
+            why = error.__cause__ or error  # of a server that is not there fsspec says the address alone
+            raise FileNotFoundError(
+                f"{place} cannot be fetched ({why}); mend the row, or get the picture and name its file there"
+            ) from error
     return next((folder / path for folder in (*part.folders, Path()) if (folder / path).is_file()), None)
 
 
