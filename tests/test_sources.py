@@ -520,6 +520,17 @@ def test_rows_of_one_path_are_told_apart_by_number_and_a_file_named_twice_is_one
     assert list(together(read(str(tmp_path / "in/l.csv"))).names) == ["line 2 (x/1.png)", "line 3 (x/1.png)"]
 
 
+@pytest.mark.parametrize("more", [{}, {"test": [0, 1]}])
+def test_a_table_without_rows_is_refused_by_name(tmp_path, more):
+    table(tmp_path, train=rows([], []), **more)
+    with pytest.raises(ValueError, match=r"train-00000-of-00001\.parquet has no rows; write one for each picture"):
+        read(str(tmp_path))
+    table(tmp_path, train=[0, 1])
+    parquet.write_table(rows([], []), tmp_path / "train-00001-of-00002.parquet")  # one file of a split may be empty
+    if more:
+        assert counts(tmp_path) == {"train": [1, 1], "test": [1, 1]}
+
+
 # Shards
 
 

@@ -98,6 +98,13 @@ def listed(
     about = model.takes
     if about.kind == "image":
         return _joined([_images(some, model, split, **given) for some in _grouped(sources)], sources)
+    listing = _listed(sources, model, split, given)
+    if not len(listing):
+        raise ValueError(f"{', '.join(map(redact, sources))} holds no {listing.what}; give a source that holds some")
+    return listing
+
+
+def _listed(sources: list[str], model: Network, split: str | None, given: dict[str, Any]) -> Listing:
     if given:
         raise ValueError(f"{', '.join(given)}: of images alone, this model takes {about.kind}s; leave it out")
     if len(sources) > 1:

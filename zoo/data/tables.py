@@ -184,6 +184,7 @@ def read(
             that are.
         FileNotFoundError: a row names a picture that is not there, or cannot be fetched.
     """
+    parts = {role: _filled(some) for role, some in parts.items()}
     every = [part for some in parts.values() for part in some]
     image, label = _image_column(every, source, image_column), _label_column(every, source, label_column)
     pictures: dict[str, list[Any]] = {role: [] for role in parts}
@@ -210,6 +211,15 @@ def read(
     for role in parts:
         called[role], names = names[: len(rows[role])], names[len(rows[role]) :]
     return Table({role: (pictures[role], numbers[role], called[role]) for role in parts}, classes)
+
+
+def _filled(parts: Sequence[Part]) -> list[Part]:
+    """Those of a split that have rows: one without may not even know what its columns hold."""
+    filled = [part for part in parts if part.read([]).num_rows]
+    if not filled:
+        names = ", ".join(part.name for part in parts)
+        raise ValueError(f"{names} has no rows; write one for each picture, or leave that file out")
+    return filled
 
 
 def numbers(parts: dict[str, list[Part]], column: str) -> tuple[dict[str, np.ndarray], list[str]]:
