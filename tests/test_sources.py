@@ -531,6 +531,17 @@ def test_a_table_without_rows_is_refused_by_name(tmp_path, more):
         assert counts(tmp_path) == {"train": [1, 1], "test": [1, 1]}
 
 
+def test_columns_of_what_has_none_are_refused(tmp_path):
+    put(tmp_path, "cat/1.png", "dog/1.png")
+    for source in (tmp_path, tmp_path / "cat/1.png", "torchvision:MNIST"):
+        for column in ("image_column", "label_column"):
+            with pytest.raises(ValueError, match=f"{source} is no table .*; leave {column}='foo' out"):
+                read(str(source), **{column: "foo"})
+    with pytest.raises(ValueError, match="leave image_column='foo' out"):
+        ImageData(f"shards:{tmp_path}", image_column="foo").setup("test")
+    assert not read(str(tmp_path), label_column="")["train"].labelled
+
+
 # Shards
 
 

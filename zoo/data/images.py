@@ -30,6 +30,7 @@ from zoo.data.readers import (
     hold_out,
     lacking,
     natural_channels,
+    no_columns,
     read,
     serving,
     stand_in,
@@ -236,6 +237,7 @@ class ImageData(DataModule):
         h = self.hparams
         if self._streams:
             return find(h.source.removeprefix("shards:"), "images")
+            no_columns(h.source, h.image_column, h.label_column)
         items = own.read(self.given) if self.given else read(h.source, h.image_column, h.label_column)
         if h.bad == "skip":
             items = {role: readable(some, h.value_range) for role, some in items.items()}

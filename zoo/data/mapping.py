@@ -239,6 +239,7 @@ def _images(sources: list[str], model: Network, split: str | None, **reading: An
         torch.as_tensor(items.labels),
         items.classes,
         sources if pictures else redact(source),
+        readers.no_columns(redact(source), reading.get("image_column"), reading.get("label_column"))
         lambda place: pixels(items.images[place]),
     )
 

@@ -7,7 +7,7 @@ Libraries are imported by the reader that needs them.
 import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache as cache_results
 from pathlib import Path
 from typing import Any, cast
@@ -99,7 +99,9 @@ def together(splits: Mapping[str, Items]) -> Items:
 
 
 def read(
-    source: str | Path | Sequence[str | Path], image_column: str | None = None, label_column: str | None = None
+    source: str | Path | Sequence[str | Path],
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> dict[str, Items]:
     """The splits of a source by role, `train`, `val`, `test`, as far as it has them.
 
@@ -110,8 +112,8 @@ def read(
             folder all pictures in it at any depth.
 
     Raises:
-        ValueError: unknown set or column, an empty folder, a row without a picture or with a label that is none, a
-            file that is none of these, a folder among several pictures.
+        ValueError: unknown set or column, columns of what has none, an empty folder or table, a row without a picture
+            or with a label that is none, a file that is none of these, a folder among several pictures.
         FileNotFoundError: no such folder or file, or no picture where a row says.
         ConnectionError: a download without a network.
         OSError: a cache that cannot be written.
@@ -123,11 +125,15 @@ def read(
 
     if not isinstance(source, str | Path):
         if len(source) != 1:
+            no_columns(described(source), image_column, label_column)
             return _pictures(source)
         source = source[0]
     name = str(source)
     if name.startswith("torchvision:"):
-        return _torchvision(name)
+        no_columns(name, image_column, label_column)
+        sets = _torchvision(name)
+        none = {role: np.full(len(items), tables.NONE) for role, items in sets.items()}
+        return sets if label_column != "" else {r: replace(s, labels=none[r], classes=[]) for r, s in sets.items()}
     if name.startswith("samples/"):
         names = sorted(p.parent.name for p in SAMPLES.glob("*/data"))
         if name.removeprefix("samples/") not in names:
@@ -141,13 +147,17 @@ def read(
         if parts and (image_column or not tables.beside(path, parts)):
             return table(parts)
         listed = lists.of_folder(path)
-        return table(listed) if listed else _folder(path, label_column != "")
+        if listed:
+            return table(listed)
+        no_columns(name, image_column, label_column)
+        return _folder(path, label_column != "")
     kind = path.suffix.lower()
     if path.is_file() and kind == ".parquet":
         return table(tables.local(path.parent, {tables.split_of(path.name) or "train": [path]}))
     if path.is_file() and kind in lists.SUFFIXES:
         return table(lists.parts(path))
     if path.is_file():
+        no_columns(name, image_column, label_column)
         return _pictures([path])
     is_id = not path.is_absolute() and not name.startswith((".", "~")) and name.strip("/").count("/") == 1
     if not is_id or name.endswith("/") or kind in (".parquet", *lists.SUFFIXES, *suffixes()):
@@ -156,6 +166,17 @@ def read(
             "a CSV or JSONL that lists them, a Hub id org/name, torchvision:NAME or samples/mnist"
         )
     return table(*tables.hub(name))
+
+
+def no_columns(source: str, image_column: str | None, label_column: str | None) -> None:
+    """Refuse columns of what is no table; a label_column "" names none.
+
+    Raises:
+        ValueError: one is named.
+    """
+    given = [f"{k}={v!r}" for k, v in (("image_column", image_column), ("label_column", label_column)) if v]
+    if given:
+        raise ValueError(f"{source} is no table and has no columns; leave {' and '.join(given)} out")
 
 
 def described(source: str | Path | Sequence[str | Path]) -> str:

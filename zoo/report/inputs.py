@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.data.classes import count_classes
 from zoo.data.pictures import ValueRange
-from zoo.data.readers import ALL
+from zoo.data.readers import ALL, no_columns
 from zoo.data.readers import SAMPLES as FOLDER
 from zoo.data.transforms import device_of, of_input
 from zoo.nn.protocols import Input, Kind, Network, PrefersData, Samples
@@ -176,6 +176,7 @@ def _images(source: str, about: Input, **reading: Any) -> Any:
     from zoo.data.images import ImageData
 
     if source == "rendered" or source.endswith((".npz", ".h5")):
+        no_columns(source, reading.get("image_column"), reading.get("label_column"))
         return FactorData(source, about.size[0])
     return ImageData(source, image_size=about.size[0], channels=about.channels, **reading)
 
