@@ -445,3 +445,18 @@ def test_latents_are_written_as_before_and_the_new_way_is_said(capsys, place, tm
     assert (status, "-o FOLDER" in err) == (2, True)
     status, _, err = run(capsys, "latents", name, "x", "-o", "y", "--data", "z")
     assert (status, "two sources" in err) == (2, True)
+def test_videos_and_latents_of_classes_that_training_lacks_are_read_too(capsys, tmp_path):
+    for name in ("train/a/0", "train/b/1", "test/a/2", "test/c/3"):
+        film(tmp_path / "films" / f"{name}.mp4", 40)
+        photo(tmp_path / "photos" / f"{name}.png", 1)
+    model = zoo.create("videomae_vit_tiny", frames=4, image_size=32, patch_size=16, depth=1, decoder_depth=1).eval()
+    tables.embed(model, str(tmp_path / "films"), tmp_path / "f.npy", batch_size=2)
+    assert embedded(tmp_path / "f.npy")[2] == ["a", "b", "a", "c"]
+    output = tmp_path / "latents"
+    assert run(capsys, "latents", "dcae_tiny_f8c4.tiny_imagenet", tmp_path / "photos", "-o", output)[0] == 0
+    assert np.load(output / "test_labels.npy").tolist() == [0, 2]
+    both = ImageLatentData(str(output), batch_size=2)
+    both.setup()
+    assert both.classes == ["a", "b", "c"]
+
+

@@ -12,6 +12,7 @@ import weakref
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -221,6 +222,47 @@ def test_bad_input_is_named_in_a_line(capsys, tmp_path, monkeypatch, argv, said)
     assert len(err.splitlines()) == 1
     assert re.search(said, err), err
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+def test_classes_that_training_lacks_are_predicted_evaluated_and_shown(capsys, tmp_path):
+    source, output = folder(tmp_path / "in", "train/1/a.png", "train/2/b.png", "val/1/c.png", "val/7/d.png"), "out.json"
+    argv = ["-o", tmp_path / output, "--force"]
+    assert run(capsys, "predict", DIGITS, source, *argv) == (0, f"4 rows in {tmp_path / output}\n", "")
+    named = [(row["path"], row["label"]) for row in rows(tmp_path / output)]
+    assert named[2:] == [("val/1/c.png", "1"), ("val/7/d.png", "7")]
+    (tmp_path / "in/train/1/a.png").rename(tmp_path / "in/train/2/a.png")
+    (tmp_path / "in/val/1/c.png").unlink()  # now no class of val is one of train
+    assert run(capsys, "predict", DIGITS, source, *argv)[0] == 0
+    assert [row["label"] for row in rows(tmp_path / output)] == ["2", "2", "7"]
+    status, out, _ = run(capsys, "eval", DIGITS, source)
+    figures = json.loads(out.splitlines()[-1])
+    assert (status, figures["split"], figures["images"], set(figures["per_class"])) == (0, "val", 1, {"7"})
+    assert run(capsys, "show", DIGITS, source, "-o", tmp_path / "x.png")[0] == 0
+
+
+@pytest.mark.parametrize("argv", [["predict", "-o", "out.csv"], ["eval"], ["show", "-o", "out.png"]])
+def test_nothing_and_columns_of_nothing_are_refused_in_a_line(capsys, tmp_path, monkeypatch, argv):
+    monkeypatch.chdir(tmp_path)
+    parquet.write_table(pa.table({"image": pa.array([], pa.binary()), "label": []}), "none.parquet")
+    folder(tmp_path / "in", "1/a.png")
+    status, _, err = run(capsys, argv[0], DIGITS, "none.parquet", *argv[1:])
+    assert (status, err) == (
+        2,
+        f"zoo {argv[0]}: none.parquet has no rows; write one for each picture, or leave that file out\n",
+    )
+    status, _, err = run(capsys, argv[0], DIGITS, "in", *argv[1:], "--image-column", "foo", "--label-column", "bar")
+    assert (status, err) == (
+        2,
+        f"zoo {argv[0]}: in is no table and has no columns; leave --image-column foo and --label-column bar out\n",
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "none.parquet"]
+
+
+def test_a_listing_of_nothing_is_refused(tmp_path, monkeypatch):
+    nothing = mapping.Listing([], torch.empty(0, dtype=torch.int64), [], "in", lambda place: torch.empty(0))
+    monkeypatch.setattr(mapping, "_images", lambda *args, **how: nothing)
+    with pytest.raises(ValueError, match=r"^in holds no pictures; give a source that holds some"):
+        listed("in", zoo.load(DIGITS))
 
 
 def test_an_output_that_is_there_is_replaced_by_force_alone(capsys, tmp_path):

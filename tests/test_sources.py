@@ -542,6 +542,28 @@ def test_columns_of_what_has_none_are_refused(tmp_path):
     assert not read(str(tmp_path), label_column="")["train"].labelled
 
 
+def test_classes_that_training_lacks_are_read_where_nothing_is_trained(tmp_path):
+    put(tmp_path, "train/dog/0.png", "train/cat/0.png", "val/ape/0.png", "val/cat/1.png", "val/ship/0.png")
+    with pytest.warns(UserWarning, match=r"classes that training lacks \(2: val/ape 1, val/ship 1\)"):
+        assert counts(tmp_path) == {"train": [1, 1], "val": [1, 0]}
+    every = silent(read, str(tmp_path), every_class=True)
+    assert every["train"].classes == every["val"].classes == ["cat", "dog", "ape", "ship"]  # training's numbers stay
+    assert every["val"].labels.tolist() == [0, 2, 3]
+    data = ImageData(str(tmp_path), batch_size=2)
+    with pytest.warns(UserWarning, match="classes that training lacks"):
+        data.setup("fit")
+    assert (data.num_classes, len(data.splits["val"][1])) == (2, 1)
+
+
+def test_a_split_of_other_classes_alone_is_said_to_be_so(tmp_path):
+    put(tmp_path, "train/dog/0.png", "train/cat/0.png", "val/ape/0.png", "val/ship/0.png")
+    with pytest.raises(
+        ValueError, match=r"/val has the classes ape, ship, none of those of \S+/train, cat, dog; give both folders the"
+    ):
+        read(str(tmp_path))
+    assert silent(counts, tmp_path, every_class=True) == {"train": [1, 1, 0, 0], "val": [0, 0, 1, 1]}
+
+
 # Shards
 
 

@@ -97,6 +97,7 @@ class ClipData(DataModule):
     hparams: AttributeDict  # the arguments, by name
     # What the recipe of a run meant that was begun before there was the keyword.
     older: ClassVar = {"stratify": False, "val_fraction": 0.0}
+    every_class = False  # of a folder: set before it is read by who trains on nothing, to keep what training lacks
 
     def __init__(
         self,
@@ -255,7 +256,7 @@ class ClipData(DataModule):
 
     def _found(self) -> Listed:
         """The splits that a folder itself has."""
-        splits, self.classes = find_videos(Path(self.hparams.source).expanduser())
+        splits, self.classes = find_videos(Path(self.hparams.source).expanduser(), self.every_class)
         if self.hparams.bad == "skip":
             splits = {split: readable(*some, self.hparams.frames) for split, some in splits.items()}
         return splits
@@ -372,8 +373,11 @@ def _labelled(clips: Split, labels: Tensor) -> bool:
     return clips.items.labelled if isinstance(clips, Streams) else bool((labels >= 0).any())
 
 
-def find_videos(root: Path) -> tuple[Listed, list[str]]:
+def find_videos(root: Path, every_class: bool = False) -> tuple[Listed, list[str]]:
     """The files and labels of each split of a folder, -1 where it has none, and the names of the classes.
+
+    Args:
+        every_class: as `read_folder`'s.
 
     Raises:
         FileNotFoundError: no such folder, or a list names a file that is not there.
@@ -390,7 +394,7 @@ def find_videos(root: Path) -> tuple[Listed, list[str]]:
         count = 1 + max(max(labels) for _, labels in roles.values())
         return roles, [str(c) for c in range(count)]
     expected = f"{{0}}/CLASS/*.mp4, {{0}}/*.mp4 without classes, or lists such as {root}/train.csv"
-    return read_folder(root, SUFFIXES, "videos", expected)
+    return read_folder(root, SUFFIXES, "videos", expected, every_class=every_class)
 
 
 def _read_list(file: Path) -> tuple[list[Path], list[int]]:

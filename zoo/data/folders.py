@@ -1,7 +1,7 @@
 """Folders of files by split and class, as people have them: `train/CLASS/*`, `CLASS/*`, or files without classes.
 
 Links are followed. What is left out is said in one warning, with counts: hidden and system files, other kinds of file,
-classes without files, classes that training lacks.
+classes without files, and, of what is trained on, classes that training lacks.
 """
 
 import os
@@ -69,7 +69,12 @@ class Left:
 
 
 def read_folder(
-    root: Path, suffixes: Collection[str], what: str, expected: str, labelled: bool = True
+    root: Path,
+    suffixes: Collection[str],
+    what: str,
+    expected: str,
+    labelled: bool = True,
+    every_class: bool = False,
 ) -> tuple[dict[str, Labelled], list[str]]:
     """The files and classes of each split, and the names of the classes: those of training, else of the first split.
 
@@ -78,9 +83,11 @@ def read_folder(
         what: they are, "images", for messages.
         expected: how they may lie, for messages.
         labelled: False takes all files of a split, at any depth, and no folder for a class.
+        every_class: keep the classes that training lacks, whose names and numbers come after its own. A model is not
+            trained for them, but can be asked about their files.
 
     Raises:
-        ValueError: a split without files, or a link to a folder that it lies in.
+        ValueError: a split without files, or with none of training's classes; a link to a folder that it lies in.
     """
     left = Left()
     folders = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir() and not is_hidden(p.name)}
@@ -89,7 +96,7 @@ def read_folder(
     if "train" not in roots and len(roots) < len(folders):  # a class may be called test
         roots = {}
     if not roots and len(folders) == 1 and _holds_splits(only := next(iter(folders.values()))):  # as archives unpack
-        return read_folder(only, suffixes, what, expected, labelled)
+        return read_folder(only, suffixes, what, expected, labelled, every_class)
     if roots:
         left.outside = [f.name for f in folders.values() if f not in roots.values()]
         left.loose = sum(p.is_file() and p.suffix.lower() in suffixes and not is_hidden(p.name) for p in root.iterdir())
@@ -99,9 +106,17 @@ def read_folder(
         found = {role: _split(folder, suffixes, left) for role, folder in roots.items()}
     else:
         found = {role: ({}, sorted(files_under(folder, suffixes, left))) for role, folder in roots.items()}
-    names = in_order(next((classes for classes, _ in found.values() if classes), ()))
+    first = next((role for role, (classes, _) in found.items() if classes), "")
+    names = in_order(found[first][0]) if first else []
+    if every_class:
+        names += in_order({name for classes, _ in found.values() for name in classes} - {*names})
     splits: dict[str, Labelled] = {}
     for role, (classes, loose) in found.items():
+        if classes and not classes.keys() & {*names}:
+            raise ValueError(
+                f"{roots[role]} has the classes {_names(sorted(classes))}, none of those of {roots[first]}, "
+                f"{_names(names)}; give both folders the same classes, or take {roots[role]} away"
+            )
         left.strange |= {f"{role}/{name}": len(files) for name, files in classes.items() if name not in names}
         files = [(file, label) for label, name in enumerate(names) for file in classes.get(name, ())]
         files = files or [(file, -1) for file in loose]

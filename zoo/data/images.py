@@ -98,6 +98,7 @@ class ImageData(DataModule):
     hparams: AttributeDict  # the arguments, by name
     # What the recipe of a run meant that was begun before there was the keyword.
     older: ClassVar = {"stratify": False, "val_fraction": 0.0}
+    every_class = False  # of a folder: set before it is read by who trains on nothing, to keep what training lacks
 
     def __init__(
         self,
@@ -236,9 +237,10 @@ class ImageData(DataModule):
     def _read(self) -> Mapping[str, Items | Shards]:
         h = self.hparams
         if self._streams:
-            return find(h.source.removeprefix("shards:"), "images")
             no_columns(h.source, h.image_column, h.label_column)
-        items = own.read(self.given) if self.given else read(h.source, h.image_column, h.label_column)
+            return find(h.source.removeprefix("shards:"), "images")
+        how = (h.image_column, h.label_column, self.every_class)
+        items = own.read(self.given) if self.given else read(h.source, *how)
         if h.bad == "skip":
             items = {role: readable(some, h.value_range) for role, some in items.items()}
         return items

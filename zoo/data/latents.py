@@ -73,6 +73,7 @@ def write(
         "image_size": data.input_shape[-1],
         "classes": data.classes,
         **{key: data.hparams[key] for key in READING},
+        "every_class": data.every_class,
     }
     with hub.write_aside(folder) as aside:
         for split, there in splits.items():
@@ -332,6 +333,7 @@ class ImageLatentData(LatentData):
         reading = {key: self.config.get(key) for key in READING}
         reading["value_range"] = reading["value_range"] and tuple(reading["value_range"])
         images = ImageData(source, self.config["image_size"], 3, cache=self.hparams.cache, **reading)
+        images.every_class = self.config.get("every_class", False)
         there = _read(images)
         places = {}
         for split, (latents, labels) in maps.items():

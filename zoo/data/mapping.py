@@ -229,7 +229,7 @@ def _images(sources: list[str], model: Network, split: str | None, **reading: An
     if source.startswith("shards:"):
         return _stream(source, model, split, value_range)
     pictures = Path(source).suffix.lower() in suffixes() and not Path(source).is_dir()
-    splits = readers.read(sources if pictures else source, **reading)
+    splits = readers.read(sources if pictures else source, **reading, every_class=True)
     items = _chosen(source, splits, split) if split else readers.together(splits)
 
     pixels = transform(model, value_range=value_range).pixels
@@ -272,7 +272,7 @@ def _clips(source: str, model: Network, split: str | None) -> Listing:
     root = Path(source).expanduser()
     if source.partition(":")[0] in ("moving", "shards"):
         raise ValueError(f"{source} has no files whose names could stand in a table; give a folder of videos")
-    found, classes = clips.find_videos(root)
+    found, classes = clips.find_videos(root, every_class=True)
     videos = {split: _chosen(source, found, split)} if split else found
     paths = [path for some, _ in videos.values() for path in some]
     numbers = torch.tensor([label for _, some in videos.values() for label in some])

@@ -102,6 +102,7 @@ def read(
     source: str | Path | Sequence[str | Path],
     image_column: str | None = None,
     label_column: str | None = None,
+    every_class: bool = False,
 ) -> dict[str, Items]:
     """The splits of a source by role, `train`, `val`, `test`, as far as it has them.
 
@@ -110,6 +111,8 @@ def read(
             "torchvision:NAME" or "torchvision:NAME:ROOT", or a Hub id "org/name".
         image_column, label_column: of a table, where there are several; a label_column "" reads without labels, of a
             folder all pictures in it at any depth.
+        every_class: as `read_folder`'s: what is asked about is read whole, what is trained on without the classes that
+            training lacks.
 
     Raises:
         ValueError: unknown set or column, columns of what has none, an empty folder or table, a row without a picture
@@ -150,7 +153,7 @@ def read(
         if listed:
             return table(listed)
         no_columns(name, image_column, label_column)
-        return _folder(path, label_column != "")
+        return _folder(path, label_column != "", every_class)
     kind = path.suffix.lower()
     if path.is_file() and kind == ".parquet":
         return table(tables.local(path.parent, {tables.split_of(path.name) or "train": [path]}))
@@ -311,9 +314,9 @@ def _torchvision(source: str) -> dict[str, Items]:
     return out
 
 
-def _folder(root: Path, labelled: bool) -> dict[str, Items]:
+def _folder(root: Path, labelled: bool, every_class: bool) -> dict[str, Items]:
     expected = "{0}/CLASS/*.png, {0}/*.png without classes, or parquet files"
-    splits, classes = read_folder(root, suffixes(), "images", expected, labelled)
+    splits, classes = read_folder(root, suffixes(), "images", expected, labelled, every_class)
     return {
         role: Items(files, np.asarray(labels, dtype=np.int64), classes, str(root))
         for role, (files, labels) in splits.items()

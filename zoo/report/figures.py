@@ -9,6 +9,8 @@ import torch
 
 from zoo import hub, registry
 from zoo.data.classes import Matched, Targets, compare, count_classes, find, relabelled
+from zoo.data.clips import ClipData
+from zoo.data.images import ImageData
 from zoo.data.progress import shown
 from zoo.data.readers import ALL, serves
 from zoo.data.trained import changed, trained_on
@@ -72,7 +74,8 @@ def evaluate(
     called = getattr(data, "said", None) or (given if own is None else data.hparams.get("source", type(own).__name__))
     figures: dict[str, Any] = {"name": name, "data": called, "split": serves(data, split)}
     matched = _match(name, model, data, called, class_map, by_number)
-    figures |= trained_on(name, data if own is not None else given, split, **settle(about, reading))
+    read = own is not None or isinstance(data, ImageData | ClipData)  # it knows which pictures are measured
+    figures |= trained_on(name, data if read else given, split, **settle(about, reading))
     with running(model, device, precision) as place:
         test = _again(model, data, batch_size, split, place)
         if matched is not None:

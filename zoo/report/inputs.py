@@ -178,13 +178,17 @@ def _images(source: str, about: Input, **reading: Any) -> Any:
     if source == "rendered" or source.endswith((".npz", ".h5")):
         no_columns(source, reading.get("image_column"), reading.get("label_column"))
         return FactorData(source, about.size[0])
-    return ImageData(source, image_size=about.size[0], channels=about.channels, **reading)
+    data = ImageData(source, image_size=about.size[0], channels=about.channels, **reading)
+    data.every_class = True  # what is not trained on is read whole
+    return data
 
 
 def _clips(source: str, about: Input, **reading: Any) -> Any:
     from zoo.data.clips import ClipData
 
-    return ClipData(source, image_size=about.size[0], channels=about.channels, frames=about.shape[0], **reading)
+    data = ClipData(source, image_size=about.size[0], channels=about.channels, frames=about.shape[0], **reading)
+    data.every_class = True
+    return data
 
 
 def _latents(source: str, about: Input) -> Any:

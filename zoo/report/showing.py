@@ -123,7 +123,7 @@ def _by_module(source: str) -> bool:
 
 def _pictures(source: str, about: Input, how: Mapping[str, Any]) -> tuple[list[Sample], int, str]:
     columns = {key: how[key] for key in ("image_column", "label_column") if key in how}
-    splits = read(source, **columns)
+    splits = read(source, **columns, every_class=True)
     role = stand_in({role: items.labelled for role, items in splits.items()}, "test")
     items = together(splits) if role is None else splits[role]
     if how.get("bad") == "skip":
@@ -139,7 +139,7 @@ def _pictures(source: str, about: Input, how: Mapping[str, Any]) -> tuple[list[S
 def _videos(folder: Path, about: Input, skip: bool) -> tuple[list[Sample], int, str]:
     from zoo.data.clips import find_videos, readable
 
-    splits, classes = find_videos(folder)
+    splits, classes = find_videos(folder, every_class=True)
     role = next((role for role in ("test", "val") if role in splits), next(iter(splits)))
     paths, labels = readable(*splits[role], frames=about.shape[0]) if skip else splits[role]
     cut = of_input(about)
