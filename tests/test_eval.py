@@ -376,6 +376,12 @@ def test_confusions_are_drawn_of_few_classes_and_of_many(count):
     plots.plt.close(drawn)
 
 
+def test_a_dollar_in_the_name_of_a_class_begins_no_formula(tmp_path):
+    names = ["d$^$", "c$\\frac$x"]
+    plots.write(mistakes.confusion(torch.tensor([[0, 1], [1, 1]]), names), tmp_path / "confusion.png")
+    plots.write(mistakes.sheet([mistakes.Mistake(torch.rand(3, 8, 8), 0, 1, 0.5)], names, "image"), tmp_path / "x.png")
+
+
 def test_half_precision_moves_accuracy_by_a_hundredth_at_most():
     whole, half = (figures.evaluate("bilinear_d256.mnist", device="cpu", precision=kind) for kind in ("32", "bf16"))
     assert half["loss"] != whole["loss"]  # it did run in it

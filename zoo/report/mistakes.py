@@ -126,5 +126,4 @@ def _pairs(ax: Axes, table: Tensor, names: Sequence[str]) -> None:
 
 def _cut(name: str) -> str:
     """The first of a class's synonyms, no longer than CUT."""
-    first = name.partition(", ")[0]
-    return first if len(first) <= CUT else f"{first[: CUT - 1]}…"
+    return plots.short(name.partition(", ")[0], CUT)
