@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -20,7 +21,7 @@ from zoo.data.images import ImageData
 from zoo.data.latents import ImageLatentData, LatentData
 from zoo.metrics.probes import pooled_features
 from zoo.nn.frozen import fingerprint
-from zoo.report import neighbours, tables
+from zoo.report import neighbours, plots, tables
 
 ROOT = Path(__file__).parents[1]
 
@@ -330,6 +331,108 @@ def test_pictures_of_tables_are_drawn_by_the_names_of_their_rows(capsys, tmp_pat
     assert status == 0
 
 
+@pytest.fixture
+def titles(monkeypatch) -> list[list[str]]:
+    """What stands above the pictures of each sheet."""
+    made, write = [], plots.write
+    monkeypatch.setattr(
+        plots, "write", lambda fig, path: (made.append([ax.get_title() for ax in fig.axes]), write(fig, path))[1]
+    )
+    return made
+
+
+def test_pictures_of_another_folder_with_the_same_names_are_not_drawn(capsys, place, tmp_path, monkeypatch):
+    """The features say "photos"; where the command runs now there is another folder of that name."""
+    for root, seed in (("mine", 0), ("other", 100)):
+        for i in range(3):
+            photo(tmp_path / root / "photos" / f"{i}.png", seed + i)
+    monkeypatch.chdir(tmp_path / "mine")
+    run(capsys, "embed", place / "model", "photos", "-o", "../f.npy")
+    argv = ["similar", tmp_path / "f.npy", tmp_path / "mine/photos/0.png", "-o", tmp_path / "s.png"]
+    for precision in ("bf16", "32"):
+        assert run(capsys, *argv, "--precision", precision, "--force")[0] == 0
+    monkeypatch.chdir(tmp_path / "other")
+    (tmp_path / "s.png").unlink()
+    status, out, err = run(capsys, *argv)
+    said = "photos/0.png is not the picture that was embedded; say with --pictures FOLDER where those of photos lie now"
+    assert (status, out, err) == (2, "", f"zoo similar: {said}\n")
+    assert not (tmp_path / "s.png").exists()
+    assert run(capsys, *argv, "--pictures", tmp_path / "mine/photos")[0] == 0
+    status, _, err = run(capsys, *argv, "--pictures", "photos", "--force")
+    assert (status, "is not the picture that was embedded" in err) == (2, True)
+
+
+def test_each_row_of_a_path_that_repeats_is_drawn_as_what_it_is(capsys, place, tmp_path, titles):
+    for i in range(3):
+        photo(tmp_path / f"{i}.png", i)
+    images = [{"bytes": (tmp_path / f"{i}.png").read_bytes(), "path": "same.png"} for i in range(3)]
+    parquet.write_table(pa.table({"image": images}), tmp_path / "t.parquet")
+    (tmp_path / "l.csv").write_text("path\n0.png\n1.png\n0.png\n")
+    for source, names in (
+        ("t.parquet", [f"row {i} (same.png)" for i in range(3)]),
+        ("l.csv", ["0.png", "1.png", "0.png"]),
+    ):
+        run(capsys, "embed", place / "model", tmp_path / source, "-o", tmp_path / "f.npy", "--force")
+        assert embedded(tmp_path / "f.npy")[1] == names
+        argv = ["similar", tmp_path / "f.npy", tmp_path / "1.png", "-o", tmp_path / "s.png", "--json", "--force"]
+        status, out, _ = run(capsys, *argv)
+        nearest = json.loads(out)[0]["neighbours"]
+        assert (status, nearest[0]["row"], nearest[0]["similarity"]) == (0, 1, pytest.approx(1, abs=1e-4))
+        assert [n["path"] for n in nearest] == [names[n["row"]] for n in nearest]
+        assert [title.split("\n")[1] for title in titles[-1][1:]] == [n["path"] for n in nearest]
+
+
+def test_names_with_dollars_and_of_bytes_that_are_no_text_are_drawn(capsys, place, tmp_path, titles):
+    photo(tmp_path / "in/d$^$/$5_$6.png", 1)
+    photo(tmp_path / "1.png", 2)
+    try:
+        os.rename(tmp_path / "1.png", os.fsencode(tmp_path / "in/d$^$") + b"/\xff.png")
+    except OSError:
+        pytest.skip("this disk takes names that are text alone")
+    run(capsys, "embed", place / "model", tmp_path / "in", "-o", tmp_path / "f$^$.npy")
+    query = tmp_path / "in/d$^$/$5_$6.png"
+    status, _, err = run(capsys, "similar", tmp_path / "f$^$.npy", query, "-o", tmp_path / "s.png")
+    assert (status, err) == (0, "")
+    assert titles[0][1] == "1.000\nd\\$^\\$/\\$5_\\$6.png\nd\\$^\\$"
+    assert "udcff" in titles[0][2]
+
+
+def test_features_of_a_stream_are_searched_and_drawn_without_their_pictures(capsys, place, tmp_path, titles):
+    run(capsys, "shard", place / "photos", "-o", tmp_path / "shards")
+    run(capsys, "embed", place / "model", f"shards:{tmp_path / 'shards'}", "-o", tmp_path / "f.npy")
+    query = sorted((place / "photos").rglob("*.png"))[0]
+    argv = ["similar", tmp_path / "f.npy", query, "--count", 2]
+    status, _, err = run(capsys, *argv, "-o", tmp_path / "s.png")
+    assert status == 0
+    assert err.startswith(
+        f"warning: shards:{tmp_path}/shards is a stream, of which no picture is read by its name; the sheet shows the "
+        "names of its pictures in empty frames\n"
+    )
+    assert [title.partition("\n")[0] for title in titles[0]][:2] == ["query", "1.000"]
+    status, out, err = run(capsys, *argv, "--json")
+    assert (status, len(json.loads(out)[0]["neighbours"]), err) == (0, 2, "")
+    status, _, err = run(capsys, *argv)
+    assert (status, err) == (
+        2,
+        "zoo similar: no picture to write; give -o SHEET.png, or --json to have the neighbours printed alone\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("in", "in is a folder; give pictures, such as in/*.png"),
+        ("gone.png", "no picture gone.png; give pictures that are there"),
+        ("list.csv", "list.csv is no picture; give some with a suffix that Pillow knows, .jpg, .png, …"),
+    ],
+)
+def test_a_query_that_is_no_picture_is_named(capsys, features, tmp_path, monkeypatch, query, said):
+    monkeypatch.chdir(tmp_path)
+    photo(tmp_path / "in/1.png", 1)
+    (tmp_path / "list.csv").write_text("path\nin/1.png\n")
+    assert run(capsys, "similar", features, query, "-o", "s.png") == (2, "", f"zoo similar: {said}\n")
+
+
 def test_the_page_of_the_verbs_reads_a_file_as_it_says(features, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "features.parquet").write_bytes(features.read_bytes())
@@ -427,6 +530,21 @@ def test_all_of_a_source_without_splits_is_written_for_training(capsys, place, t
         assert set(y.tolist()) <= {0, 1}
 
 
+def test_videos_and_latents_of_classes_that_training_lacks_are_read_too(capsys, tmp_path):
+    for name in ("train/a/0", "train/b/1", "test/a/2", "test/c/3"):
+        film(tmp_path / "films" / f"{name}.mp4", 40)
+        photo(tmp_path / "photos" / f"{name}.png", 1)
+    model = zoo.create("videomae_vit_tiny", frames=4, image_size=32, patch_size=16, depth=1, decoder_depth=1).eval()
+    tables.embed(model, str(tmp_path / "films"), tmp_path / "f.npy", batch_size=2)
+    assert embedded(tmp_path / "f.npy")[2] == ["a", "b", "a", "c"]
+    output = tmp_path / "latents"
+    assert run(capsys, "latents", "dcae_tiny_f8c4.tiny_imagenet", tmp_path / "photos", "-o", output)[0] == 0
+    assert np.load(output / "test_labels.npy").tolist() == [0, 2]
+    both = ImageLatentData(str(output), batch_size=2)
+    both.setup()
+    assert both.classes == ["a", "b", "c"]
+
+
 def test_latents_are_written_as_before_and_the_new_way_is_said(capsys, place, tmp_path):
     name, output = "dcae_tiny_f8c4.tiny_imagenet", tmp_path / "latents"
     status, out, err = run(capsys, "latents", name, output, "--data", place / "photos")
@@ -445,18 +563,3 @@ def test_latents_are_written_as_before_and_the_new_way_is_said(capsys, place, tm
     assert (status, "-o FOLDER" in err) == (2, True)
     status, _, err = run(capsys, "latents", name, "x", "-o", "y", "--data", "z")
     assert (status, "two sources" in err) == (2, True)
-def test_videos_and_latents_of_classes_that_training_lacks_are_read_too(capsys, tmp_path):
-    for name in ("train/a/0", "train/b/1", "test/a/2", "test/c/3"):
-        film(tmp_path / "films" / f"{name}.mp4", 40)
-        photo(tmp_path / "photos" / f"{name}.png", 1)
-    model = zoo.create("videomae_vit_tiny", frames=4, image_size=32, patch_size=16, depth=1, decoder_depth=1).eval()
-    tables.embed(model, str(tmp_path / "films"), tmp_path / "f.npy", batch_size=2)
-    assert embedded(tmp_path / "f.npy")[2] == ["a", "b", "a", "c"]
-    output = tmp_path / "latents"
-    assert run(capsys, "latents", "dcae_tiny_f8c4.tiny_imagenet", tmp_path / "photos", "-o", output)[0] == 0
-    assert np.load(output / "test_labels.npy").tolist() == [0, 2]
-    both = ImageLatentData(str(output), batch_size=2)
-    both.setup()
-    assert both.classes == ["a", "b", "c"]
-
-

@@ -71,21 +71,27 @@ def similar(argv: list[str]) -> None:
     parser = new_parser("similar", "The pictures of a file of features that are nearest to others: exact, by cosine.")
     parser.add_argument("features", type=Path, help="what `zoo embed` wrote, .parquet or .npy")
     parser.add_argument("query", nargs="+", help="pictures")
-    output_flags(parser, "a picture of them, .png")
+    output_flags(parser, "a picture of them, .png; with --json it may be left out", required=False)
     parser.add_argument("--count", type=int, default=8, metavar="N", help="neighbours of each query (default 8)")
     parser.add_argument("--json", action="store_true", help="print the neighbours as JSON")
     parser.add_argument("--model", help="where the model lies now that wrote the features; another is refused")
     parser.add_argument("--pictures", metavar="FOLDER", help="where the pictures lie now whose features these are")
     running_flags(parser, "queries at a time")
     args = parser.parse_args(argv)
-    check_output(args.output, args.force)
+    if args.output is None and not args.json:
+        raise ValueError("no picture to write; give -o SHEET.png, or --json to have the neighbours printed alone")
+    if args.output is not None:
+        check_output(args.output, args.force)
     from zoo.data.writing import check_format
     from zoo.report import neighbours, plots
 
-    check_format(args.output, PICTURES)
+    if args.output is not None:
+        check_format(args.output, PICTURES)
     how = {"device": args.device, "precision": args.precision, "batch_size": args.batch_size}
-    found = neighbours.similar(args.features, args.query, args.count, args.model, **how)
-    plots.write(neighbours.sheet(args.features, args.query, found, args.pictures), args.output)
+    model = neighbours.writer(args.features, args.model)
+    found = neighbours.similar(args.features, args.query, args.count, model, **how)
+    if args.output is not None:
+        plots.write(neighbours.sheet(args.features, args.query, found, model, args.pictures, **how), args.output)
     if args.json:
         rows = [
             {"query": query, "neighbours": [neighbour._asdict() for neighbour in row]}

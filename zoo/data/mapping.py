@@ -39,7 +39,8 @@ class Listing:
     """All samples of a source, or of one of its splits, in one order, unread.
 
     Args:
-        names: N of them, unique, relative to the source; of several sources, as they were given, with what is in them.
+        names: N of them, relative to the source, unique but where a list names one file again; of several sources, as
+            they were given, with what is in them.
         labels: (N,) numbers of classes, -1 where there is none; without values where labels come with a stream.
         classes: their names.
         source: as it was given; a list where there were several.
@@ -47,6 +48,7 @@ class Listing:
         stream: instead of `read`: the size of a batch → batches of samples (B, …) and labels (B,).
         finish: samples (B, …) on the device, as read → as a model takes them.
         what: they are, for messages.
+        item: of pictures that lie somewhere: the place of one → the file, bytes or array that `read` reads.
     """
 
     names: Sequence[str]
@@ -57,6 +59,7 @@ class Listing:
     stream: Callable[[int], Iterator[tuple[Tensor, Tensor]]] | None = None
     finish: Callable[[Tensor], Tensor] = unit
     what: str = "pictures"
+    item: Callable[[int], Any] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -95,9 +98,6 @@ def listed(
     """
     sources = [sources] if isinstance(sources, str) else [*sources]
     given = {key: value for key, value in (reading or {}).items() if value is not None}
-    about = model.takes
-    if about.kind == "image":
-        return _joined([_images(some, model, split, **given) for some in _grouped(sources)], sources)
     listing = _listed(sources, model, split, given)
     if not len(listing):
         raise ValueError(f"{', '.join(map(redact, sources))} holds no {listing.what}; give a source that holds some")
@@ -105,6 +105,9 @@ def listed(
 
 
 def _listed(sources: list[str], model: Network, split: str | None, given: dict[str, Any]) -> Listing:
+    about = model.takes
+    if about.kind == "image":
+        return _joined([_images(some, model, split, **given) for some in _grouped(sources)], sources)
     if given:
         raise ValueError(f"{', '.join(given)}: of images alone, this model takes {about.kind}s; leave it out")
     if len(sources) > 1:
@@ -217,16 +220,26 @@ def _joined(listings: Sequence[Listing], sources: list[str]) -> Listing:
         root = "" if isinstance(listing.source, list) else f"{listing.source.rstrip('/')}/"
         names += [f"{root}{name}" for name in listing.names]
 
-    def read(place: int) -> Tensor:
+    def of(place: int) -> tuple[Listing, int]:
         which = int(np.searchsorted(starts, place, side="right")) - 1
-        return listings[which].read(place - starts[which])
+        return listings[which], place - starts[which]
 
-    return Listing(names, torch.cat(labels), classes, source, read)
+    def read(place: int) -> Tensor:
+        listing, there = of(place)
+        return listing.read(there)
+
+    def item(place: int) -> Any:
+        listing, there = of(place)
+        assert listing.item is not None  # of a stream alone
+        return listing.item(there)
+
+    return Listing(names, torch.cat(labels), classes, source, read, item=item)
 
 
 def _images(sources: list[str], model: Network, split: str | None, **reading: Any) -> Listing:
     source, value_range = sources[0], reading.pop("value_range", None)
     if source.startswith("shards:"):
+        readers.no_columns(redact(source), reading.get("image_column"), reading.get("label_column"))
         return _stream(source, model, split, value_range)
     pictures = Path(source).suffix.lower() in suffixes() and not Path(source).is_dir()
     splits = readers.read(sources if pictures else source, **reading, every_class=True)
@@ -239,8 +252,8 @@ def _images(sources: list[str], model: Network, split: str | None, **reading: An
         torch.as_tensor(items.labels),
         items.classes,
         sources if pictures else redact(source),
-        readers.no_columns(redact(source), reading.get("image_column"), reading.get("label_column"))
         lambda place: pixels(items.images[place]),
+        item=lambda place: items.images[place],
     )
 
 
