@@ -16,7 +16,7 @@ import zoo
 from zoo import cli, hub
 from zoo.data.images import ImageData
 from zoo.nn.protocols import Input
-from zoo.report import figures, inputs, plots
+from zoo.report import figures, inputs, plots, showing
 from zoo.report.runs import datamodule
 from zoo.report.showing import evenly
 
@@ -320,3 +320,11 @@ def test_what_is_chosen_lies_evenly(count, most):
     assert len(places) == len(set(places)) == min(count, most)
     assert not count or (places[0], places[-1]) == (0, count - 1)
     assert max(np.diff(places), default=0) - min(np.diff(places), default=0) <= 1
+
+
+def test_pictures_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for name in ("cat/1.png", "dog/1.png"):
+        picture(tmp_path / "photos" / name, 1)
+    model = zoo.create("bilinear_d64", channels=3, image_size=8)
+    assert showing.given(model, [str(tmp_path / "photos")]).names == ["cat/1.png", "dog/1.png"]
+    assert showing.given(model, [str(tmp_path / "photos" / "cat")]).names == ["1.png"]

@@ -129,9 +129,10 @@ def _pictures(source: str, about: Input, how: Mapping[str, Any]) -> tuple[list[S
     if how.get("bad") == "skip":
         items = readable(items, how.get("value_range"))
     transform = of_input(about, how.get("crop_pct", 1.0), how.get("value_range"))
+    places = evenly(len(items), SHOWN["image"])
     some = [
-        (_last(items, i), transform(items.images[i]), _called(items.classes, int(items.labels[i])))
-        for i in evenly(len(items), SHOWN["image"])
+        (name, transform(items.images[i]), _called(items.classes, int(items.labels[i])))
+        for i, name in zip(places, _names(items, places))
     ]
     return some, len(items), f"pictures of {source}" + ("" if role is None else f" ({role})")
 
@@ -154,7 +155,7 @@ def _validation(data: Any, most: int) -> tuple[list[Sample], int]:
         places = evenly(len(labels), most)
         x, _ = data.on_after_batch_transfer((torch.stack([pixels[i] for i in places]), labels[places], None), 0)
         called = [_called(data.classes, int(labels[i])) for i in places]
-        return [(_last(pixels.items, i), *pair) for i, *pair in zip(places, x, called)], len(labels)
+        return list(zip(_names(pixels.items, places), x, called)), len(labels)
     return _first(data, "val", 64, most)[0], 0
 
 
@@ -170,9 +171,11 @@ def _first(data: Any, split: str, batch_size: int, most: int) -> tuple[list[Samp
     return [(str(i + 1), x[i], _called(classes, y[i])) for i in evenly(len(x), most)], len(x)
 
 
-def _last(items: Items, i: int) -> str:
-    """What a picture is called, without its folders."""
-    return items.names[i].rpartition("/")[2]
+def _names(items: Items, places: Sequence[int]) -> list[str]:
+    """What pictures are called, without their folders, but for the last one where others have the same name."""
+    parts = [items.names[i].split("/") for i in places]
+    names = [part[-1] for part in parts]
+    return names if len(set(names)) == len(names) else ["/".join(part[-2:]) for part in parts]
 
 
 def _called(classes: Sequence[str], label: int | Tensor) -> str | None:
