@@ -168,7 +168,7 @@ def _table_flags(parser: argparse.ArgumentParser, what: str) -> Any:
             check_output(output, args.force)
         how = {name: getattr(args, name) for name in ("split", "device", "precision", "batch_size")}
         read = reading(args)
-        how["bad"] = read.pop("bad") or "refuse"
+        how["bad"] = read.pop("bad", "refuse")
         return hub.load(args.model), how | {"reading": read, "name": args.model}
 
     return take

@@ -109,7 +109,7 @@ def check_folder(folder: Path, force: bool, ours: Callable[[Path], str | None]) 
 def reading_flags(
     parser: argparse.ArgumentParser, columns: bool = True
 ) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    """Flags that say how pictures are read, and what takes their values as keywords of ImageData."""
+    """Flags that say how pictures are read, and what takes those that were given as keywords of ImageData."""
     keys = ["bad", "value_range"]
     parser.add_argument(
         "--bad", choices=("refuse", "skip"), help="a damaged picture stops all (default), or is left out with a count"
@@ -123,7 +123,7 @@ def reading_flags(
     for what in ("image", "label") if columns else ():
         keys.append(f"{what}_column")
         parser.add_argument(f"--{what}-column", metavar="NAME", help="of a table, where there is more than one")
-    return lambda args: {key: getattr(args, key) for key in keys}
+    return lambda args: {key: value for key in keys if (value := getattr(args, key)) is not None}
 
 
 def _range(text: str) -> tuple[float, float]:
