@@ -326,7 +326,7 @@ def test_a_disk_that_fills_leaves_what_was_there(capsys, tmp_path, monkeypatch, 
     monkeypatch.setitem(writing.FORMATS, f".{kind}", filling)
     status, _, err = run(capsys, "predict", DIGITS, source, "-o", output, "--batch-size", 1, "--force")
     assert status == 2
-    assert f"cannot write {tmp_path}: " in err
+    assert f"cannot write {tmp_path}" in err
     assert "nothing in it was changed" in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", output.name]
     assert output.read_text() == "mine"

@@ -96,12 +96,16 @@ def about(name: str) -> str:
 
 
 def copy_recipe(name: str, to: Path) -> Path:
-    """Copy a recipe; never over a file that is there."""
+    """Copy a recipe; never over a file that is there, and a full disk leaves none."""
     text = recipe_path(name).read_text(encoding="utf-8")
     if to.exists():
         raise ValueError(f"{to} exists; give another name")
     to.parent.mkdir(parents=True, exist_ok=True)
-    to.write_text(text, encoding="utf-8")
+    try:
+        to.write_text(text, encoding="utf-8")
+    except OSError as error:
+        to.unlink(missing_ok=True)  # half a recipe
+        raise OSError(f"cannot write {to}: {error.strerror}; nothing is there now, give another name") from error
     return to
 
 

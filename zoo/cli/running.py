@@ -9,6 +9,7 @@ from typing import Any
 from zoo.cli.flags import check_output, model_and_source, new_parser, output_flags, reading_flags, running_flags
 
 WORST = 10  # classes that `zoo eval` prints
+EVALUATED = ("figures.json", "confusion.png", "worst.png")  # what `zoo eval -o` writes
 
 
 def evaluate(argv: list[str]) -> None:
@@ -36,13 +37,23 @@ def evaluate(argv: list[str]) -> None:
     from zoo.report import figures as report
 
     how = {"class_map": args.class_map, "by_number": args.by_number, "reading": reading(args)}
-    where = {"device": args.device, "precision": args.precision, "output": output}
-    figures = report.evaluate(args.model, source or args.data, args.batch_size, **how, **where)
+    where = {"device": args.device, "precision": args.precision, "drawn": args.output is not None}
+    figures, pictures = report.measured(args.model, source or args.data, args.batch_size, **how, **where)
     if "trained_on" in figures:
         print(_trained_on(figures))
     for line in _lines(figures):
         print(line)
-    print(json.dumps(figures))
+    print(json.dumps(figures), flush=True)  # what was computed is said, whether or not it can be written down
+    if args.output is not None:
+        report.keep(figures, pictures, args.output)
+
+
+def _foreign(folder: Path) -> str | None:
+    """Why a folder may not be replaced: `zoo eval` did not write it, or not all of it."""
+    names = {path.name for path in folder.iterdir()}
+    if more := sorted(names - set(EVALUATED)):
+        return f"it holds {more[0]}, which zoo eval did not write"
+    return None if EVALUATED[0] in names else f"it has no {EVALUATED[0]}"
 
 
 def _lines(figures: dict[str, Any]) -> Iterator[str]:

@@ -62,6 +62,10 @@ def _replacing(folder: Path) -> Iterator[Path]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in sorted(aside.iterdir(), key=lambda path: path.suffix == ".json"):  # the manifest makes it whole
             path.rename(folder / path.name)
+    except OSError as error:
+        if str(aside) not in str(error):
+            raise
+        raise OSError(str(error).replace(str(aside), str(folder))) from error  # the place that was asked for
     finally:
         shutil.rmtree(aside)
         with contextlib.suppress(OSError):  # it holds something

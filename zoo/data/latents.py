@@ -61,7 +61,6 @@ def write(
     model.eval()
     splits = _read(data)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / hub.CONFIG).unlink(missing_ok=True)
     config: dict[str, Any] = {
         "format": FORMAT,
         "encoder": name or model.zoo_config.get("name", model.zoo_config["arch"]),
@@ -104,6 +103,7 @@ def write(
             mean, std = (m.flatten() for m in moments.compute())  # (c,) each
             config[split] = {"shape": shape, "mean": mean.tolist(), "std": std.tolist()}
         aside(hub.CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / hub.CONFIG).unlink(missing_ok=True)  # which does not speak of the files that now take their places
     if "test" not in splits:
         for stale in ("test_latents.npy", "test_labels.npy"):  # of what was there before
             (folder / stale).unlink(missing_ok=True)

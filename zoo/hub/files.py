@@ -330,7 +330,9 @@ def write_aside(folder: Path) -> Iterator[Callable[[str], Path]]:
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", errno.ENOSPC) not in FULL:
             raise
-        raise OSError(f"cannot write {folder}: {error}; nothing in it was changed, save to another folder") from error
+        place = folder / next(iter(modes)) if len(modes) == 1 else folder
+        said = getattr(error, "strerror", None) or error  # else it names the file beside, which nobody asked for
+        raise OSError(f"cannot write {place}: {said}; nothing in it was changed, save to another folder") from error
     finally:
         for name in modes:
             aside(name).unlink(missing_ok=True)

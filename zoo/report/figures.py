@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from zoo import hub, registry
 from zoo.data.classes import Matched, Targets, compare, count_classes, find, relabelled
@@ -14,6 +15,7 @@ from zoo.data.images import ImageData
 from zoo.data.progress import shown
 from zoo.data.readers import ALL, serves
 from zoo.data.trained import changed, trained_on
+from zoo.hub.files import write_aside
 from zoo.hub.make import model_class
 from zoo.metrics.verdicts import unique
 from zoo.nn.checks import check_least
@@ -24,6 +26,8 @@ from zoo.report.inputs import KINDS, Again, batches, loader, opened, sample, set
 from zoo.report.quality import merged
 from zoo.report.running import running
 from zoo.report.runs import datamodule
+
+CONFUSION, WORST = "confusion.png", "worst.png"  # pictures of a classifier's figures
 
 
 def evaluate(
@@ -60,6 +64,26 @@ def evaluate(
     Raises:
         ValueError: classes that the model does not know; a model that names none, unless by_number or class_map.
     """
+    figures, pictures = measured(
+        name, source, batch_size, class_map, by_number, reading, device, precision, drawn=output is not None
+    )
+    if output is not None:
+        keep(figures, pictures, output)
+    return figures
+
+
+def measured(
+    name: str,
+    source: str | list[str] | None = None,
+    batch_size: int | None = None,
+    class_map: Targets | str | Path | None = None,
+    by_number: bool = False,
+    reading: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    precision: str = "32",
+    drawn: bool = False,
+) -> tuple[dict[str, Any], dict[str, Figure]]:
+    """As `evaluate`, and nothing is written: figures, and with `drawn` of a classifier its pictures by their file."""
     check_least(1, batch_size=batch_size)
     model = hub.load(name)
     about = subject(model)
@@ -84,12 +108,24 @@ def evaluate(
         # Samples that are asked about are no bank for themselves.
         bank = split != ALL and "train" in getattr(data, "served", ("train",))
         train = _again(model, data, batch_size, "train", place) if bank else ()
-        found = _figures(model, test, train, output)
-    figures = merged(figures, found)
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "figures.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return figures
+        found, pictures = _figures(model, test, train, drawn)
+    return merged(figures, found), pictures
+
+
+def keep(figures: Mapping[str, Any], pictures: Mapping[str, Figure], folder: Path) -> None:
+    """Write down what `measured` found: figures.json, and its pictures; those of another model go.
+
+    Raises:
+        OSError: the disk is full; what was there before is untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_aside(folder) as aside:
+        for file, picture in pictures.items():
+            plots.render(picture, aside(file), Path(file).suffix)
+        text = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
+        aside("figures.json").write_text(text, encoding="utf-8")
+    for file in {CONFUSION, WORST} - pictures.keys():
+        (folder / file).unlink(missing_ok=True)
 
 
 def _own(name: str, model: Network, data: Any) -> Any:
@@ -145,19 +181,22 @@ def _relabelled(test: Again, matched: Matched, called: Any, needed: bool) -> Aga
     return Again(lambda: relabelled(test, matched, called, needed), test.total)
 
 
-def _figures(model: Network, test: Again, train: Iterable[Any], output: Path | None) -> dict[str, Any]:
+def _figures(
+    model: Network, test: Again, train: Iterable[Any], drawn: bool
+) -> tuple[dict[str, Any], dict[str, Figure]]:
     """What is said of a model by its family or by default; of a classifier its figures always, and their pictures."""
     found: dict[str, Any] = {}
+    pictures: dict[str, Figure] = {}
     if isinstance(model, Classifies):
         verdicts, worst = mistakes.judge(model, test)
         names = unique(model.zoo_config.get("classes") or [f"class_{c}" for c in range(model.head.out_features)])
         found = verdicts.figures(names)
-        if output is not None:
-            plots.write(mistakes.confusion(verdicts.pairs, names), output / "confusion.png")
-            plots.write(mistakes.sheet(worst, names, model.takes.kind), output / "worst.png")
+        if drawn:
+            pictures[CONFUSION] = mistakes.confusion(verdicts.pairs, names)
+            pictures[WORST] = mistakes.sheet(worst, names, model.takes.kind)
         if part(model, "evaluate") is defaults.evaluate:
-            return found
-    return merged(found, part(model, "evaluate")(model, test, train))
+            return found, pictures
+    return merged(found, part(model, "evaluate")(model, test, train)), pictures
 
 
 def show(

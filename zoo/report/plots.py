@@ -20,6 +20,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from zoo.data.classes import find
+from zoo.hub.files import write_aside
 from zoo.nn.protocols import Kind
 
 warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a name in a script that no font here has
@@ -249,19 +250,33 @@ def _bare(ax: Axes) -> None:
 
 
 def write(figure: Figure, path: Path) -> Path:
-    """Write a figure and forget it; the folder is made if it is missing."""
+    """Write a figure and forget it; the folder is made if it is missing.
+
+    Raises:
+        OSError: the disk is full; what was there before is untouched.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    plt.close(figure)
+    with write_aside(path.parent) as aside:
+        render(figure, aside(path.name), path.suffix)
     return path
 
 
+def render(figure: Figure, file: Path, suffix: str) -> None:
+    """Write a figure as what a suffix says, whatever its file is called, and forget it."""
+    try:
+        figure.savefig(file, format=suffix.removeprefix(".").lower() or None)
+    finally:
+        plt.close(figure)
+
+
 def write_gif(frames: Tensor, path: Path, seconds: float = 0.25) -> Path:
-    """Write a moving picture, frames (F, 3, H, W) in [0, 1], each shown so long, without end."""
+    """Write a moving picture, frames (F, 3, H, W) in [0, 1], each shown so long, without end; errors as `write`'s."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()  # (F, H, W, 3)
     first, *rest = [Image.fromarray(p).quantize(256) for p in pixels]
-    first.save(path, save_all=True, append_images=rest, duration=round(1000 * seconds), loop=0)
+    with write_aside(path.parent) as aside:
+        how = {"save_all": True, "append_images": rest, "duration": round(1000 * seconds), "loop": 0}
+        first.save(aside(path.name), "GIF", **how)
     return path

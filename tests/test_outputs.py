@@ -1,0 +1,136 @@
+"""Where verbs write: refused before anything is computed, whole or not at all, and never over what is not theirs."""
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import huggingface_hub as hf
+import pytest
+import torch
+from PIL import Image
+
+import zoo
+from zoo import cli, hub
+from zoo.report import figures, history, plots
+
+DIGITS, LATENTS, DRAWS = "bilinear_d256.mnist", "dcae_tiny_f8c4.tiny_imagenet", "vqprior_tiny.mnist"
+
+
+def say(capsys, *argv):
+    """Status, stdout and stderr of a command."""
+    capsys.readouterr()
+    status = cli.main(list(map(str, argv)))
+    return status, *capsys.readouterr()
+
+
+def refused(capsys, *argv):
+    """What a command says that is refused: one line."""
+    status, out, err = say(capsys, *argv)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    return err
+
+
+@contextlib.contextmanager
+def full_disk(most):
+    """No file gets longer than so many bytes."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a cut .pyc would stay
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+        sys.dont_write_bytecode = bytecode
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name in ("zero/a", "zero/b", "one/a", "one/b"):
+        file = tmp_path / "photos" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (70, 70), "red" if "zero" in name else "blue").save(file)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """No model is loaded: what is wrong is seen before."""
+
+    def load(*args, **how):
+        raise AssertionError("a model was loaded")
+
+    for place in (hub, figures.hub):
+        monkeypatch.setattr(place, "load", load)
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def writers(photos, out):
+    """Verb → a command that writes to `out`, without its suffix."""
+    return {
+        "predict": ["predict", DIGITS, photos, "-o", f"{out}.csv"],
+        "embed": ["embed", DIGITS, photos, "-o", f"{out}.npy"],
+        "codes": ["codes", DIGITS, photos, "-o", f"{out}.npy"],
+        "similar": ["similar", "gone.npy", photos / "one/a.png", "-o", f"{out}.png"],
+        "show": ["show", DIGITS, photos, "-o", f"{out}.png"],
+        "sample": ["sample", DRAWS, "-o", f"{out}.png"],
+        "runs": ["runs", photos, "-o", f"{out}.png"],
+        "eval": ["eval", DIGITS, photos, "-o", out],
+        "latents": ["latents", LATENTS, photos, "-o", out],
+        "shard": ["shard", photos, "-o", out],
+        "export": ["export", DIGITS, "-o", out],
+        "push": ["push", DIGITS, "me/mine", "-o", out],
+        "convert": ["convert", photos / "gone.safetensors", "bilinear_d256", "-o", out],
+    }
+
+
+# Full disks
+
+
+def test_a_full_disk_leaves_the_old_picture(capsys, tmp_path):
+    (tmp_path / "old.png").write_text("mine")
+    with full_disk(1000):
+        err = refused(capsys, "show", DIGITS, "-o", tmp_path / "old.png", "--force")
+        with pytest.raises(OSError, match=r"old\.gif: .*nothing in it was changed"):
+            plots.write_gif(torch.rand(4, 3, 64, 64), tmp_path / "old.gif")
+    assert f"cannot write {tmp_path / 'old.png'}: File too large; nothing in it was changed" in err
+    assert contents(tmp_path) == {"old.png": b"mine"}
+    plots.write_gif(torch.rand(4, 3, 64, 64), tmp_path / "old.gif")
+    assert Image.open(tmp_path / "old.gif").n_frames == 4
+
+
+def test_figures_are_said_though_the_disk_is_full(capsys, tmp_path):
+    out = tmp_path / "out"
+    assert say(capsys, "eval", DIGITS, "-o", out)[0] == 0
+    before = contents(out)
+    with full_disk(1000):
+        status, said, err = say(capsys, "eval", DIGITS, "-o", out, "--force")
+    assert (status, err.splitlines()[-1].startswith("zoo eval: cannot write")) == (2, True)
+    assert json.loads(said.splitlines()[-1]) == json.loads(before["figures.json"])
+    assert contents(out) == before
+
+
+def test_a_full_disk_leaves_no_half_of_a_recipe(capsys, tmp_path):
+    with full_disk(100):
+        err = refused(capsys, "cp", "mae/cifar10_finetune_cpu", tmp_path / "mine.yaml")
+    assert f"cannot write {tmp_path / 'mine.yaml'}: File too large" in err
+    assert not contents(tmp_path)
+
+
+def test_a_full_disk_leaves_the_old_latents_and_shards(capsys, photos, tmp_path):
+    latents, shards = tmp_path / "latents", tmp_path / "shards"
+    for argv in (["latents", LATENTS, photos, "-o", latents], ["shard", photos, "-o", shards]):
+        assert say(capsys, *argv)[0] == 0
+        before = contents(argv[-1])
+        with full_disk(300):
+            status, _, err = say(capsys, *argv, "--force")
+        assert (status, contents(argv[-1])) == (2, before)
+        assert f"cannot write {argv[-1]}/t" in err
