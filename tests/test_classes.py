@@ -273,7 +273,7 @@ def test_pictures_without_a_training_set_are_a_bank_for_one_another(tmp_path, ca
 @pytest.mark.parametrize("size", ["0", "-3"])
 def test_a_batch_of_nothing_is_refused(capsys, size):
     assert cli.main(["eval", "bilinear_d256.mnist", "--batch-size", size]) == 2
-    assert f"batch_size={size}, must be at least 1" in capsys.readouterr().err
+    assert f"--batch-size: {size}, expected a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_a_source_is_read_once_and_knows_its_classes():

@@ -134,3 +134,31 @@ def test_a_full_disk_leaves_the_old_latents_and_shards(capsys, photos, tmp_path)
             status, _, err = say(capsys, *argv, "--force")
         assert (status, contents(argv[-1])) == (2, before)
         assert f"cannot write {argv[-1]}/t" in err
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x"])
+@pytest.mark.parametrize(
+    ("verb", "flag"),
+    [
+        *((verb, "--batch-size") for verb in ("predict", "embed", "codes", "similar", "show", "eval", "latents")),
+        *(("predict", "--top-k"), ("similar", "--count"), ("sample", "--each"), ("latents", "--image-size")),
+        *(("shard", "--image-size"), ("shard", "--samples-per-shard")),
+    ],
+)
+def test_a_count_or_size_below_one_is_refused_by_its_flag(verb, flag, value, capsys, idle, photos, tmp_path):
+    err = refused(capsys, *writers(photos, tmp_path / "out")[verb], flag, value)
+    assert err == f"zoo {verb}: {flag}: {value}, expected a whole number of at least 1\n"
+
+
+def test_what_is_missing_or_unknown_is_one_line_that_names_the_help(capsys):
+    assert "the following arguments are required: name; zoo info --help" in refused(capsys, "info")
+    assert "unrecognized arguments: --nonsense; zoo eval --help" in refused(capsys, "eval", DIGITS, "--nonsense")
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", "{bad", "null"])
+def test_keywords_of_an_arch_are_a_json_object(text, capsys, photos, tmp_path):
+    err = refused(capsys, *writers(photos, tmp_path / "out")["convert"], "--args", text)
+    assert f"--args: {text}, expected a JSON object of keywords" in err

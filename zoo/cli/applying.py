@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli.flags import (
+    PICTURES,
+    at_least_one,
     check_folder,
     check_output,
     model_and_source,
@@ -17,7 +19,6 @@ from zoo.cli.flags import (
 )
 
 SPLITS = ("train", "val", "test")
-PICTURES = (".png", ".jpg", ".pdf", ".svg")  # formats of a sheet
 FAISS = """\
 to search many with faiss: \
 x = np.stack(pq.read_table({file!r})["embedding"].to_numpy()); faiss.normalize_L2(x); \
@@ -30,7 +31,9 @@ x = np.load({file!r}); faiss.normalize_L2(x); index = faiss.IndexFlatIP(x.shape[
 def predict(argv: list[str]) -> None:
     parser = new_parser("predict", "The class of each picture by name, and how likely it is, as a table.")
     take = _table_flags(parser, "predictions: .csv, .json or .parquet")
-    parser.add_argument("--top-k", type=int, default=1, metavar="K", help="so many classes of each picture (default 1)")
+    parser.add_argument(
+        "--top-k", type=at_least_one, default=1, metavar="K", help="so many classes of each picture (default 1)"
+    )
     args = parser.parse_args(argv)
     from zoo.report import tables
 
@@ -72,7 +75,9 @@ def similar(argv: list[str]) -> None:
     parser.add_argument("features", type=Path, help="what `zoo embed` wrote, .parquet or .npy")
     parser.add_argument("query", nargs="+", help="pictures")
     output_flags(parser, "a picture of them, .png; with --json it may be left out", required=False)
-    parser.add_argument("--count", type=int, default=8, metavar="N", help="neighbours of each query (default 8)")
+    parser.add_argument(
+        "--count", type=at_least_one, default=8, metavar="N", help="neighbours of each query (default 8)"
+    )
     parser.add_argument("--json", action="store_true", help="print the neighbours as JSON")
     parser.add_argument("--model", help="where the model lies now that wrote the features; another is refused")
     parser.add_argument("--pictures", metavar="FOLDER", help="where the pictures lie now whose features these are")
@@ -113,7 +118,7 @@ def latents(argv: list[str]) -> None:
     model_and_source(parser)
     output_flags(parser, "a folder", required=False)
     parser.add_argument("--data", metavar="SOURCE", help=argparse.SUPPRESS)  # NAME FOLDER --data SOURCE, as it was
-    parser.add_argument("--image-size", type=int, help="in px; default: the model's")
+    parser.add_argument("--image-size", type=at_least_one, metavar="N", help="in px; default: the model's")
     parser.add_argument("--flip", action="store_true", help="training images mirrored too")
     parser.add_argument("--measure", metavar="FOLDER", help="first take mean and deviation of them, and save the model")
     running_flags(parser, "pictures at a time (default 64)")
@@ -138,7 +143,7 @@ def latents(argv: list[str]) -> None:
     if model.takes.kind != "image":
         raise ValueError(f"{args.model} takes {model.takes.kind}s; latents are written of images")
     source = args.source if len(args.source) > 1 else args.source[0]
-    size = args.image_size or model.takes.size[0]
+    size = model.takes.size[0] if args.image_size is None else args.image_size
     how = {key: value for key, value in reading(args).items() if value is not None}
     data = ImageData(source, size, model.takes.channels, val_fraction=0.0, **how)
     data.every_class = True  # all pictures are read; who trains on the latents takes those of training

@@ -4,16 +4,37 @@ A verb that runs a model over data is `zoo VERB MODEL SOURCE… -o OUT`.
 """
 
 import argparse
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 MODEL = "arch.tag, a run, a checkpoint folder, or hf://org/name"
 SOURCE = "a folder, pictures, a CSV, JSONL or parquet, a Hub id, torchvision:NAME, samples/NAME, shards:PLACE"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")  # what a figure is written as
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong as any other error is said, in a line without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        told = message.removeprefix("argument ")  # which begins with the flag that is to be mended
+        raise ValueError(told if told != message else f"{message}; {self.prog} --help lists what it takes")
 
 
 def new_parser(verb: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(f"zoo {verb}", description=description)
+    return Parser(f"zoo {verb}", description=description)
+
+
+def at_least_one(text: str) -> int:
+    """A count or a size on the command line: 0 and less are no other word for the default."""
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text}, expected a whole number of at least 1")
+    return count
 
 
 def model_and_source(parser: argparse.ArgumentParser, more: str = "", needed: bool = True) -> None:
@@ -32,7 +53,7 @@ def running_flags(parser: argparse.ArgumentParser, batch_size: str | None = "sam
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:N or mps")
     parser.add_argument("--precision", default="32", help="32, or bf16 or 16 for mixed precision")
     if batch_size is not None:
-        parser.add_argument("--batch-size", type=int, metavar="N", help=batch_size)
+        parser.add_argument("--batch-size", type=at_least_one, metavar="N", help=batch_size)
 
 
 def output_flags(
@@ -58,6 +79,22 @@ def check_output(output: Path, force: bool) -> Path:
     if output.exists() and not force:
         raise ValueError(f"{output} exists; give another -o, or --force to replace it")
     return output
+
+
+def check_place(output: Path, folder: Path, flag: str = "-o") -> None:
+    """That the folder of an output can be written to, or made.
+
+    Args:
+        flag: that another place is given with.
+
+    Raises:
+        ValueError: the nearest folder that is there is none, or is not ours to write to.
+    """
+    there = next((place for place in (folder, *folder.parents) if os.path.exists(place)), Path())
+    if not there.is_dir():
+        raise ValueError(f"{output} cannot be written, {there} is a file; give another {flag}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{output} cannot be written, {there} is read-only or somebody else's; give another {flag}")
 
 
 def folder_flags(parser: argparse.ArgumentParser, what: str) -> None:

@@ -1,7 +1,9 @@
 """`zoo export`, `zoo push`, `zoo verify`, `zoo convert`: models in and out."""
 
+import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from zoo import registry
 from zoo.cli.flags import MODEL, check_folder, folder_flags, new_parser, output_folder
@@ -24,7 +26,7 @@ def export(argv: list[str]) -> None:
     parser.add_argument("--licence", metavar="ID", help=LICENCE)
     args = parser.parse_intermixed_args(argv)
     folder = output_folder(args, f"zoo export {args.model}")
-    check_folder(folder, args.force, lambda folder: _foreign(folder, args.to))
+    check_folder(folder, args.force, lambda folder: foreign_checkpoint(folder, args.to))
     from zoo import hub
 
     print(hub.export(args.model, folder, args.to, args.half, args.licence))
@@ -44,7 +46,7 @@ def push(argv: list[str]) -> None:
     if args.repo is None:
         raise ValueError(f"no repository; give one: zoo push {args.model} ORG/NAME, or with -o FOLDER to look first")
     if args.output is not None:
-        check_folder(args.output, args.force, _foreign)
+        check_folder(args.output, args.force, foreign_checkpoint)
     from zoo import hub
 
     print(hub.push(args.model, args.repo, args.output, args.licence))
@@ -71,10 +73,10 @@ def convert(argv: list[str]) -> None:
     folder_flags(parser, "where to write")
     parser.add_argument("--take", choices=("model", "ema"), help="the last weights, or their moving average")
     parser.add_argument("--stats", help="a file of further tensors: the stat.pt beside an RAE's decoder")
-    parser.add_argument("--args", type=json.loads, default={}, help="keywords of the arch, '{\"image_size\": 32}'")
+    parser.add_argument("--args", type=_keywords, default={}, help="keywords of the arch, '{\"image_size\": 32}'")
     args = parser.parse_intermixed_args(argv)
     folder = output_folder(args, f"zoo convert {args.file} {args.arch}")
-    check_folder(folder, args.force, _foreign)
+    check_folder(folder, args.force, foreign_checkpoint)
     from zoo import hub
     from zoo.hub.foreign import convert
 
@@ -82,7 +84,17 @@ def convert(argv: list[str]) -> None:
     _tidy(folder)
 
 
-def _foreign(folder: Path, to: str = "safetensors") -> str | None:
+def _keywords(text: str) -> dict[str, Any]:
+    try:
+        keywords = json.loads(text)
+    except ValueError:
+        keywords = None
+    if not isinstance(keywords, dict):
+        raise argparse.ArgumentTypeError(f"{text}, expected a JSON object of keywords, '{{\"image_size\": 32}}'")
+    return keywords
+
+
+def foreign_checkpoint(folder: Path, to: str = "safetensors") -> str | None:
     """Why a folder may not be replaced: it is no checkpoint of the zoo's, and holds more than an export writes."""
     names = {path.name for path in folder.iterdir()}
     if more := sorted(names - set().union(*WRITES.values())):

@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from zoo.cli.flags import check_output, model_and_source, new_parser, output_flags, reading_flags, running_flags
+from zoo.cli.flags import (
+    PICTURES,
+    at_least_one,
+    check_folder,
+    check_output,
+    model_and_source,
+    new_parser,
+    output_flags,
+    reading_flags,
+    running_flags,
+)
 
 WORST = 10  # classes that `zoo eval` prints
 EVALUATED = ("figures.json", "confusion.png", "worst.png")  # what `zoo eval -o` writes
@@ -107,7 +117,7 @@ def sample(argv: list[str]) -> None:
     output_flags(parser, "a picture, .png")
     running_flags(parser, batch_size=None)
     parser.add_argument("--classes", default="", help="numbers, names or any, with commas between; default: the first")
-    parser.add_argument("--each", type=int, default=8, help="images of a class")
+    parser.add_argument("--each", type=at_least_one, metavar="N", default=8, help="images of a class")
     parser.add_argument("--seed", type=int, default=0)
     if not argv or argv[0].startswith("-"):
         parser.parse_known_args(argv)

@@ -9,7 +9,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from zoo.cli.flags import check_folder, folder_flags, new_parser, output_folder, reading_flags
+from zoo.cli.flags import (
+    at_least_one,
+    check_folder,
+    check_place,
+    folder_flags,
+    new_parser,
+    output_folder,
+    reading_flags,
+)
 
 PART = r"\.\d+\.part"  # what a killed `zoo shard` has left in its folder
 
@@ -18,8 +26,10 @@ def shard(argv: list[str]) -> None:
     parser = new_parser("shard", "A data set as WebDataset shards and a manifest, for --data.source shards:PLACE.")
     parser.add_argument("source", help="as ImageData's source, or a folder of videos; with --index, where shards lie")
     folder_flags(parser, "where shards and manifest go; with --index, the manifest")
-    parser.add_argument("--image-size", type=int, help="shorter side in px, to which larger images are reduced")
-    parser.add_argument("--samples-per-shard", type=int, default=1000)
+    parser.add_argument(
+        "--image-size", type=at_least_one, metavar="N", help="shorter side in px, to which larger images are reduced"
+    )
+    parser.add_argument("--samples-per-shard", type=at_least_one, metavar="N", default=1000)
     parser.add_argument("--seed", type=int, default=0, help="of the order of training samples")
     reading = reading_flags(parser)
     parser.add_argument("--index", action="store_true", help="write only the manifest, of *.tar that are there")
