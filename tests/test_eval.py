@@ -328,7 +328,7 @@ def test_a_classifier_is_written_down(tmp_path, capsys):
     assert cli.main(["eval", "bilinear_d256.mnist", "-o", str(out)]) == 2
     assert f"{out} exists; give another -o, or --force" in capsys.readouterr().err
     assert cli.main(["eval", "bilinear_d256.mnist", "-o", str(out / "worst.png"), "--force"]) == 2
-    assert "worst.png is a file; give a folder" in capsys.readouterr().err
+    assert "worst.png is not replaced: it is a file" in capsys.readouterr().err
     (out / "worst.png").unlink()
     found(capsys, "bilinear_d256.mnist", "-o", out, "--force")
     assert (out / "worst.png").is_file()

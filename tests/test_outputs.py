@@ -92,6 +92,95 @@ def writers(photos, out):
     }
 
 
+# Places
+
+
+@pytest.mark.parametrize("verb", writers(Path(), Path()))
+def test_a_place_that_cannot_be_written_to_is_refused_at_once(verb, capsys, idle, photos, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    before = contents(tmp_path)
+    for out in (tmp_path / "file" / "out", tmp_path / "file" / "deep" / "out"):
+        err = refused(capsys, *writers(photos, out)[verb])
+        assert f"{out}" in err
+        assert f"cannot be written, {tmp_path / 'file'} is a file; give another -o" in err
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    err = refused(capsys, *writers(photos, tmp_path / "new" / "out")[verb])
+    assert f"cannot be written, {tmp_path} is read-only or somebody else's; give another -o" in err
+    assert contents(tmp_path) == before
+
+
+def test_a_recipe_or_a_manifest_is_not_written_where_nothing_can_be(capsys, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    assert "is read-only or somebody else's; give another FILE" in refused(capsys, "cp", "mae/cifar10", tmp_path / "x")
+    assert "is read-only or somebody else's; give another -o" in refused(capsys, "shard", "--index", photos)
+
+
+@pytest.mark.parametrize("verb", ["show", "sample", "runs"])
+@pytest.mark.parametrize("suffix", ["", ".txt", ".csv"])
+def test_a_picture_of_no_format_is_refused_at_once(verb, suffix, capsys, idle, photos, tmp_path):
+    argv = writers(photos, "")[verb][:-1]
+    (tmp_path / "out.png").write_text("mine")
+    err = refused(capsys, *argv, tmp_path / f"out{suffix}")
+    assert f"-o {tmp_path / 'out'}{suffix} is of no format that is known; give a name that ends in .png, .jpg" in err
+    assert (".gif" in err) == (verb == "show")
+    assert (tmp_path / "out.png").read_text() == "mine"
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    assert f"-o {folder} is a folder; give a file" in refused(capsys, *argv, folder, "--force")
+
+
+def test_a_suffix_may_be_written_large(capsys, tmp_path):
+    assert say(capsys, "show", DIGITS, "-o", tmp_path / "a.JPG")[0] == 0
+    assert Image.open(tmp_path / "a.JPG").format == "JPEG"
+    assert "draws no moving picture" in refused(capsys, "show", DIGITS, "-o", tmp_path / "a.GIF")
+
+
+# What is somebody else's
+
+
+def test_a_model_that_is_measured_is_written_over_nothing_else(capsys, photos, tmp_path):
+    argv = ["latents", LATENTS, photos, "-o", tmp_path / "latents", "--batch-size", 2, "--measure"]
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.json").write_text('{"model_type": "vit"}')
+    for place in (photos, tmp_path / "theirs"):
+        before = contents(place)
+        assert f"{place} exists; give another --measure" in refused(capsys, *argv, place)
+        assert f"{place} is not replaced: it h" in refused(capsys, *argv, place, "--force")
+        assert contents(place) == before
+    assert "hold both the latents and the model" in refused(capsys, *argv, tmp_path / "latents")
+    model = hub.save(zoo.create("bilinear_d64"), tmp_path / "model")
+    assert "or --force to replace it" in refused(capsys, *argv, model)
+    assert say(capsys, *argv, model, "--force")[0] == 0
+    assert zoo.load(str(model)).zoo_config["arch"] == LATENTS.partition(".")[0]
+
+
+def test_latents_as_they_were_given_before_do_not_replace_what_is_no_latents(capsys, photos):
+    before = contents(photos)
+    assert "is not replaced: it holds no latents" in say(capsys, "latents", LATENTS, photos, "--data", photos)[2]
+    assert contents(photos) == before
+
+
+def test_figures_are_not_written_among_other_files(capsys, idle, photos, tmp_path):
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn" / "worst.png").write_text("mine")
+    for place, said in (
+        (photos, "it holds one, which zoo eval did not write"),
+        (tmp_path / "drawn", "it has no figur"),
+    ):
+        before = contents(place)
+        assert f"{place} exists; give another -o ({said}" in refused(capsys, "eval", DIGITS, "-o", place)
+        assert f"{place} is not replaced: {said}" in refused(capsys, "eval", DIGITS, "-o", place, "--force")
+        assert contents(place) == before
+
+
+def test_figures_of_another_model_take_the_place_of_all_that_was_there(tmp_path):
+    fig = plots.plt.figure()
+    figures.keep({"accuracy": 1.0}, {"confusion.png": fig, "worst.png": fig}, tmp_path)
+    assert len(contents(tmp_path)) == 3
+    figures.keep({"psnr": 30.0}, {}, tmp_path)
+    assert {k: json.loads(v) for k, v in contents(tmp_path).items()} == {"figures.json": {"psnr": 30.0}}
+
+
 # Full disks
 
 

@@ -17,6 +17,7 @@ from zoo.cli.flags import (
     reading_flags,
     running_flags,
 )
+from zoo.cli.giving import foreign_checkpoint
 
 SPLITS = ("train", "val", "test")
 FAISS = """\
@@ -120,7 +121,9 @@ def latents(argv: list[str]) -> None:
     parser.add_argument("--data", metavar="SOURCE", help=argparse.SUPPRESS)  # NAME FOLDER --data SOURCE, as it was
     parser.add_argument("--image-size", type=at_least_one, metavar="N", help="in px; default: the model's")
     parser.add_argument("--flip", action="store_true", help="training images mirrored too")
-    parser.add_argument("--measure", metavar="FOLDER", help="first take mean and deviation of them, and save the model")
+    parser.add_argument(
+        "--measure", type=Path, metavar="FOLDER", help="first take mean and deviation of them, and save the model"
+    )
     running_flags(parser, "pictures at a time (default 64)")
     reading = reading_flags(parser)
     args = parser.parse_args(argv)
@@ -137,8 +140,12 @@ def latents(argv: list[str]) -> None:
     from zoo.data.latents import foreign, measure, write
     from zoo.report.running import running
 
-    if args.data is None:
-        check_folder(args.output, args.force, foreign)
+    # As it was given before, latents take the place of others without a word.
+    check_folder(args.output, args.force or args.data is not None, foreign)
+    if args.measure is not None:
+        check_folder(args.measure, args.force, foreign_checkpoint, "--measure")
+        if args.measure.resolve() == args.output.resolve():
+            raise ValueError(f"{args.output} is to hold both the latents and the model; give another --measure")
     model = hub.load(args.model)
     if model.takes.kind != "image":
         raise ValueError(f"{args.model} takes {model.takes.kind}s; latents are written of images")
@@ -153,7 +160,7 @@ def latents(argv: list[str]) -> None:
             measure(model, data, batch_size)
             model.zoo_config.pop("name", None)
             print(hub.save(model, args.measure))
-        print(write(model, data, args.output, args.flip, batch_size, args.measure or args.model))
+        print(write(model, data, args.output, args.flip, batch_size, str(args.measure or args.model)))
 
 
 def _table_flags(parser: argparse.ArgumentParser, what: str) -> Any:
@@ -166,11 +173,11 @@ def _table_flags(parser: argparse.ArgumentParser, what: str) -> Any:
 
     def take(args: argparse.Namespace, formats: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
         from zoo import hub
-        from zoo.data.writing import beside, check_format
+        from zoo.data.writing import beside
 
-        check_format(args.output, formats)
-        for output in (args.output, beside(args.output)) if args.output.suffix == ".npy" else (args.output,):
-            check_output(output, args.force)
+        check_output(args.output, args.force, formats)
+        if args.output.suffix.lower() == ".npy":
+            check_output(beside(args.output), args.force)
         how = {name: getattr(args, name) for name in ("split", "device", "precision", "batch_size")}
         read = reading(args)
         how["bad"] = read.pop("bad", "refuse")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import recipe, registry
-from zoo.cli.flags import MODEL, check_output, new_parser
+from zoo.cli.flags import MODEL, PICTURES, check_output, check_place, new_parser
 
 RUNS = Path("runs")
 EMPTY: tuple[Any, ...] = (None, False, (), [], {}, "")  # what `zoo info` leaves out
@@ -303,7 +303,7 @@ def runs(argv: list[str]) -> None:
     from zoo.report import history
 
     if args.output is not None:
-        check_output(args.output, args.force)
+        check_output(args.output, args.force, PICTURES)
     found = history.ordered([history.read(run) for run in history.find(args.places)], args.sort)
     if args.json:
         print(json.dumps(_finite(found), ensure_ascii=False))
@@ -328,4 +328,5 @@ def cp(argv: list[str]) -> None:
     parser.add_argument("recipe")
     parser.add_argument("file", type=Path)
     args = parser.parse_args(argv)
+    check_place(args.file, args.file.parent, "FILE")
     print(recipe.copy_recipe(args.recipe, args.file))

@@ -70,14 +70,22 @@ def output_flags(
     parser.add_argument("--force", action="store_true", help="replace an output that is there")
 
 
-def check_output(output: Path, force: bool) -> Path:
-    """The place of an output, before anything is computed for it.
+def check_output(output: Path, force: bool, formats: Collection[str] = ()) -> Path:
+    """The place of an output file, before anything is computed for it.
+
+    Args:
+        formats: suffixes that its name may have; none: any.
 
     Raises:
-        ValueError: something is there, and is not to be replaced.
+        ValueError: another format, something is there and is not to be replaced, or nothing can be written there.
     """
+    if formats:
+        from zoo.data.writing import check_format
+
+        check_format(output, formats)
     if output.exists() and not force:
         raise ValueError(f"{output} exists; give another -o, or --force to replace it")
+    check_place(output, output.parent)
     return output
 
 
@@ -124,23 +132,24 @@ def output_folder(args: argparse.Namespace, again: str) -> Path:
     return folder
 
 
-def check_folder(folder: Path, force: bool, ours: Callable[[Path], str | None]) -> None:
+def check_folder(folder: Path, force: bool, ours: Callable[[Path], str | None], flag: str = "-o") -> None:
     """Before anything is computed for a folder: what lies there stays, unless it is the zoo's own and is to go.
 
     Args:
         ours: says why a folder may not be replaced; None where it may.
+        flag: that another folder is given with.
 
     Raises:
-        ValueError: there is something, which is not to be replaced, or is somebody else's.
+        ValueError: there is something, which is not to be replaced, or is somebody else's; or nothing can be written.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    reason = ours(folder) if folder.is_dir() else "it is a file"
-    if not force:
-        more = ", or --force to replace it" if reason is None else f" ({reason})"
-        raise ValueError(f"{folder} exists; give another -o{more}")
-    if reason is not None:
-        raise ValueError(f"{folder} is not replaced: {reason}; remove it yourself, or give another -o")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        reason = ours(folder) if folder.is_dir() else "it is a file"
+        if not force:
+            more = ", or --force to replace it" if reason is None else f" ({reason})"
+            raise ValueError(f"{folder} exists; give another {flag}{more}")
+        if reason is not None:
+            raise ValueError(f"{folder} is not replaced: {reason}; remove it yourself, or give another {flag}")
+    check_place(folder, folder, flag)
 
 
 def reading_flags(

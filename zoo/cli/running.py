@@ -41,9 +41,8 @@ def evaluate(argv: list[str]) -> None:
         if source is not None:
             raise ValueError(f"two sources, {' '.join(args.source)} and --data {args.data}; give the first alone")
         print(f"zoo eval: --data is no longer needed: zoo eval {args.model} {args.data}", file=sys.stderr)
-    output = None if args.output is None else check_output(args.output, args.force)
-    if output is not None and output.is_file():
-        raise ValueError(f"{output} is a file; give a folder as -o")
+    if args.output is not None:
+        check_folder(args.output, args.force, _foreign)
     from zoo.report import figures as report
 
     how = {"class_map": args.class_map, "by_number": args.by_number, "reading": reading(args)}
@@ -102,7 +101,7 @@ def show(argv: list[str]) -> None:
     running_flags(parser, "of the data that a model's own figure is computed of (default: 1000 samples, or 64 clips)")
     reading = reading_flags(parser)
     args = parser.parse_args(argv)
-    check_output(args.output, args.force)
+    check_output(args.output, args.force, (*PICTURES, ".gif"))
     from zoo.report import figures as report
 
     how = {"device": args.device, "precision": args.precision, "batch_size": args.batch_size}
@@ -128,7 +127,7 @@ def sample(argv: list[str]) -> None:
     sampling.add_flags(parser, argv[0])
     parser.epilog = None
     known, unknown = parser.parse_known_args(argv)
-    check_output(known.output, known.force)
+    check_output(known.output, known.force, PICTURES)
     how = vars(known)
     name, output, classes, each, seed, _ = (how.pop(k) for k in ("name", "output", "classes", "each", "seed", "force"))
     how |= {flag.removeprefix("--").partition("=")[0]: None for flag in unknown if flag.startswith("--")}

@@ -39,6 +39,8 @@ def shard(argv: list[str]) -> None:
     if args.index:
         given = args.folder or args.output
         folder = None if given is None else output_folder(args, f"zoo shard --index {args.source}")
+        if "://" not in args.source or folder is not None:
+            check_place(Path(folder or args.source), Path(folder or args.source))
         for path in sharding.index(args.source, folder, args.force):
             print(path, flush=True)
         return

@@ -225,7 +225,7 @@ def show(
     check_least(1, batch_size=batch_size)
     model = hub.load(name)
     about = subject(model)
-    moving = output.suffix == ".gif"
+    moving = output.suffix.lower() == ".gif"
     if moving and about.kind != "clip":
         raise ValueError(f"{name} draws no moving picture; give -o FILE.png")
     outputs = model.head.out_features if isinstance(model, Classifies) else 0

@@ -322,7 +322,11 @@ def _directory(place: str | None, root: Path, name: str) -> tuple[Path, list[Pat
     stem = Path(name).stem if Path(name).suffix else name.replace("/", "-")
     folder = root / stem if place is None else Path(place)
     made = [f for f in (folder, *folder.parents) if not f.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        flag = "--runs" if place is None else "--run"
+        raise OSError(f"{folder} cannot be made ({error.strerror}); give another {flag}") from error
     if place is not None:
         return folder, made
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
