@@ -251,3 +251,21 @@ def test_what_is_missing_or_unknown_is_one_line_that_names_the_help(capsys):
 def test_keywords_of_an_arch_are_a_json_object(text, capsys, photos, tmp_path):
     err = refused(capsys, *writers(photos, tmp_path / "out")["convert"], "--args", text)
     assert f"--args: {text}, expected a JSON object of keywords" in err
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_that_names_other_classes_than_it_has_is_not_given(capsys, tmp_path):
+    model = zoo.create("mae_vit_tiny_classifier", num_classes=3, image_size=32, patch_size=8)
+    given, out = hub.save(model, tmp_path / "given"), tmp_path / "out"
+    config = json.loads((given / "config.json").read_text())
+    (given / "config.json").write_text(json.dumps(config | {"classes": ["cat", "dog"]}))
+    for argv in (["push", given, "me/mine", "-o", out], ["export", given, "-o", out]):
+        assert "has 3 classes and the names of 2" in refused(capsys, *argv)
+        assert not out.exists()
+    model.zoo_config["classes"] = ["cat", "dog"]
+    with pytest.raises(ValueError, match="has 3 classes and the names of 2"):
+        zoo.save(model, out)
+    model.zoo_config["classes"] = ["cat", "dog", "frog"]
+    zoo.save(model, out)

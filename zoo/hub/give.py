@@ -35,7 +35,8 @@ def save(model: nn.Module, folder: str | Path, metrics: tuple[registry.Metric, .
     models are written as what was compiled. Places of this machine are left out.
 
     Raises:
-        ValueError: the model did not come from the zoo, is no longer what its arch and arguments build, or has NaN.
+        ValueError: the model did not come from the zoo, is no longer what its arch and arguments build, has NaN, or
+            names of other classes than it has.
         OSError: the folder cannot be written; an earlier checkpoint in it is untouched.
     """
     return _save(model, Path(folder), {"metrics": [vars(m) for m in metrics]})
@@ -44,6 +45,7 @@ def save(model: nn.Module, folder: str | Path, metrics: tuple[registry.Metric, .
 def _save(model: nn.Module, folder: Path, more: dict[str, Any]) -> Path:
     """As `save`, with more to tell in config.json."""
     made = _made_here(model)
+    _check_names(made)
     state = _loadable(made)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,8 +121,9 @@ def push(folder: str | Path, repo: str, dry_run: str | Path | None = None, licen
         The commit's sha, or the folder of the dry run.
 
     Raises:
-        ValueError: no such licence or repository name; weights that do not load, that need something which lies on
-            this machine alone, or whose card tells of a place on it.
+        ValueError: no such licence or repository name; weights that do not load, name other classes than they have,
+            need something which lies on this machine alone, or whose card tells of a place on it.
+        ConnectionError: the Hub cannot be reached, or does not take it.
     """
     import huggingface_hub as hf
     from huggingface_hub.errors import HFValidationError
@@ -135,7 +138,7 @@ def push(folder: str | Path, repo: str, dry_run: str | Path | None = None, licen
     stated = {} if licence is None else {"licence": _allowed(licence)}
     with tempfile.TemporaryDirectory() as made:
         source = _pushed(folder, Path(made) / "exported")
-        load(str(source))  # what does not load is not published
+        _check_names(load(str(source)))  # what does not load, or answers no `zoo predict`, is not published
         config = read_config(source)
         files: dict[str, Path | bytes] = {WEIGHTS: source / WEIGHTS}
         if config | stated != config:
@@ -276,6 +279,17 @@ def _made_here(model: nn.Module) -> Network:
         mend = "give its `module`" if inside else "make it with zoo.create(arch, …)"
         raise ValueError(f"this {type(model).__name__} does not know its arch; {mend}")
     return cast(Network, model)
+
+
+def _check_names(model: Network) -> None:
+    """Raise where a model remembers names of more or fewer classes than it tells apart or draws by."""
+    names = model.zoo_config.get("classes") or ()
+    count = model.head.out_features if isinstance(model, Classifies) else getattr(model, "num_classes", len(names))
+    if names and len(names) != count:
+        raise ValueError(
+            f"this {model.zoo_config['arch']} has {count} classes and the names of {len(names)}; give it as many as "
+            "classes of its config.json, or none"
+        )
 
 
 def _loadable(model: Network) -> dict[str, Tensor]:
