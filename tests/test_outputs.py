@@ -269,3 +269,19 @@ def test_a_checkpoint_that_names_other_classes_than_it_has_is_not_given(capsys, 
         zoo.save(model, out)
     model.zoo_config["classes"] = ["cat", "dog", "frog"]
     zoo.save(model, out)
+
+
+class Unreachable(Exception):
+    """As the Hub's client raises it, of whichever library it has."""
+
+
+@pytest.mark.parametrize("call", ["create_repo", "create_commit"])
+def test_a_hub_that_cannot_be_reached_is_said_in_a_line(call, capsys, monkeypatch):
+    def unreachable(*args, **how):
+        raise Unreachable("[Errno 111] Connection\nrefused")
+
+    monkeypatch.setattr(hf.HfApi, "create_repo", lambda *args, **how: None)
+    monkeypatch.setattr(hf.HfApi, call, unreachable)
+    err = refused(capsys, "push", DIGITS, "me/mine")
+    assert "me/mine was not pushed to https://huggingface.co ([Errno 111] Connection refused); mend the" in err
+    assert "give -o FOLDER" in err

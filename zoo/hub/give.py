@@ -154,12 +154,18 @@ def push(folder: str | Path, repo: str, dry_run: str | Path | None = None, licen
                     aside(name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
             return str(dry_run)
         api = hf.HfApi()
-        api.create_repo(repo, exist_ok=True)
-        commit = api.create_commit(
-            repo,
-            [hf.CommitOperationAdd(k, v if isinstance(v, bytes) else str(v)) for k, v in files.items()],
-            commit_message=f"{config['arch']} from latentzoo",
-        )
+        try:
+            api.create_repo(repo, exist_ok=True)
+            commit = api.create_commit(
+                repo,
+                [hf.CommitOperationAdd(k, v if isinstance(v, bytes) else str(v)) for k, v in files.items()],
+                commit_message=f"{config['arch']} from latentzoo",
+            )
+        except Exception as error:  # of whichever client of the network the Hub's library has
+            raise ConnectionError(
+                f"{repo} was not pushed to {hf.constants.ENDPOINT} ({' '.join(str(error).split())}); mend the "
+                "connection, HF_ENDPOINT or HF_TOKEN and push again, or give -o FOLDER to write it there"
+            ) from error
         return commit.oid
 
 
