@@ -122,7 +122,7 @@ def test_a_repository_of_the_hub_is_told(tmp_path, capsys, monkeypatch):
         ("bilinear_d256.mnst", "it has bilinear_d256.mnist, bilinear_d256.mnist_noise"),
         ("runs/bilinear-smoke/2026121", "did you mean runs/bilinear-smoke/20261211"),
         ("photos", "zoo show MODEL photos"),
-        ("runs", "holds 2 runs; zoo runs runs lists them"),
+        ("runs", "runs holds runs of 2 recipes, runs/bilinear-smoke, runs/mine; name one of them"),
     ],
 )
 def test_what_is_nothing_that_is_known_is_a_line_with_the_nearest_names_of_any_kind(

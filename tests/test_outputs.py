@@ -285,3 +285,34 @@ def test_a_hub_that_cannot_be_reached_is_said_in_a_line(call, capsys, monkeypatc
     err = refused(capsys, "push", DIGITS, "me/mine")
     assert "me/mine was not pushed to https://huggingface.co ([Errno 111] Connection refused); mend the" in err
     assert "give -o FOLDER" in err
+
+
+# Runs
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Folders of two recipes' runs, each with a checkpoint of its own."""
+    for place, arch in {"a/1": "bilinear_d64", "a/2": "bilinear_d256", "b/1": "bilinear_d64"}.items():
+        run = tmp_path / "runs" / place
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "environment.json").write_text("{}")
+        model = zoo.create(arch)
+        state = {f"model.{key}": value for key, value in model.state_dict().items()}
+        torch.save({"zoo": model.zoo_config, "state_dict": state}, run / "checkpoints" / "last.ckpt")
+    return tmp_path / "runs"
+
+
+def test_a_folder_of_runs_is_its_newest_run_to_every_verb_and_of_several_recipes_one_is_to_be_named(
+    capsys, runs, photos, tmp_path
+):
+    predict = ["predict", runs, photos, "-o", tmp_path / "out.csv"]
+    for argv in (["info", runs], predict, ["eval", runs], ["export", runs, "-o", tmp_path / "out"]):
+        err = refused(capsys, *argv)
+        assert f"{runs} holds runs of 2 recipes, {runs / 'a'}, {runs / 'b'}; name one of them" in err
+    shutil.rmtree(runs / "b")
+    for place in (runs, runs / "a", runs / "a" / "2"):
+        assert json.loads(say(capsys, "info", place, "--json")[1])["run"] == str(runs / "a" / "2")
+        assert zoo.load(str(place)).zoo_config["arch"] == "bilinear_d256"
+    status, _, err = say(capsys, *predict)
+    assert status == 0, err

@@ -110,11 +110,22 @@ def copy_recipe(name: str, to: Path) -> Path:
 
 
 def newest_run(place: Path) -> Path | None:
-    """The run of a place that `zoo.load` takes: a run, a checkpoint in it, or the folder of a recipe's runs."""
+    """The run of a place that `zoo.load` takes; None where it holds none.
+
+    A place is a run, a checkpoint in it, the folder of a recipe's runs, or one that holds no other recipe's.
+
+    Raises:
+        ValueError: it holds runs of several recipes.
+    """
     if place.suffix == ".ckpt":
         place = place.parent.parent
     elif not (place / "checkpoints").is_dir() and not (place / "config.json").is_file():
-        place = max(place.glob("*/checkpoints"), default=place / "checkpoints").parent
+        found = list(place.glob("*/checkpoints")) or list(place.glob("*/*/checkpoints"))
+        recipes = sorted({checkpoints.parents[1] for checkpoints in found})
+        if len(recipes) > 1:
+            named = ", ".join(map(str, recipes))
+            raise ValueError(f"{place} holds runs of {len(recipes)} recipes, {named}; name one of them")
+        place = max(found, default=place / "checkpoints").parent
     return place if (place / "checkpoints").is_dir() else None
 
 
