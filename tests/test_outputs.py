@@ -316,3 +316,23 @@ def test_a_folder_of_runs_is_its_newest_run_to_every_verb_and_of_several_recipes
         assert zoo.load(str(place)).zoo_config["arch"] == "bilinear_d256"
     status, _, err = say(capsys, *predict)
     assert status == 0, err
+
+
+def test_the_figures_at_the_end_of_a_run_without_a_test_set_end_no_epoch(capsys, tmp_path):
+    run = tmp_path / "run"
+    log = run / "logs" / "version_0" / "metrics.csv"
+    log.parent.mkdir(parents=True)
+    (run / "checkpoints").mkdir()
+    (run / "environment.json").write_text("{}")
+    recipe = "model: {class_path: zoo.LitMAE}\ndata: {class_path: zoo.ImageData}\ntrainer: {max_epochs: 1}\n"
+    (run / "recipe.yaml").write_text(recipe)
+    log.write_text("epoch,step,train/loss,val/acc\n0,5,0.9,\n0,5,,0.5\n1,6,,0.75\n")
+    measured = {"split": "val", "metrics": {"val/acc": 0.75}, "seconds": 1}
+    (run / "metrics.json").write_text(json.dumps(measured))
+    assert "epochs      1 of 1\n" in say(capsys, "info", run)[1]
+    (line,) = [line for line in say(capsys, "runs", run)[1].splitlines() if str(run) in line]
+    assert "  1/1  " in line
+    known = history.read(run)
+    assert (known["best_epoch"], known["figures"]) == (1, {"val/acc": 0.75})
+    log.write_text(log.read_text() + "1,11,,0.8\n")  # gone on with: the end of a second epoch
+    assert history.read(run)["epochs"] == 2

@@ -120,7 +120,10 @@ def _logs(run: Path) -> list[Path]:
 
 
 def rows(run: Path, faults: list[str] | None = None) -> list[dict[str, float]]:
-    """The rows of a run's logs in order: column → number. What a run that was gone on with did again is there once."""
+    """The rows of a run's logs in order: column → number. What a run that was gone on with did again is there once.
+
+    Without a test set a run is measured at its end on what it held out: that is a figure of it, and ends no epoch.
+    """
     found: list[dict[str, float]] = []
     for file in _logs(run):
         try:
@@ -134,6 +137,12 @@ def rows(run: Path, faults: list[str] | None = None) -> list[dict[str, float]]:
         if read:  # a killed run may have logged steps that no checkpoint held
             found = [row for row in found if row["step"] < read[0]["step"]]
         found += read
+    measured = _json(run / "metrics.json", [], needed=False)
+    if found and measured.get("split") == "val":
+        last = {key: value for key, value in found[-1].items() if key not in ("epoch", "step")}
+        figures = measured.get("metrics") or {}
+        if all(str(figures.get(key)) == str(value) for key, value in last.items()):  # NaN is not itself
+            found.pop()
     return found
 
 
