@@ -214,7 +214,9 @@ def test_clips_are_strips_and_move():
     drawn = defaults.explain(net, x[:1], ["x"], [])
     assert drawn.axes[0].images[0].get_array().shape == (16, 64, 3)
     plt.close(drawn)
-    assert defaults.film(net, x).shape == (4, 3, 256, 384)
+    film = defaults.film(net, x)
+    assert film.shape == (4, 3, 2 * (16 + 128), 3 * 128)  # a row's name over it
+    assert torch.equal(film[:, :, 16:144:8, ::8], torch.cat(list(x), 3))
 
 
 def test_codes_are_counted_and_coloured():

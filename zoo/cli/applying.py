@@ -151,8 +151,7 @@ def latents(argv: list[str]) -> None:
         raise ValueError(f"{args.model} takes {model.takes.kind}s; latents are written of images")
     source = args.source if len(args.source) > 1 else args.source[0]
     size = model.takes.size[0] if args.image_size is None else args.image_size
-    how = {key: value for key, value in reading(args).items() if value is not None}
-    data = ImageData(source, size, model.takes.channels, val_fraction=0.0, **how)
+    data = ImageData(source, size, model.takes.channels, val_fraction=0.0, **reading(args))
     data.every_class = True  # all pictures are read; who trains on the latents takes those of training
     batch_size = 64 if args.batch_size is None else args.batch_size
     with running(model, args.device, args.precision):
