@@ -321,6 +321,13 @@ def test_a_classifier_is_written_down(tmp_path, capsys):
     assert sorted(path.name for path in out.iterdir()) == ["confusion.png", "figures.json", "worst.png"]
     assert json.loads((out / "figures.json").read_text()) == got
     assert Image.open(out / "worst.png").width > 600
+    data = zoo.ImageData("samples/mnist")
+    data.setup("test")
+    _, worst = mistakes.judge(zoo.load("bilinear_d256.mnist"), batches(None, data, 300))
+    shown = mistakes.sheet(worst, [*"0123456789"], "image", data.names("test"), 27)
+    assert shown.axes[0].get_title() == f"{data.names('test')[worst[0].place]}\nis {worst[0].label}"
+    assert data.splits["test"][1][worst[0].place] == worst[0].label
+    assert shown.get_suptitle().startswith("The 24 of 27 mistakes it is surest of")
     low, high = got["accuracy_interval"]
     assert f"accuracy                   {got['accuracy']:.4f}  [{low:.4f}, {high:.4f}]" in said
     worst = min(got["per_class"], key=lambda name: got["per_class"][name]["accuracy"])

@@ -108,7 +108,7 @@ def measured(
         # Samples that are asked about are no bank for themselves.
         bank = split != ALL and "train" in getattr(data, "served", ("train",))
         train = _again(model, data, batch_size, "train", place) if bank else ()
-        found, pictures = _figures(model, test, train, drawn)
+        found, pictures = _figures(model, test, train, drawn, _names(data, split))
     return merged(figures, found), pictures
 
 
@@ -181,8 +181,16 @@ def _relabelled(test: Again, matched: Matched, called: Any, needed: bool) -> Aga
     return Again(lambda: relabelled(test, matched, called, needed), test.total)
 
 
+def _names(data: Any, split: str) -> Sequence[str]:
+    """What the samples of a split are called, in order; nothing where they have no names."""
+    try:
+        return data.names(split) if isinstance(data, ImageData) else ()
+    except ValueError:  # a stream of which some are left out
+        return ()
+
+
 def _figures(
-    model: Network, test: Again, train: Iterable[Any], drawn: bool
+    model: Network, test: Again, train: Iterable[Any], drawn: bool, files: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Figure]]:
     """What is said of a model by its family or by default; of a classifier its figures always, and their pictures."""
     found: dict[str, Any] = {}
@@ -193,7 +201,9 @@ def _figures(
         found = verdicts.figures(names)
         if drawn:
             pictures[CONFUSION] = mistakes.confusion(verdicts.pairs, names)
-            pictures[WORST] = mistakes.sheet(worst, names, model.takes.kind)
+            wrong = int((verdicts.pairs[:, 0] != verdicts.pairs[:, 1]).sum())
+            files = files if len(files) == len(verdicts.pairs) else ()
+            pictures[WORST] = mistakes.sheet(worst, names, model.takes.kind, files, wrong)
         if part(model, "evaluate") is defaults.evaluate:
             return found, pictures
     return merged(found, part(model, "evaluate")(model, test, train)), pictures

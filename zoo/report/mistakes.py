@@ -30,25 +30,39 @@ class Mistake(NamedTuple):
     label: int
     answer: int
     score: float  # of the answer, in [0, 1]
+    place: int = -1  # of the sample in its test set
 
 
 @torch.no_grad()
 def judge(model: Network, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Verdicts, list[Mistake]]:
     """A classifier's answers over a test set, and the mistakes it is surest of, MOST at most, the surest first."""
-    verdicts, worst, model = Verdicts(), list[Mistake](), model.eval()
+    verdicts, worst, model, seen = Verdicts(), list[Mistake](), model.eval(), 0
     for x, y in batches:
         logits = single(model(x))  # (B, O)
         verdicts.update(logits, y)
         scores, answers = logits.softmax(1).max(1)  # (B,) each
         wrong = (answers != y).nonzero()[:, 0]  # (wrong,)
         for i in wrong[scores[wrong].argsort(descending=True, stable=True)[:MOST]].tolist():
-            worst.append(Mistake(x[i].cpu(), int(y[i]), int(answers[i]), scores[i].item()))
+            worst.append(Mistake(x[i].cpu(), int(y[i]), int(answers[i]), scores[i].item(), seen + i))
+        seen += len(y)
         worst = sorted(worst, key=lambda mistake: -mistake.score)[:MOST]
     return verdicts, worst
 
 
-def sheet(mistakes: Sequence[Mistake], names: Sequence[str], kind: Kind) -> Figure:
-    """Mistakes as pictures, each with its class, and what it was taken for with which score."""
+def sheet(
+    mistakes: Sequence[Mistake],
+    names: Sequence[str],
+    kind: Kind,
+    files: Sequence[str] = (),
+    total: int | None = None,
+) -> Figure:
+    """Mistakes as pictures, each with its class, and what it was taken for with which score.
+
+    Args:
+        names: of the classes.
+        files: what the samples of the test set are called, in its order; none where they have no names.
+        total: of the mistakes that there are.
+    """
     if not mistakes:
         fig, ax = plt.subplots(figsize=(4, 1))
         ax.text(0.5, 0.5, "no mistakes", ha="center", va="center")
@@ -56,15 +70,19 @@ def sheet(mistakes: Sequence[Mistake], names: Sequence[str], kind: Kind) -> Figu
         return fig
     across = min(6, len(mistakes))
     rows = math.ceil(len(mistakes) / across)
-    fig, axes = plt.subplots(rows, across, figsize=(max(3.0, 1.7 * across), 2.1 * rows + 0.4), squeeze=False)
+    fig, axes = plt.subplots(
+        rows, across, figsize=(max(3.0, 1.7 * across), (2.3 if files else 2.1) * rows + 0.4), squeeze=False
+    )
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, mistake in zip(axes.flat, mistakes):
         ax.set_axis_on()
         plots.sample(ax, mistake.sample, kind)
-        ax.set_title(f"is {_cut(names[mistake.label])}", fontsize=8, color=plots.INK)
+        file = f"{plots.short(files[mistake.place], CUT)}\n" if files else ""
+        ax.set_title(f"{file}is {_cut(names[mistake.label])}", fontsize=8, color=plots.INK)
         ax.set_xlabel(f"{_cut(names[mistake.answer])}?\n{mistake.score:.0%}", fontsize=8, color=plots.UP)
-    title = "The mistakes it is surest of: above the true class, below what the model said, and its score"
+    some = "The mistakes" if total in (None, len(mistakes)) else f"The {len(mistakes)} of {total:,} mistakes"
+    title = f"{some} it is surest of: above the true class, below what the model said, and its score"
     fig.suptitle(title if across > 3 else "above the true class, below the answer", fontsize=9)
     fig.tight_layout(rect=(0, 0, 1, 1 - 0.1 / (rows + 1)), h_pad=1.8)
     return fig
