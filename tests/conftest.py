@@ -1,6 +1,7 @@
 """What several test modules share."""
 
 import csv
+import os
 import re
 from pathlib import Path
 
@@ -70,6 +71,12 @@ def narrow(arch: str) -> dict:
 def image_batch(model: torch.nn.Module, count: int = 4) -> torch.Tensor:
     """Random samples that a model takes, (B, C, H, W) of images, (B, F, C, H, W) of clips."""
     return torch.rand(count, *model.takes.shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_lock(tmp_path_factory):
+    """What tests load from publishers is pinned in no file of the user's."""
+    os.environ["ZOO_LOCK"] = str(tmp_path_factory.mktemp("lock") / "lock.json")
 
 
 @pytest.fixture(scope="session")

@@ -329,6 +329,7 @@ from zoo.families.bilinear import facts as weights
 record = registry.weights_info("bilinear_d256.mnist")
 far = dataclasses.replace(record, name="bilinear_d256.far", repo="org/name", revision="main")
 weights.WEIGHTS += [far, dataclasses.replace(far, name="bilinear_d256.forged", sha256="0" * 64)]
+weights.WEIGHTS += [dataclasses.replace(far, name="bilinear_d256.unstated", sha256="", revision=None)]
 registry._known.cache_clear()
 registry.records.cache_clear()
 print(float(zoo.create("bilinear_d256", "far").head.weight.double().sum()))
@@ -336,10 +337,20 @@ try:
     zoo.load("bilinear_d256.forged")
 except ValueError as error:
     print(error)
+from zoo.hub import fetch
+with fetch.fetching() as came:
+    zoo.load("bilinear_d256.unstated")
+print(came[0].pin.commit)
 """
-    out = python(script, HF_ENDPOINT=url, HF_HOME=str(tmp_path)).splitlines()
+    record = zoo.weights_info("bilinear_d256.mnist")
+    here = {"HF_HOME": str(tmp_path), "ZOO_LOCK": str(tmp_path / "lock.json")}
+    out = python(script, HF_ENDPOINT=url, **here).splitlines()
     assert float(out[0]) == zoo.load(str(EMBEDDED)).head.weight.double().sum().item()
-    assert "expected 000000000000…" in out[1]
+    assert "its publisher states 000000000000…; delete" in out[1]
+    assert json.loads((tmp_path / "lock.json").read_text())["pins"] == {
+        "hf://org/name/model.safetensors": {"sha256": record.sha256, "size": record.size, "commit": out[2]}
+    }
+    assert (tmp_path / "hub" / "models--org--name" / "snapshots" / out[2]).is_dir()
 
 
 def test_embedded_weights_need_no_network():

@@ -12,7 +12,7 @@ from zoo import cli, registry
 from zoo.families.rae import encoder as encoders
 from zoo.families.rae.dit import DiTDH
 from zoo.families.rae.model import RAE
-from zoo.hub import foreign, places
+from zoo.hub import fetch, foreign
 
 ENCODER = "timm:vit_small_patch14_reg4_dinov2.lvd142m"
 ARGS = {"encoder": ENCODER, "latent_channels": 384, "dim": 32, "depth": 2, "heads": 2, "hidden": 64}
@@ -222,8 +222,10 @@ def test_a_record_joins_the_statistics_beside_its_decoder(tmp_path, monkeypatch)
     local = {"file": "decoder.safetensors", "extra_file": "stat.safetensors", "args": ARGS}
     changed = type(record)(**vars(record) | local)
     monkeypatch.setattr(registry, "weights_info", lambda name: changed)
-    monkeypatch.setattr(places, "download", lambda repo, file, revision: tmp_path / file)
-    same(model, zoo.load(name))
+    monkeypatch.setattr(fetch, "download", lambda repo, file, *_: tmp_path / file)
+    with fetch.fetching() as came:
+        same(model, zoo.load(name))
+    assert [one.path.name for one in came] == ["decoder.safetensors", "stat.safetensors"]  # what a bundle packs
 
 
 def test_a_cut_file_is_refused():
@@ -233,7 +235,7 @@ def test_a_cut_file_is_refused():
         foreign.convert(state, "rae_vit_xl", **ARGS)
 
 
-def test_an_encoder_of_mae_is_the_authors_at_another_size(monkeypatch):
+def test_an_encoder_of_mae_is_the_authors_at_another_size(monkeypatch, tmp_path):
     """By its name in timm and out of a diffusers folder alike: both fit the positions as transformers does."""
     transformers, timm = pytest.importorskip("transformers"), pytest.importorskip("timm")
     torch.manual_seed(0)
@@ -250,13 +252,12 @@ def test_an_encoder_of_mae_is_the_authors_at_another_size(monkeypatch):
     encoder = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
     create = timm.create_model
 
-    def published(name, pretrained=False, **options):
-        native = create(name, **small | {"num_classes": 0})
-        native.load_state_dict({"norm.weight": torch.ones(24), "norm.bias": torch.zeros(24)} | encoder)
-        overlay = {"state_dict": native.state_dict()} if pretrained else {}
-        return create(name, pretrained, pretrained_cfg_overlay=overlay, **small | options)
-
-    monkeypatch.setattr(timm, "create_model", published)
+    native = create("vit_base_patch16_224.mae", **small, num_classes=0)
+    native.load_state_dict({"norm.weight": torch.ones(24), "norm.bias": torch.zeros(24)} | encoder)
+    save_file(native.state_dict(), tmp_path / "model.safetensors")
+    asked = []
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: create(name, **small | options))
+    monkeypatch.setattr(encoders, "fetch", lambda file, _: (asked.append(file), tmp_path / file.file)[1])
     name = "timm:vit_base_patch16_224.mae"
     images = torch.rand(2, 3, 256, 256)
     ours = encoders.load(name, 256)
@@ -267,3 +268,4 @@ def test_an_encoder_of_mae_is_the_authors_at_another_size(monkeypatch):
     torch.testing.assert_close(ours(images).flatten(2).mT, wanted, rtol=0, atol=2e-5)
     assert torch.equal(encoders.from_tensors(name, dict(encoder), 256)(images), ours(images))
     assert encoders.load(name).vit.patch_embed.img_size == (224, 224)
+    assert {file.address for file in asked} == {"hf://timm/vit_base_patch16_224.mae/model.safetensors"}

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from zoo.hub.files import write_aside
+from zoo.hub.files import root, write_aside
 from zoo.redact import redact
 
 FORMAT = "latentzoo pixels 1"
@@ -30,20 +30,6 @@ ABOUT, PIXELS, FILLED = "about.json", "pixels", "filled"
 OLDER = re.compile(r"[0-9a-f]{24}(\.npy|\.\d+\.part)")  # whole files, one of each seed, split and limit
 MOVE = "set ZOO_CACHE to a folder that can be"  # what helps where the cache cannot be written
 CHUNK = 64e6  # bytes that are made before they are marked
-
-
-def root() -> Path:
-    """$ZOO_CACHE, by default ~/.cache/latentzoo.
-
-    Raises:
-        OSError: there is no home directory to be found.
-    """
-    try:
-        if os.environ.get("ZOO_CACHE"):
-            return Path(os.environ["ZOO_CACHE"]).expanduser()
-        return Path.home() / ".cache" / "latentzoo"
-    except RuntimeError as error:
-        raise OSError(f"no home directory to keep a cache in ({error}); set ZOO_CACHE to a folder") from error
 
 
 @contextlib.contextmanager

@@ -1,27 +1,16 @@
 """Where weights lie: a record, a folder, the Hugging Face Hub, a publisher's server, a run. Each opens as a Source."""
 
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from zoo import registry
-from zoo.hub.files import (
-    CONFIG,
-    again,
-    check_arch,
-    check_made,
-    hash_file,
-    plain_tensors,
-    read_checkpoint,
-    read_config,
-    read_tensors,
-)
+from zoo.hub.fetch import Published, download, fetch
+from zoo.hub.files import CONFIG, check_arch, check_made, plain_tensors, read_checkpoint, read_config, read_tensors
 from zoo.hub.foreign import read_state, translate
 from zoo.hub.make import TORCHS, Source
 from zoo.recipe import newest_run
@@ -69,15 +58,22 @@ def _open_record(record: Weights, mmap: bool | None) -> Source:
     return Source(config, Path(record.name), lambda: _fetch(record, mmap))
 
 
+def published(record: Weights) -> list[Published]:
+    """The files of weights that are published elsewhere: `file`, and `extra_file` where there is one."""
+    if record.url:
+        return [Published(record.file, url=record.url)]
+    return [Published(file, record.repo or "", record.revision) for file in (record.file, record.extra_file) if file]
+
+
 def _fetch(record: Weights, mmap: bool | None) -> dict[str, Tensor]:
     """The tensors of weights that are published elsewhere, under the names of this zoo."""
-    repo = record.repo or ""
-    file = download_url(record.url) if record.url else download(repo, record.file, record.revision)
+    main, *others = published(record)
+    file = fetch(main, record.name, record.sha256, record.md5)
+    state = read_state(file, mmap)
     if not record.foreign:
-        return read_tensors(file, record.sha256, record.size, mmap)
-    _check_foreign(file, record)
-    more = read_state(download(repo, record.extra_file, record.revision)) if record.extra_file else None
-    return translate(read_state(file, mmap), record.arch, record.args, file, more=more).state
+        return plain_tensors(state, file)
+    more = read_state(fetch(others[0], record.name)) if others else None
+    return translate(state, record.arch, record.args, file, more=more).state
 
 
 def _open_lightning(file: Path, mmap: bool) -> Source:
@@ -121,70 +117,6 @@ def hub_folder(name: str) -> tuple[Path, Callable[[str], Path]]:
         raise ValueError(f"{name!r} has no revision {revision!r}; give a branch, a tag or a commit")
     config = download(repo, CONFIG, revision or None)
     return config.parent, lambda file: download(repo, file, config.parent.name)
-
-
-def download(repo: str, file: str, revision: str | None) -> Path:
-    """A file of a Hub repository, cached; honours HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and HF_TOKEN."""
-    import huggingface_hub as hf
-    from huggingface_hub import errors
-
-    at = f"{repo}@{revision}" if revision else repo
-    try:
-        return Path(hf.hf_hub_download(repo, file, revision=revision, library_name="latentzoo"))
-    except errors.RevisionNotFoundError as error:
-        raise FileNotFoundError(f"hf://{repo} has no revision {revision!r}; leave it out for the newest") from error
-    except errors.LocalEntryNotFoundError as error:
-        raise ConnectionError(
-            f"hf://{at} {file} is not in the cache and the Hub cannot be reached (HF_HUB_OFFLINE="
-            f"{os.environ.get('HF_HUB_OFFLINE', '0')}, HF_ENDPOINT={hf.constants.ENDPOINT}); load it once online, "
-            "or take weights that ship with the package: `zoo ls --pretrained`"
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise FileNotFoundError(
-            f"hf://{at} has no {file}, so it is no checkpoint of this zoo; see `zoo convert`"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"no repository or revision hf://{at}, or it is private and HF_TOKEN does not open it"
-        ) from error
-    except errors.HFValidationError as error:
-        raise ValueError(f"hf://{at} is not a valid repository name: {error}") from error
-    except (errors.HfHubHTTPError, OSError) as error:
-        raise ConnectionError(
-            f"could not get {file} of hf://{at}: {error}; try again, what was fetched is kept"
-        ) from error
-
-
-def download_url(url: str) -> Path:
-    """A file from a publisher's own server, kept where torch.hub keeps such files (TORCH_HOME)."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    if path.is_file():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
-    except OSError as error:
-        raise ConnectionError(
-            f"{url} is not in {path.parent} and could not be downloaded ({error}); connect once, or put the file there"
-        ) from error
-    return path
-
-
-def _check_foreign(file: Path, record: Weights) -> None:
-    """Hash somebody else's file against what its publisher states, as far as that goes, and say where it does not."""
-    if record.sha256:
-        digest, stated = hash_file(file), record.sha256
-    elif record.md5:
-        digest, stated = hash_file(file, "md5"), record.md5
-    else:
-        warnings.warn(
-            f"the publisher of {record.name} states no hash; this file's sha256 is {hash_file(file)}, compare it with "
-            "a colleague's",
-            stacklevel=5,
-        )
-        return
-    if not digest.startswith(stated):
-        raise ValueError(f"{file} has hash {digest[:12]}…, its publisher states {stated[:12]}…; {again(file)}")
 
 
 def _pick_checkpoint(run: Path) -> Path:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.hub.fetch import Published, fetch
 from zoo.nn.frozen import Freezable, weights_are_random
 from zoo.nn.protocols import Input
 
@@ -200,17 +201,31 @@ def create_timm(name: str, image_size: int | None, pretrained: bool = False) -> 
     options: dict[str, Any] = {"num_classes": 0} | ({"img_size": image_size} if image_size else {})
     if "siglip" in model:
         options["global_pool"] = ""  # its pooling has parameters of its own
+    if pretrained and not weights_are_random():
+        options |= {"pretrained": True, "pretrained_cfg_overlay": _published(name)}
     try:
-        vit = timm.create_model(model, pretrained=pretrained and not weights_are_random(), **options)
+        vit = timm.create_model(model, **options)
     except (RuntimeError, ValueError) as error:
-        if isinstance(error, RuntimeError) and "Unknown model" not in str(error):
-            raise ConnectionError(f"timm could not get {model}: {error}; load it once online") from error
         raise ValueError(f"timm has no model {model!r}: {error}") from error
-    except OSError as error:
-        raise ConnectionError(f"timm could not get the weights of {model}: {error}; load it once online") from error
     if not isinstance(vit, TimmTransformer):
         raise ValueError(f"timm's {model} has no patch tokens; take a vision transformer")
     return vit
+
+
+def _published(name: str) -> dict[str, Any]:
+    """What timm takes instead of fetching a model's weights itself: their file, pinned as a record's is."""
+    import timm
+
+    try:
+        config = timm.get_pretrained_cfg(name.removeprefix(TIMM))
+    except RuntimeError:
+        config = None
+    if config is None:
+        return {}  # no such model, or tag of one: timm says so as it makes it
+    if not config.hf_hub_id:
+        raise ValueError(f"timm keeps {name} on its authors' server, unpinned; take a model of its Hub")
+    file = Published(config.hf_hub_filename or "model.safetensors", config.hf_hub_id)
+    return {"file": str(fetch(file, name)), "custom_load": False}
 
 
 def _wrap_timm(name: str, vit: TimmTransformer, layers: int) -> FrozenEncoder:

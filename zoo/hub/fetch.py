@@ -1,0 +1,303 @@
+"""Files from publishers: fetched once, and verified by what their record states, else by what came the first time."""
+
+import contextlib
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import torch
+
+from zoo import registry
+from zoo.hub import lock
+from zoo.hub.files import again, hash_file
+from zoo.hub.lock import Pin
+
+WHOLE = 64  # hex digits of a sha256; some publishers state its first ones
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of a Hub repository, or on a publisher's own server."""
+
+    file: str
+    repo: str = ""
+    revision: str | None = None
+    url: str | None = None
+
+    @property
+    def address(self) -> str:
+        return self.url or f"hf://{self.repo}{f'@{self.revision}' if self.revision else ''}/{self.file}"
+
+    @property
+    def packed(self) -> Path:
+        """Where it lies in a bundle: its address as a path that every file system takes."""
+        return Path("weights", *(part for part in re.split(r"[^\w.@%+-]+", self.address) if part.strip(".")))
+
+
+class Came(NamedTuple):
+    """A file that was fetched and verified."""
+
+    file: Published
+    owner: str  # the record that needs it
+    path: Path
+    pin: Pin
+    said: str  # whose hash it has
+
+
+@dataclass
+class _Fetching:
+    lock: Path | None = None
+    update: bool = False
+    offline: bool = False
+    came: list[Came] = field(default_factory=list)
+
+
+_FETCHING: ContextVar[_Fetching | None] = ContextVar("_FETCHING", default=None)
+
+
+@contextlib.contextmanager
+def fetching(lock: Path | None = None, update: bool = False, offline: bool = False) -> Iterator[list[Came]]:
+    """Inside, what is fetched is listed.
+
+    Args:
+        lock: where pins are kept instead of in `$ZOO_LOCK` or the cache; one that cannot be written is an error.
+        update: pins are made anew, of what publishers have now.
+        offline: nothing is fetched that is not here.
+    """
+    how = _Fetching(lock, update, offline)
+    token = _FETCHING.set(how)
+    try:
+        yield how.came
+    finally:
+        _FETCHING.reset(token)
+
+
+def fetch(file: Published, owner: str, sha256: str = "", md5: str = "") -> Path:
+    """A publisher's file, hashed. Without a whole sha256 it is pinned by the first one that came.
+
+    Args:
+        owner: the record that needs it.
+        sha256, md5: hashes that its publisher states, or their first digits.
+
+    Raises:
+        ValueError: it has another hash; a lock file is damaged.
+        FileNotFoundError: the publisher, or a bundle, has no such file.
+        ConnectionError: it is not here and cannot be had.
+    """
+    how = _FETCHING.get() or _Fetching()
+    found = None if how.update else lock.find(file.address, how.lock)
+    path = _locate(file, owner, found, how)
+    digest = hash_file(path)
+    _check(path, digest, sha256)
+    if len(sha256) == WHOLE:
+        pin, said = Pin(digest, path.stat().st_size, _commit(file, path)), "stated by its record"
+    else:
+        if found and found[0].sha256 != digest:
+            _check_md5(path, md5)  # its publisher's word on which of the two it is
+            raise _changed(path, owner, digest, *found)
+        pin, said = _pin(file, owner, path, digest, md5, found, how)
+    how.came.append(Came(file, owner, path, pin, said))
+    return path
+
+
+def _pin(
+    file: Published,
+    owner: str,
+    path: Path,
+    digest: str,
+    md5: str,
+    found: tuple[Pin, Path] | None,
+    how: _Fetching,
+) -> tuple[Pin, str]:
+    """The pin of a file, kept where new ones go, and what is to be said of it."""
+    target = how.lock or lock.current()
+    if found and found[1] == target:
+        return found[0], "as pinned"
+    pin = replace(found[0], packed=False) if found else _first(file, path, digest, md5)
+    try:
+        kept, before = lock.keep(target, file.address, pin, how.update)
+    except (OSError, NotImplementedError) as error:
+        reason = f"{target} cannot be written ({getattr(error, 'strerror', None) or error})"
+        if how.lock is not None:
+            raise OSError(f"{reason}; give another -o FILE") from error
+        warnings.warn(
+            f"{owner} is not pinned, so a change of its file would not be noticed: {reason}; set ZOO_LOCK to a file "
+            "that can be",
+            stacklevel=2,
+        )
+        return pin, "not pinned"
+    if kept.sha256 != digest:
+        raise _changed(path, owner, digest, kept, target)
+    if found:
+        return kept, f"as pinned in {found[1]}"
+    if how.lock is None:
+        warnings.warn(
+            f"the publisher of {owner} states no whole sha256: {digest} of {path.name} is pinned in {target}; compare "
+            "it with a colleague's",
+            stacklevel=2,
+        )
+    if before is None:
+        return kept, "pinned now"
+    return kept, "as pinned" if before.sha256 == digest else f"pinned now, was sha256 {before.sha256}"
+
+
+def _first(file: Published, path: Path, digest: str, md5: str) -> Pin:
+    """The pin of a file that nobody has pinned yet, checked against what its publisher says of it."""
+    _check_md5(path, md5)
+    blob = path.resolve()
+    if blob.parent.name == "blobs" and len(blob.name) == WHOLE:  # the Hub's cache names large files by their sha256
+        _check(path, digest, blob.name)
+    return Pin(digest, path.stat().st_size, _commit(file, path))
+
+
+def _changed(path: Path, owner: str, digest: str, pin: Pin, where: Path) -> ValueError:
+    return ValueError(
+        f"{path} of {owner} has sha256 {digest[:12]}…, {where} pins {pin.sha256[:12]}…: it is damaged, or its "
+        f"publisher has changed it; {again(path)}, or to take it as it is now: {_unpin(owner)}"
+    )
+
+
+def _unpin(owner: str) -> str:
+    update = f"zoo lock {owner} --update, or " if owner in registry.records() else ""  # timm's are none
+    return f"{update}remove its line from the lock"
+
+
+def _check(path: Path, digest: str, stated: str) -> None:
+    """Raise where a hash does not begin as its publisher states it."""
+    if not digest.startswith(stated):
+        raise ValueError(f"{path} has hash {digest[:12]}…, its publisher states {stated[:12]}…; {again(path)}")
+
+
+def _check_md5(path: Path, md5: str) -> None:
+    if md5:
+        _check(path, hash_file(path, "md5"), md5)
+
+
+def _commit(file: Published, path: Path) -> str:
+    """The commit in whose folder of the Hub's cache a file lies; "" elsewhere."""
+    parts = path.parts[: -len(PurePosixPath(file.file).parts)]
+    return parts[-1] if file.url is None and parts[-2:-1] == ("snapshots",) else ""
+
+
+def _locate(file: Published, owner: str, found: tuple[Pin, Path] | None, how: _Fetching) -> Path:
+    """Where a file lies: in a bundle, else where the Hub's client or torch.hub keeps it, fetched if need be."""
+    packed = None if how.update else lock.bundle(file.address, how.lock)
+    if packed is not None:
+        if not (packed / file.packed).is_file():
+            raise FileNotFoundError(
+                f"the bundle {packed} lacks {file.packed.as_posix()}, which {owner} needs; copy it whole, or make it "
+                "again where there is a network: zoo bundle NAMES -o FOLDER"
+            )
+        return packed / file.packed
+    if file.url is not None:
+        return download_url(file.url, again=how.update, offline=how.offline)
+    revision = found[0].commit if found and found[0].commit else file.revision
+    try:
+        return download(file.repo, file.file, revision, how.update, how.offline)
+    except FileNotFoundError as error:
+        if not found or revision == file.revision:
+            raise
+        raise FileNotFoundError(
+            f"{owner}: hf://{file.repo} has no {file.file} at commit {revision} any more, which {found[1]} pins with "
+            f"sha256 {found[0].sha256[:12]}…; to take what there is now: {_unpin(owner)}"
+        ) from error
+
+
+def is_here(file: Published) -> bool:
+    """Whether a file can be had without a network. What a bundle should hold counts: to lack it is a fault."""
+    if lock.bundle(file.address) is not None:
+        return True
+    if file.url is not None:
+        return _kept(file.url).is_file()
+    import huggingface_hub as hf
+
+    found = lock.find(file.address)
+    revision = found[0].commit if found and found[0].commit else file.revision
+    return isinstance(hf.try_to_load_from_cache(file.repo, file.file, revision=revision), str)
+
+
+def download(repo: str, file: str, revision: str | None, again: bool = False, offline: bool = False) -> Path:
+    """A file of a Hub repository, cached; honours HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and HF_TOKEN.
+
+    Args:
+        again: only as the Hub has it now. Else the client takes what its cache holds where the Hub cannot be reached.
+        offline: only one that is there.
+    """
+    import huggingface_hub as hf
+    from huggingface_hub import errors
+
+    at = f"{repo}@{revision}" if revision else repo
+    try:
+        if again:
+            _reach(hf.hf_hub_url(repo, file, revision=revision))
+        return Path(
+            hf.hf_hub_download(repo, file, revision=revision, library_name="latentzoo", local_files_only=offline)
+        )
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(f"hf://{repo} has no revision {revision!r}; leave it out for the newest") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise ConnectionError(
+            f"hf://{at} {file} is not in the cache and the Hub cannot be reached (HF_HUB_OFFLINE="
+            f"{os.environ.get('HF_HUB_OFFLINE', '0')}, HF_ENDPOINT={hf.constants.ENDPOINT}); load it once online, "
+            "or take weights that ship with the package: `zoo ls --pretrained`"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise FileNotFoundError(
+            f"hf://{at} has no {file}, so it is no checkpoint of this zoo; see `zoo convert`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"no repository or revision hf://{at}, or it is private and HF_TOKEN does not open it"
+        ) from error
+    except errors.HFValidationError as error:
+        raise ValueError(f"hf://{at} is not a valid repository name: {error}") from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise ConnectionError(
+            f"could not get {file} of hf://{at}: {error}; try again, what was fetched is kept"
+        ) from error
+
+
+def _reach(url: str) -> None:
+    """Raise a ConnectionError where the Hub cannot be asked for a file, or its own error of it."""
+    import huggingface_hub as hf
+    from huggingface_hub import errors
+
+    try:
+        hf.get_hf_file_metadata(url)
+    except (errors.HfHubHTTPError, OSError):
+        raise
+    except Exception as error:  # of the library that the client speaks HTTP with, which changes with its version
+        raise ConnectionError(f"{error}") from error
+
+
+def _kept(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def download_url(url: str, again: bool = False, offline: bool = False) -> Path:
+    """A file from a publisher's own server, kept where torch.hub keeps such files (TORCH_HOME).
+
+    Args:
+        again: as its server has it now, in place of the one that is there.
+        offline: only one that is there.
+    """
+    path = _kept(url)
+    if path.is_file() and not again:
+        return path
+    try:
+        if offline:
+            raise OSError("asked to stay offline")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
+    except OSError as error:
+        kept = "" if again else f"is not in {path.parent} and "
+        raise ConnectionError(
+            f"{url} {kept}could not be downloaded ({error}); connect once, or put the file into {path.parent}"
+        ) from error
+    return path
