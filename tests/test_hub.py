@@ -397,6 +397,8 @@ class Upload(http.server.BaseHTTPRequestHandler):
             objects = json.loads(body)["objects"]
             upload = {"upload": {"href": f"{self.server.url}/lfs"}}
             self.answer({"transfer": "basic", "objects": [o | {"actions": upload} for o in objects]})
+        elif "/commit/" in path and self.server.refuses:
+            self.send_error(403)
         elif "/commit/" in path:
             self.answer({"commitUrl": f"{self.server.url}/org/name/commit/{'c' * 40}", "commitOid": "c" * 40})
         else:
@@ -424,7 +426,7 @@ class Upload(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def uploads():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Upload)
-    server.url, server.seen = f"http://127.0.0.1:{server.server_port}", []
+    server.url, server.seen, server.refuses = f"http://127.0.0.1:{server.server_port}", [], False
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -455,6 +457,24 @@ def test_push_makes_one_commit_of_config_weights_and_card_with_results(uploads, 
     for name in ("config.json", "README.md"):
         lying = (EMBEDDED / name).read_text(encoding="utf-8")
         assert base64.b64decode(files[name]["value"]["content"]).decode() == lying.replace("ORG/NAME", "org/name")
+
+
+def test_a_push_that_the_hub_refuses_leaves_its_address_nowhere(uploads, folder, tmp_path):
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    uploads.refuses = True
+    script = f"""
+import zoo
+try:
+    zoo.push({str(folder)!r}, "org/name")
+except Exception as error:
+    print(type(error).__name__)
+"""
+    hidden = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": "hf_" + "secret" * 6}
+    out = python(script, HF_ENDPOINT=uploads.url, HF_HOME=str(tmp_path / "hf"), **hidden)
+    assert out.strip() == "HfHubHTTPError"
+    assert any("/commit/" in path for path, _ in uploads.seen)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert b"org/name" not in b"".join(before.values())
 
 
 def test_the_card_is_valid_and_carries_the_results():

@@ -75,12 +75,11 @@ def licence(name: str) -> dict[str, Any]:
     return _licence(re.sub("-(only|or-later)$", "", spdx))
 
 
-def folder_card(config: dict[str, Any], repo: str = "") -> str:
+def folder_card(config: dict[str, Any]) -> str:
     """A Hub model card for a checkpoint folder: front matter with evaluation results, then `card.md` and the facts.
 
     Args:
         config: the folder's config.json; where it names a record, the record's facts are told too.
-        repo: "org/name", where it is published.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -131,7 +130,7 @@ def folder_card(config: dict[str, Any], repo: str = "") -> str:
         body.append("## Measured\n" + _table(("metric", "value", "data", "protocol"), map(_metric_row, metrics)))
     if record:
         body.append("## Facts\n" + _table(("", ""), _facts(record)))
-    return ("\n\n".join(body) + "\n").replace(PLACEHOLDER, f"hf://{repo}" if repo else PLACEHOLDER)
+    return "\n\n".join(body) + "\n"
 
 
 def _licence(name: str) -> dict[str, Any]:
