@@ -297,7 +297,7 @@ def test_any_command_line_ends_in_0_or_2(tmp_path_factory, verb, words):
             status = cli.main([verb, *words])
         except SystemExit as left:  # argparse's
             status = left.code
-    assert status in (0, 2)
+    assert status in ((0, 1, 2) if verb == "verify" else (0, 2))  # 1: what was named is not sound
 
 
 RECIPES = {

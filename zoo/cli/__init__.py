@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from zoo import __version__, registry
-from zoo.cli import applying, catalogue, giving, running, storing, training
+from zoo.cli import applying, catalogue, giving, pinning, running, storing, training
 from zoo.cli.saying import explain, plainly, say
 from zoo.redact import redact
 
@@ -40,7 +40,10 @@ zoo codes MODEL SOURCE… -o OUT.parquet|.npy
 zoo export RUN|CKPT|NAME -o FOLDER [--to safetensors|timm|diffusers|onnx] [--half] [--licence ID]
 zoo push RUN|FOLDER|NAME ORG/NAME [--licence ID] [-o FOLDER]
                                     publish on the Hugging Face Hub, or write what would be published
-zoo verify NAME                     hash, strict load, golden outputs
+zoo verify [NAME …] [--all] [--eval [SOURCE]]
+                                    hash, strict load, golden outputs; whether published figures stand
+zoo lock NAME… [-o FILE] [--update] pin weights to what they are now, in a file to commit
+zoo bundle NAME… -o FOLDER          what a machine without a network needs to load them
 zoo convert FILE ARCH -o FOLDER [--take model|ema] [--stats FILE] [--args JSON]
                                     somebody else's checkpoint into a folder of ours; what was taken is said
 zoo latents MODEL SOURCE -o FOLDER [--flip]
@@ -125,7 +128,9 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "codes": applying.codes,
     "export": giving.export,
     "push": giving.push,
-    "verify": giving.verify,
+    "verify": pinning.verify,
+    "lock": pinning.lock,
+    "bundle": pinning.bundle,
     "convert": giving.convert,
     "latents": applying.latents,
     "shard": storing.shard,

@@ -27,11 +27,7 @@ def ls(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     pattern = args.pattern or "*"
-    matches = [
-        w
-        for w in registry.records().values()
-        if w.name in registry.list_weights(pattern) or w.arch in registry.list_models(pattern)
-    ]
+    matches = _matching(pattern)
     weights = [] if args.recipes else [w for w in matches if args.licence != "permissive" or w.permissive]
     archs = [] if args.pretrained or args.recipes else registry.list_models(pattern)
     names = (
@@ -46,6 +42,23 @@ def ls(argv: list[str]) -> None:
         _listing(archs, weights, names)
     else:
         print("\n".join(_screen()))
+
+
+def matching(pattern: str) -> list[registry.Weights]:
+    """The records whose name or arch matches a shell pattern.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not (found := _matching(pattern)):
+        near = registry.suggest(pattern, [*registry.records(), *(w.arch for w in registry.records().values())])
+        raise ValueError(f"no weights match {pattern!r}{near}; `zoo ls --pretrained` lists all")
+    return found
+
+
+def _matching(pattern: str) -> list[registry.Weights]:
+    names, archs = registry.list_weights(pattern), registry.list_models(pattern)
+    return [w for w in registry.records().values() if w.name in names or w.arch in archs]
 
 
 def _listing(archs: list[str], weights: list[registry.Weights], recipes: list[str]) -> None:

@@ -1,11 +1,10 @@
-"""`zoo export`, `zoo push`, `zoo verify`, `zoo convert`: models in and out."""
+"""`zoo export`, `zoo push`, `zoo convert`: models in and out."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from zoo import registry
 from zoo.cli.flags import MODEL, check_folder, folder_flags, new_parser, output_folder
 
 LICENCE = "of the weights, SPDX's identifier or the Hub's, apache-2.0; without it the card says: unknown"
@@ -52,18 +51,6 @@ def push(argv: list[str]) -> None:
     print(hub.push(args.model, args.repo, args.output, args.licence))
     if args.output is not None:
         _tidy(args.output)
-
-
-def verify(argv: list[str]) -> None:
-    parser = new_parser("verify", "Hash, strict load and golden outputs.")
-    parser.add_argument(
-        "names", nargs="*", help="arch.tag, folder or hf://org/name; none: all that ship with the package"
-    )
-    args = parser.parse_args(argv)
-    from zoo import hub
-
-    for name in args.names or [w.name for w in registry.records().values() if w.embedded]:
-        print("  ".join(f"{k}: {v}" for k, v in hub.verify(name).items()))
 
 
 def convert(argv: list[str]) -> None:

@@ -47,7 +47,7 @@ def shard(argv: list[str]) -> None:
     folder = output_folder(args, f"zoo shard {args.source}")
     check_folder(folder, args.force, _foreign)
     how = args.image_size, args.samples_per_shard, args.seed
-    with _replacing(folder) as aside:
+    with replacing(folder) as aside:
         for written in sharding.write(args.source, aside, *how, **reading(args)):
             print(folder / written.name, flush=True)
 
@@ -63,7 +63,7 @@ def _foreign(folder: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path) -> Iterator[Path]:
     """Where to write instead of in a folder: all of it takes the old one's place, or, where writing fails, none."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     aside = folder / f".{os.getpid()}.part"

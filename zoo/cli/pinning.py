@@ -1,0 +1,130 @@
+"""`zoo lock`, `zoo verify`, `zoo bundle`: what names stand for, on this machine and on others."""
+
+import argparse
+from pathlib import Path
+
+from zoo import registry
+from zoo.cli.catalogue import matching
+from zoo.cli.flags import check_folder, new_parser, running_flags
+from zoo.cli.storing import replacing
+from zoo.redact import redact
+
+RECORDS = "arch.tag or archs, or a shell pattern of them, 'mae*'"
+
+
+def lock(argv: list[str]) -> None:
+    parser = new_parser("lock", "Pin weights to what they are now, in a file to commit: later loads refuse others.")
+    parser.add_argument("names", nargs="+", metavar="NAME", help=RECORDS)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: $ZOO_LOCK, else the cache's")
+    parser.add_argument("--update", action="store_true", help="pin what publishers have now, whatever was pinned")
+    args = parser.parse_args(argv)
+    records = _named(args.names)
+    from zoo.hub import bundle
+    from zoo.hub import lock as locks
+    from zoo.hub.fetch import fetching
+
+    path, count = args.output or locks.current(), 0
+    locks.read(path)  # a damaged one is refused before anything is fetched
+    for record in records:
+        with fetching(path, args.update) as came:
+            bundle.load_whole(record.name)
+        for one in dict.fromkeys(came):
+            commit = f"  commit {one.pin.commit}" if one.pin.commit else ""
+            print(f"{one.owner}  {one.file.address}  sha256 {one.pin.sha256}{commit}  {one.said}", flush=True)
+        if not came:
+            print(f"{record.name}  ships with the package, pinned by its record: sha256 {record.sha256}", flush=True)
+        count += len(came)
+    if count:
+        print(f"{path}: commit it with your code, and set ZOO_LOCK to it")
+
+
+def bundle(argv: list[str]) -> None:
+    parser = new_parser("bundle", "Pack what a machine without a network needs to load weights, into a folder.")
+    parser.add_argument("names", nargs="+", metavar="NAME", help=RECORDS)
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", required=True, help="set ZOO_CACHE to it there")
+    parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
+    args = parser.parse_args(argv)
+    records = _named(args.names)
+    from zoo.hub import bundle
+    from zoo.hub.fetch import fetching
+
+    check_folder(args.output, args.force, bundle.foreign)
+    with fetching() as came:
+        for record in records:
+            before = len(came)
+            bundle.load_whole(record.name)
+            if len(came) == before:
+                print(f"{record.name}  ships with the package, whole", flush=True)
+    if not came:
+        raise ValueError(f"nothing to pack: {', '.join(args.names)} ship with the package, which needs no network")
+    with replacing(args.output) as aside:
+        packed = bundle.pack(came, aside)
+    for one in packed:
+        print(f"{one.owner}  {(args.output / one.file.packed).as_posix()}  {one.pin.size / 1e6:,.1f} MB")
+    print(f"{args.output}: on the other machine set ZOO_CACHE to it")
+
+
+def _named(patterns: list[str]) -> list[registry.Weights]:
+    """The records that patterns name, each once."""
+    return list({record.name: record for pattern in patterns for record in matching(pattern)}.values())
+
+
+def verify(argv: list[str]) -> int:
+    parser = new_parser("verify", "Hash, strict load and golden outputs; a line each, status 1 where one fails.")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="arch.tag, folder or hf://org/name; none: all that ship"
+    )
+    parser.add_argument("--all", action="store_true", help="all that ship or lie in the caches; nothing is fetched")
+    parser.add_argument(
+        "--eval",
+        nargs="?",
+        const="",
+        metavar="SOURCE",
+        help="run the published evaluation again, and say whether each figure stands (default: on its own data)",
+    )
+    running_flags(parser, "of --eval; default: 1000 samples, or 64 clips")
+    args = parser.parse_args(argv)
+    if args.all and args.names:
+        raise ValueError(f"names and --all; give one: zoo verify {' '.join(args.names)}")
+    if args.eval is not None and (args.all or not args.names):
+        raise ValueError("--eval needs names, before it: zoo verify NAME --eval [SOURCE]")
+    from zoo import hub
+    from zoo.hub.fetch import fetching, is_here
+    from zoo.hub.places import is_place, published
+
+    for name in args.names:
+        if not is_place(name):
+            registry.weights_info(name)  # which says what there is, before anything is read
+    known = registry.records()
+    sound = True
+    for name in args.names or [w.name for w in known.values() if args.all or w.embedded]:
+        if args.all and not known[name].embedded and not all(map(is_here, published(known[name]))):
+            print(f"name: {name}  not here, not fetched")
+            continue
+        try:
+            with fetching(offline=args.all):
+                print("  ".join(f"{k}: {v}" for k, v in hub.verify(name).items()), flush=True)
+        except (ValueError, OSError) as error:
+            print(redact(f"name: {name}  failed: {' '.join(str(error).split())}"), flush=True)
+            sound = False
+            continue
+        if args.eval is not None:
+            sound = _stands(name, args) and sound
+    return 0 if sound else 1
+
+
+def _stands(name: str, args: argparse.Namespace) -> bool:
+    """Whether all published figures of a name do; a line each."""
+    from zoo.report import standing
+
+    how = {"device": args.device, "precision": args.precision, "batch_size": args.batch_size}
+    verdicts, data = standing.again(name, args.eval or None, **how)
+    for v in verdicts:
+        m = v.published
+        said = f"{name}  {m.name} {m.value:g} {m.unit}".rstrip() + f" on {m.data}"
+        if v.measured is None:
+            print(f"{said}: not measured by zoo eval ({m.protocol})")
+            continue
+        holds = "stands" if v.stands else "does not stand"
+        print(f"{said}: {v.measured:.6g} on {data}, {holds} within {v.interval}, {v.low:.6g} to {v.high:.6g}")
+    return all(v.stands for v in verdicts)
