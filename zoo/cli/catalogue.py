@@ -341,5 +341,6 @@ def cp(argv: list[str]) -> None:
     parser.add_argument("recipe")
     parser.add_argument("file", type=Path)
     args = parser.parse_args(argv)
+    recipe.recipe_path(args.recipe)  # or says that there is none
     check_place(args.file, args.file.parent, "FILE")
     print(recipe.copy_recipe(args.recipe, args.file))
