@@ -111,7 +111,9 @@ def test_a_place_that_cannot_be_written_to_is_refused_at_once(verb, capsys, idle
 
 def test_a_recipe_or_a_manifest_is_not_written_where_nothing_can_be(capsys, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda place, mode: False)
-    assert "is read-only or somebody else's; give another FILE" in refused(capsys, "cp", "mae/cifar10", tmp_path / "x")
+    assert "is read-only or somebody else's; give another FILE" in refused(
+        capsys, "cp", "bilinear/mnist", tmp_path / "x"
+    )
     assert "is read-only or somebody else's; give another -o" in refused(capsys, "shard", "--index", photos)
 
 
