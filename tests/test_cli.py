@@ -197,17 +197,23 @@ def test_what_a_worker_raised_is_said_without_its_trace(capsys, monkeypatch, err
 @pytest.mark.parametrize(
     ("verb", "said"),
     [
-        ("predict", '--bad skip, --value-range LOW,HIGH, --label-column "", --image-column; unbad=1 bad: data.bad'),
+        (
+            "predict",
+            '--bad skip, --value-range LOW,HIGH, --label-column "", --image-column; unbad=1 data.bad a/bad.png bad.csv',
+        ),
         (
             "fit",
             '--data.bad skip, --data.value_range [low,high], --data.label_column "", --data.image_column; '
-            "unbad=1 bad: data.bad",
+            "unbad=1 data.bad a/bad.png bad.csv",
         ),
-        ("similar", "bad='skip', value_range=(low, high), label_column=\"\", image_column; unbad=1 bad: data.bad"),
+        (
+            "similar",
+            "bad='skip', value_range=(low, high), label_column=\"\", image_column; unbad=1 data.bad a/bad.png bad.csv",
+        ),
     ],
 )
 def test_keywords_of_a_reader_are_said_as_flags_of_the_verb(capsys, monkeypatch, verb, said):
-    words = "bad='skip', value_range=(low, high), label_column=\"\", image_column; unbad=1 bad: data.bad"
+    words = "bad='skip', value_range=(low, high), label_column=\"\", image_column; unbad=1 data.bad a/bad.png bad.csv"
 
     def stop(argv):
         warnings.warn(words, stacklevel=1)

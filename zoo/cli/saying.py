@@ -20,7 +20,8 @@ NEXT = {  # what to do about errors of others, by their type
 }
 # Keywords of the readers, as messages name them, with their value: bad='skip', value_range=(0, 4095), label_column.
 KEYWORDS = re.compile(
-    r"(?<![\w.-])(bad|image_column|label_column|value_range)\b(?!:)(?:=('[^']*'|\"[^\"]*\"|\([^)]*\)))?"
+    r"""(?<![\w./\\'"-])(?:(bad)(?==)|(image_column|label_column|value_range)(?![\w./\\:'"-]))"""
+    r"""(?:=('[^']*'|"[^"]*"|\([^)]*\)))?"""
 )
 FITTING = ("fit", "validate")  # verbs whose flags are the DataModule's keywords
 READING = ("eval", "show", "predict", "embed", "codes", "latents", "shard")  # verbs with `reading_flags`
@@ -59,7 +60,7 @@ def in_flags(verb: str, said: str) -> str:
     """A message with the readers' keywords spelt as flags of a verb: bad='skip' as --bad skip or --data.bad skip."""
 
     def flag(found: re.Match[str]) -> str:
-        key, value = found[1], found[2] or ""
+        key, value = found[1] or found[2], found[3] or ""
         if value.startswith("("):
             value = value.strip("()").replace(" ", "")
             value = f"[{value}]" if verb in FITTING else value.upper()
