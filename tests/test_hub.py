@@ -328,10 +328,9 @@ from zoo import registry
 from zoo.families.bilinear import facts as weights
 record = registry.weights_info("bilinear_d256.mnist")
 far = dataclasses.replace(record, name="bilinear_d256.far", repo="org/name", revision="main")
-weights.WEIGHTS += [far, dataclasses.replace(far, name="bilinear_d256.forged", sha256="0" * 64)]
+weights.WEIGHTS = [far, dataclasses.replace(far, name="bilinear_d256.forged", sha256="0" * 64)]
 weights.WEIGHTS += [dataclasses.replace(far, name="bilinear_d256.unstated", sha256="", revision=None)]
-registry._known.cache_clear()
-registry.records.cache_clear()
+registry.forget()
 print(float(zoo.create("bilinear_d256", "far").head.weight.double().sum()))
 try:
     zoo.load("bilinear_d256.forged")

@@ -103,7 +103,7 @@ def test_the_make_targets_exist():
 
 def test_every_generated_file_is_what_the_registry_says():
     # Not above: the blocks' processes import this file, and are to import zoo themselves.
-    from zoo.hub import card, readme, stubs
+    from zoo.hub import card, index, readme, stubs
 
-    for path, text in (card.refresh() | stubs.refresh() | readme.refresh()).items():
+    for path, text in (index.refresh() | card.refresh() | stubs.refresh() | readme.refresh()).items():
         assert (ROOT / path).read_text(encoding="utf-8") == text, f"{path} is stale: run python -m zoo.hub"

@@ -211,12 +211,12 @@ def load(name: Literal[
 ], *, mmap: bool | None = None, **args: Any) -> VQVAE: ...
 @overload
 def load(name: Literal[
-    "vqprior_tiny.mnist"
-], *, mmap: bool | None = None, **args: Any) -> CodePrior: ...
-@overload
-def load(name: Literal[
     "qlae_conv.rendered"
 ], *, mmap: bool | None = None, **args: Any) -> LatentAutoencoder: ...
+@overload
+def load(name: Literal[
+    "vqprior_tiny.mnist"
+], *, mmap: bool | None = None, **args: Any) -> CodePrior: ...
 @overload
 def load(name: Literal[
     "vqgan_f16.in1k_1024", "vqgan_f16.in1k_1024_hf", "vqgan_f16.in1k_16384", "vqgan_f16.in1k_16384_hf",

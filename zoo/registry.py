@@ -1,5 +1,8 @@
 """Which models and weights there are. Names and facts only: no torch, no weights read, no network.
 
+Weights of our own are recorded by the config.json of their folder, and an index beside the folders holds all of these
+records; files of other publishers are recorded in facts.py.
+
 The house's families are the folders of `zoo/families`. An installed distribution brings one of its own by an entry
 point of the group `latentzoo.families`: its name is the family's, its value the package that holds `model.py`,
 `facts.py`, `card.md` and `recipes/`. Of such a package facts.py alone is run to list it, the package is not imported.
@@ -8,7 +11,7 @@ point of the group `latentzoo.families`: its name is the family's, its value the
 import fnmatch
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -46,6 +49,12 @@ PUBLIC = {
 
 SHARES = ("acc", "probe_acc", "knn", "accuracy", "top5")  # figures that are logged as a share of 1 and told in percent
 UNITS = {"psnr": "dB"}  # of others that have one
+
+INDEX = "index.json"  # of a folder of checkpoints: their records, as `python -m zoo.hub` and `zoo release` write it
+RECORDED = (  # fields of a record that stand in config.json as they are called; those of its file stand under "weights"
+    *("name", "args", "kind", "licence", "data", "data_terms", "metrics", "recipe", "command", "hardware", "wall_time"),
+    *("commit", "parent", "golden", "notes"),
+)
 
 PERMISSIVE = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0")
 
@@ -123,6 +132,64 @@ class Weights:
     @property
     def permissive(self) -> bool:
         return self.licence in PERMISSIVE
+
+
+def record_of(config: Mapping[str, Any]) -> Weights | None:
+    """The record that a checkpoint folder's config.json is; None of what was saved or exported, which has no terms."""
+    if not {"name", "licence", "data_terms"} <= config.keys():
+        return None
+    return _record({key: config[key] for key in RECORDED if key in config} | config["weights"])
+
+
+def _record(told: Mapping[str, Any]) -> Weights:
+    """A record, of what JSON says of it."""
+    metrics = tuple(Metric(**metric) for metric in told["metrics"])
+    return Weights(**{**told, "metrics": metrics, "golden": tuple(told.get("golden", ()))})
+
+
+def plain(said: Metric | Weights) -> dict[str, Any]:
+    """What a figure or a record says, for JSON: without what is as by default."""
+    own = {f.name: getattr(said, f.name) for f in fields(said) if getattr(said, f.name) != f.default}
+    return own | ({"metrics": [plain(metric) for metric in said.metrics]} if isinstance(said, Weights) else {})
+
+
+@cache
+def shipped(folder: Path) -> tuple[Weights, ...]:
+    """The records of a folder of checkpoints, by its index; where it has none, by each checkpoint's config.json.
+
+    Raises:
+        ValueError: a file that does not say them.
+    """
+    import json
+
+    index = folder / INDEX
+    if not index.is_file():
+        return read_records(folder)
+    try:
+        told = json.loads(index.read_text(encoding="utf-8"))
+        return tuple(_record({"name": name} | record) for name, record in told.items())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{index} is no index of records ({_said(error)}); python -m zoo.hub writes it") from error
+
+
+def read_records(folder: Path) -> tuple[Weights, ...]:
+    """The records of a folder of checkpoints as each config.json says them, by name.
+
+    Raises:
+        ValueError: a config.json that is none, or in a folder of another name than it says.
+    """
+    import json
+
+    found = []
+    for path in sorted(folder.glob("[!.]*/config.json")):
+        try:
+            record = record_of(json.loads(path.read_text(encoding="utf-8")))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no record ({_said(error)})") from error
+        if record is not None and record.name != path.parent.name:
+            raise ValueError(f"{path} says that it is {record.name}; a checkpoint's folder is named as it is")
+        found += [record] if record is not None else []
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -255,13 +322,16 @@ def _brought() -> Iterator[Family]:
 
 
 def _read(family: Family) -> Facts:
-    """What a family's facts.py states."""
+    """What a family's facts.py states, and the records of its own weights, in the order of its archs."""
     module = importlib.import_module(f"{family.package}.facts") if family.ours else _run_alone(family)
+    order = {arch: place for place, arch in enumerate(module.ARCHS)}
+    own = [w for w in shipped(family.checkpoints) if w.arch in order or not family.ours]  # the house's share a folder
+    own.sort(key=lambda w: (order.get(w.arch, len(order)), w.tag))
     return Facts(
         dict(module.ARCHS),
         module.TITLE,
         module.PAPER,
-        tuple(getattr(module, "WEIGHTS", ())),
+        (*own, *getattr(module, "WEIGHTS", ())),
         getattr(module, "STARTS", {}),
         dict(getattr(module, "PUBLIC", {})),
         getattr(module, "PICTURE", None),
@@ -303,6 +373,12 @@ def _leave_out(name: str, place: object, reason: str) -> None:
     import logging
 
     logging.getLogger("zoo").warning("zoo: family %s of %s is left out: %s", name, place, reason)
+
+
+def forget() -> None:
+    """Look again, the next time something is asked for: records have changed."""
+    for known in (shipped, families, _known, archs, records, public):
+        known.cache_clear()
 
 
 def facts(family: str) -> Facts:

@@ -1,6 +1,9 @@
-"""`python -m zoo.hub` writes again what is generated: MODEL_CARD.md, the README's table, cards, type stubs."""
+"""`python -m zoo.hub` writes again what is generated: index, MODEL_CARD.md, the README's table, cards, type stubs."""
 
-from zoo.hub import card, readme, stubs
+from zoo import registry
+from zoo.hub import card, index, readme, stubs
 
-for path, text in (card.refresh() | stubs.refresh() | readme.refresh()).items():
-    path.write_text(text, encoding="utf-8")
+for generated in (index, card, stubs, readme):  # the index first: the others say what it says
+    for path, text in generated.refresh().items():
+        path.write_text(text, encoding="utf-8")
+    registry.forget()

@@ -3,8 +3,10 @@
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -51,10 +53,10 @@ def open_source(name: str, mmap: bool | None = None) -> Source:
 
 def _open_record(record: Weights, mmap: bool | None) -> Source:
     _say_terms(record.name)
-    config = {"arch": record.arch, "args": record.args, "classes": list(record.classes), "name": record.name}
     if record.embedded:
         file = embedded_folder(record) / record.file
-        return Source(config, file, lambda: read_tensors(file, record.sha256, record.size, mmap))
+        return Source(_shipped_config(record), file, lambda: read_tensors(file, record.sha256, record.size, mmap))
+    config = {"arch": record.arch, "args": record.args, "classes": list(record.classes), "name": record.name}
     return Source(config, Path(record.name), lambda: _fetch(record, mmap))
 
 
@@ -63,6 +65,24 @@ def published(record: Weights) -> list[Published]:
     if record.url:
         return [Published(record.file, url=record.url)]
     return [Published(file, record.repo or "", record.revision) for file in (record.file, record.extra_file) if file]
+
+
+def _shipped_config(record: Weights) -> dict[str, Any]:
+    """The config.json of weights that ship, which says of them what their record says.
+
+    Raises:
+        ValueError: it says something else, so one of the two was edited.
+    """
+    folder = embedded_folder(record)
+    config = read_config(folder)
+    told = registry.record_of(config)
+    if told is not None and told != record:
+        other = [f.name for f in fields(record) if getattr(told, f.name) != getattr(record, f.name)]
+        raise ValueError(
+            f"{folder / CONFIG} has another {', '.join(other)} than the record of {record.name}: it was edited. Get "
+            f"the folder again, or, where the edit is meant, write {registry.INDEX} beside it again: python -m zoo.hub"
+        )
+    return config | {"arch": record.arch, "args": record.args, "name": record.name}
 
 
 def _fetch(record: Weights, mmap: bool | None) -> dict[str, Tensor]:

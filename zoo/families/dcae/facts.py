@@ -1,4 +1,4 @@
-"""The facts of the deep compression family: sizes, checkpoints of our own, the authors' files."""
+"""The facts of the deep compression family: sizes, the authors' files."""
 
 from dataclasses import replace
 from typing import Any
@@ -76,7 +76,7 @@ def _figures(rfid: float, psnr: float, ssim: float, lpips: float) -> Figures:
     return (("rfid", rfid, ""), ("psnr", psnr, "dB"), ("ssim", ssim, ""), ("lpips", lpips, ""))
 
 
-OFFICIAL = [
+WEIGHTS = [
     *_official("dcae_f32c32.in", "dc-ae-f32c32-in-1.0", 0.3189, IMAGENET, _figures(0.69, 23.85, 0.66, 0.082)),
     *_official("dcae_f32c32.mix", "dc-ae-f32c32-mix-1.0", 0.4552, MIX),
     *_official("dcae_f32c32.in_256px", "dc-ae-f32c32-in-1.0-256px", None, IMAGENET),
@@ -90,55 +90,3 @@ OFFICIAL = [
     *_official("dcae_f32c32_sana.1_1", "dc-ae-f32c32-sana-1.1", 0.41407, SANA, size=512),
     *_official("dcae_f32c32_lite.1_1", "dc-ae-lite-f32c32-sana-1.1", 0.41407, SANA, size=512),
 ]
-
-JPEG = "Tiny-ImageNet validation"
-MEAN = "mean over 10,000 images of 64 px, 256 latent floats each; `zoo eval`"
-
-
-def _own(name: str, recipe: str, sha256: str, size: int, figures: Figures) -> Weights:
-    """What a recipe gave; how long it took and what else is known comes on top."""
-    return Weights(
-        name=name,
-        args={},
-        sha256=sha256,
-        size=size,
-        licence="Apache-2.0",
-        data="zh-plus/tiny-imagenet",
-        data_terms="ImageNet: non-commercial research; two thirds of the training images",
-        metrics=tuple(Metric(n, v, u, JPEG, MEAN) for n, v, u in figures),
-        recipe=recipe,
-        command=f"zoo fit {recipe} --data.source zh-plus/tiny-imagenet --seed_everything 0 --data.seed 0",
-        hardware="cpu (1 core)",
-    )
-
-
-OWN = [
-    replace(
-        _own(
-            "dcae_tiny_f8c4.tiny_imagenet",
-            "dcae/tiny_imagenet_f8_cpu",
-            "258c8726ef44dda2a56f5a1139476308910f5cab37f1503630e04dd649de7a4c",
-            4_494_376,
-            (("psnr", 20.42, "dB"), ("ssim", 0.549, ""), ("l1", 0.0681, "")),
-        ),
-        wall_time="40 min on a shared core",
-        commit="bf3f1202725e8179f12329af4c80053521a0ee22",
-        golden=(0.31794, 0.58185, 0.58804, 0.59833, 0.60434, 0.60088, 0.59894, 0.59268),
-        notes="Phase 1, 2 epochs of 32, L1 alone: what a minute of a GPU would do better. Stored as float16.",
-    ),
-    replace(
-        _own(
-            "dcae_tiny_f32c64.tiny_imagenet",
-            "dcae/tiny_imagenet_f32_cpu",
-            "259f8f52a813e9202f829736e957e8770dcdbbc07ca042beec2d7f6b20b85d21",
-            9_477_488,
-            (("psnr", 19.81, "dB"), ("ssim", 0.506, ""), ("l1", 0.0728, "")),
-        ),
-        wall_time="28 min",
-        commit="576bac6b5a2dc7c31e64345633c49e2b9dac82df",
-        golden=(0.31854, 0.6234, 0.62931, 0.62377, 0.63398, 0.61519, 0.60599, 0.57957),
-        notes="Phase 1, 2 epochs of 32, L1 alone. 2×2 latents of 64 for a 64 px image. Stored as float16.",
-    ),
-]
-
-WEIGHTS = [*OWN, *OFFICIAL]

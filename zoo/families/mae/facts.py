@@ -1,4 +1,4 @@
-"""The facts of the MAE family: sizes, the authors' files, independent retrainings, and checkpoints of our own."""
+"""The facts of the MAE family: sizes, the authors' files, independent retrainings."""
 
 from dataclasses import replace
 
@@ -172,7 +172,7 @@ def _l(epochs: int, size: str = "large") -> str:
     return f"mae_vit-{size}-p16_8xb512-fp16-coslr-{epochs}e_in1k"
 
 
-OFFICIAL = [
+WEIGHTS = [
     *_meta("base", 83.6, 67.8, 83.664, 96.530, ("8cad7c", "1b25e9")),
     *_meta("large", 85.9, 76.0, 85.952, 97.570, ("b8b06e", "51f550")),
     *_meta("huge", 86.9, 77.2, 86.928, 98.088, ("9bdbb0", "2541f2")),
@@ -195,84 +195,6 @@ OFFICIAL = [
     _mmpretrain("large", 1600, f"{_l(1600)}_20220825", "cc7e98c9", 85.7, 75.5),
     _mmpretrain("huge", 1600, f"{_l(1600, 'huge')}_20220916", "ff848775", 86.9, None),
 ]
-
-# Our own, in the package. Small runs on two cores, told as such: the recipe without `_cpu` is the full one.
-
-CIFAR10_STATISTICS = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.2435, 0.2616]}
-SMALL_DECODER = {"decoder_dim": 128, "decoder_depth": 2, "decoder_heads": 4, "decode": 0.5}
-JPEG = "CIFAR-10 (JPEG) test"
-SPRITES = "samples/sprites, 9 actions, held-out characters"
-FROZEN = "the stored float16 weights, frozen; mean patch token; `zoo eval`, training images as bank, "
-NEIGHBOURS = FROZEN + "20 nearest neighbours by cosine, weighted"
-PROBE = FROZEN + "softmax regression fitted to its optimum by L-BFGS, nothing augmented"
-
-
-def _own(name: str, recipe: str, source: str) -> Weights:
-    """What follows from a recipe; what came of it comes on top."""
-    return Weights(
-        name=name,
-        args={},
-        sha256="",
-        size=0,
-        licence="Apache-2.0",
-        data_terms="",
-        metrics=(),
-        recipe=recipe,
-        command=f"zoo fit {recipe} --data.source {source} --seed_everything 0 --data.seed 0",
-        hardware="cpu (2 cores)",
-        commit="a8a766eecd03eca801a29351045654db57d8a1c8",
-    )
-
-
-OWN = [
-    replace(
-        _own("mae_vit_tiny.cifar10", "mae/cifar10_pretrain_cpu", "CIFAR10"),
-        args={"image_size": 32, "patch_size": 4} | SMALL_DECODER | CIFAR10_STATISTICS,
-        sha256="b19eff08b40670c8787fcd44200e12c6ae061fee987010f1403d5171d7952d95",
-        size=11_652_176,
-        data="uoft-cs/cifar10",
-        data_terms="CIFAR-10 (Krizhevsky 2009): research use",
-        metrics=(
-            Metric("linear_probe_accuracy", 58.53, "%", JPEG, PROBE),
-            Metric("knn_accuracy", 47.92, "%", JPEG, NEIGHBOURS),
-        ),
-        wall_time="44 min",
-        golden=(1.21218, 0.27546, -0.12485, -0.13532, 0.32143, -0.13497, -0.15519, 0.32275),
-        notes="20 epochs where the full recipe, mae/cifar10_pretrain, has 2,000. Target norm_pixel. Stored as float16.",
-    ),
-    replace(
-        _own("mae_vit_tiny.tiny_imagenet", "mae/tiny_imagenet_pretrain_cpu", "TINY_IMAGENET"),
-        args={"image_size": 64, "patch_size": 8} | SMALL_DECODER,
-        sha256="fb9fc6672cf1ee50b21a775b9750f40a37f267306ec3ecf29eddedd9e1009d88",
-        size=11_744_632,
-        data="zh-plus/tiny-imagenet",
-        data_terms=IMAGENET,
-        metrics=(
-            Metric("linear_probe_accuracy", 95.22, "%", SPRITES, PROBE),
-            Metric("knn_accuracy", 73.89, "%", SPRITES, NEIGHBOURS),
-        ),
-        wall_time="40 min",
-        golden=(1.08369, -0.35207, -0.02026, 0.45693, -0.33171, -0.01942, 0.39952, -0.30038),
-        notes="12 epochs of two thirds of the training images, where the full recipe, mae/tiny_imagenet_pretrain, has "
-        "more. Target norm_pixel. Stored as float16.",
-    ),
-    replace(
-        _own("mae_vit_tiny_classifier.cifar10", "mae/cifar10_finetune_cpu", "CIFAR10"),
-        args={"image_size": 32, "patch_size": 4, "num_classes": 10} | CIFAR10_STATISTICS,
-        sha256="1fd577b9e5e914476c7ea8c86fb931e75139c8b8e226aceaffabb1fc8d59f705",
-        size=10_739_220,
-        data="uoft-cs/cifar10",
-        data_terms="CIFAR-10 (Krizhevsky 2009): research use",
-        metrics=(Metric("accuracy", 74.87, "%", JPEG, "the stored float16 weights, `zoo eval`, nothing augmented"),),
-        wall_time="33 min",
-        parent="mae_vit_tiny.cifar10",
-        golden=(1.75458, 2.47326, -0.62783, -0.18247, -1.69593, 0.17087, 0.34882, -1.63668),
-        notes="5 epochs where the full recipe, mae/cifar10_finetune, has 200; the same 5 epochs from scratch give "
-        "61.39 %. Stored as float16.",
-    ),
-]
-
-WEIGHTS = [*OWN, *OFFICIAL]
 
 # In its features `zoo eval` compares pictures: it ships, is small, and has seen more kinds of picture than the others.
 REFERENCE = "mae_vit_tiny.tiny_imagenet"

@@ -1,4 +1,4 @@
-"""The facts of the representation autoencoders: sizes, checkpoints of our own, the authors' files."""
+"""The facts of the representation autoencoders: sizes, the authors' files."""
 
 from dataclasses import replace
 from typing import Any
@@ -109,7 +109,7 @@ def _transformer(
 
 
 BASE = "vit_base_patch14_reg4_dinov2.lvd142m"
-OFFICIAL = [
+WEIGHTS = [
     *_decoder(
         "dinov2_small",
         "vit_small_patch14_reg4_dinov2.lvd142m",
@@ -184,77 +184,3 @@ OFFICIAL = [
     ),
     _transformer("ditdh_s.imagenet512", "ImageNet512/DiTDH-S_ep20", "rae_vit_xl.dinov2_base_512", 32),
 ]
-
-JPEG = "Tiny-ImageNet validation"
-MEAN = "mean over 10,000 images of 64 px, 12,288 latent floats each; `zoo eval`"
-
-
-def _own(name: str, recipe: str, sha256: str, size: int, metrics: tuple[Metric, ...]) -> Weights:
-    """What a recipe gave; its command and what else is known comes on top."""
-    return Weights(
-        name=name,
-        args={},
-        sha256=sha256,
-        size=size,
-        licence="Apache-2.0",
-        data="zh-plus/tiny-imagenet",
-        data_terms="ImageNet: non-commercial research; two thirds of the training images",
-        metrics=metrics,
-        recipe=recipe,
-        hardware="cpu (1 core)",
-    )
-
-
-RAE_FIGURES = (("psnr", 23.72, "dB"), ("ssim", 0.795, ""), ("l1", 0.0468, ""))
-OWN = [
-    replace(
-        _own(
-            "rae_mae_vit_tiny.tiny_imagenet",
-            "rae/tiny_imagenet_cpu",
-            "9fa2ddc4a65975d59e12d8877b2c4b6aaa42360ca6107f5c93656238a3d40060",
-            5_643_992,
-            tuple(Metric(n, v, u, JPEG, MEAN) for n, v, u in RAE_FIGURES),
-        ),
-        args={"noise": 0.5, "encoder_hash": "53cf94ddb3536ebb"},
-        command="zoo fit rae/tiny_imagenet_cpu --data.source zh-plus/tiny-imagenet --seed_everything 0 --data.seed 0",
-        wall_time="46 min on a shared core",
-        commit="f3ae755cbdd8b407108d8a3d23ce1b7118ca3b1f",
-        golden=(0.29223, 1.0182, 0.99751, 0.9865, 0.78731, 0.69596, 0.6134, 0.69368),
-        notes="3 epochs of 64, L1 alone, noise τ 0.5, average of the weights. Stored as float16.",
-    ),
-    replace(
-        _own(
-            "ditdh_tiny.tiny_imagenet",
-            "rae/tiny_imagenet_ditdh_cpu",
-            "49fb85d3f41b686d23fe2087c074af1c94bf9ef57bfe130f2e2dd5a53d86c451",
-            10_328_288,
-            (
-                Metric(
-                    "loss", 0.5047, "", JPEG, "flow matching, mean (v̂ - v)² over normalised latents; `zoo fit`'s test"
-                ),
-                Metric(
-                    "frechet_mae_vit_tiny.tiny_imagenet",
-                    1.782,
-                    "",
-                    JPEG,
-                    "not FID; 1,000 images drawn, 50 steps; `zoo eval`",
-                ),
-            ),
-        ),
-        args={
-            "latent_channels": 192,
-            "grid": 8,
-            "num_classes": 200,
-            "autoencoder": "rae_mae_vit_tiny.tiny_imagenet",
-            "autoencoder_hash": "30d426c7a04b073e",
-        },
-        command="zoo latents rae_mae_vit_tiny.tiny_imagenet latents/rae_tiny_imagenet --data zh-plus/tiny-imagenet && "
-        "zoo fit rae/tiny_imagenet_ditdh_cpu --seed_everything 0 --data.seed 0",
-        wall_time="42 min on a shared core",
-        commit="3a6b1d2282d0b9be54a1d4db43b57407bb297a00",
-        parent="rae_mae_vit_tiny.tiny_imagenet",
-        golden=(0.69299, 0.6497, 0.79165, -0.74387, -2.2076, -0.22027, 0.60468, 1.1158),
-        notes="3 epochs of 64: colours and layouts, hardly objects. Stored as float16.",
-    ),
-]
-WEIGHTS = [*OWN, *OFFICIAL]

@@ -1,4 +1,4 @@
-"""The facts of the video family: sizes, the authors' files, and checkpoints of our own."""
+"""The facts of the video family: sizes, the authors' files."""
 
 from dataclasses import replace
 
@@ -335,45 +335,4 @@ META = [
     _slowfast("huge", "k400_pyslowfast", "VIT_H_16x4_MAE_PT_400e_85.1", 85.1),
 ]
 
-OFFICIAL = [*MCG_NJU, *OPENGVLAB, *META]
-
-# Our own, in the package: a small run on one core, told as such.
-
-SPRITES = "sprites, 9 actions, 296 held-out characters"
-FROZEN = (
-    "the stored float16 weights, frozen; mean token; `zoo eval videomae_vit_tiny.sprites sprites`, 9,000 training "
-    "clips as bank, "
-)
-
-OWN = [
-    Weights(
-        name="videomae_vit_tiny.sprites",
-        args={
-            "frames": 8,
-            "image_size": 64,
-            "patch_size": 8,
-            "mask": "tube",
-            "mask_ratio": 0.9,
-            "target": "pixel",
-            "mean": [0.102, 0.086, 0.081],
-            "std": [0.24, 0.217, 0.204],
-        },
-        sha256="8e6b5773c242182db044a7331007ed214b8ccb2e4c9411fa507cf23586672a2b",
-        size=12_145_816,
-        licence="Apache-2.0",
-        data_terms="Liberated Pixel Cup sprites: CC BY-SA 3.0 or GPL 3",
-        metrics=(
-            Metric("linear_probe_accuracy", 100.0, "%", SPRITES, FROZEN + "softmax regression fitted to its optimum"),
-            Metric("knn_accuracy", 100.0, "%", SPRITES, FROZEN + "20 nearest neighbours by cosine, weighted"),
-        ),
-        recipe="videomae/sprites_pretrain_cpu",
-        command="zoo fit videomae/sprites_pretrain_cpu --seed_everything 0 --data.seed 0",
-        hardware="cpu (one core)",
-        wall_time="37 min",
-        commit="bca3414a64bcad9e2fef42d860304aa2e8210576",
-        golden=(0.33484, 0.41266, 0.58408, 0.60566, 0.39295, 0.59617, 0.57494, 0.46686),
-        notes="20 epochs where the full recipe, videomae/sprites_pretrain, has 400. Target pixel. Stored as float16.",
-    ),
-]
-
-WEIGHTS = [*OWN, *OFFICIAL]
+WEIGHTS = [*MCG_NJU, *OPENGVLAB, *META]

@@ -1,4 +1,4 @@
-"""The facts of the vector-quantised family: sizes, checkpoints of our own, the authors' files."""
+"""The facts of the vector-quantised family: sizes, the authors' files."""
 
 from dataclasses import replace
 
@@ -112,7 +112,7 @@ def _amused(size: int) -> Weights:
     )
 
 
-OFFICIAL = [
+WEIGHTS = [
     *_taming(1024, "8088892a516d4e3baf92", "thomwolf/vqgan_imagenet_f16_1024", 7.94),
     *_taming(16384, "a7530b09fed84f80a887", "valhalla/vqgan_imagenet_f16_16384", 4.98),
     _llamagen("llamagen_ds16.in1k", "vq_ds16_c2i.pt", 2.19),
@@ -144,130 +144,3 @@ OFFICIAL = [
         notes="The tokeniser of VQ-Diffusion.",
     ),
 ]
-
-JPEG = "CIFAR-10 (JPEG) test"
-ERROR = "mean squared error over the variance of the test pixels; the authors' example ends at 0.056; `zoo eval`"
-TOGETHER = "of the mean squared error of all images; psnr_of_mse of `zoo eval`"
-SCENES = "rendered scenes, 10,000 unseen draws"
-INFOMEC = "the standalone definition of Hsu et al. 2023; `zoo eval`"
-READ = "by bilinear_d256.mnist, seed 0, `python -m benchmarks.samples`; "
-USED = "share of the codes that the test set makes use of; `zoo eval`"
-
-
-def _own(name: str, recipe: str, source: str) -> Weights:
-    """What follows from a recipe; what came of it comes on top."""
-    return Weights(
-        name=name,
-        args={},
-        sha256="",
-        size=0,
-        licence="Apache-2.0",
-        data_terms="",
-        metrics=(),
-        recipe=recipe,
-        command=f"zoo fit {recipe} --data.source {source} --seed_everything 0 --data.seed 0",
-        hardware="cpu (1 core)",
-    )
-
-
-OWN = [
-    replace(
-        _own("vqvae_conv_small.cifar10", "vq/cifar10", "CIFAR10"),
-        args={
-            "image_size": 32,
-            "codebook_size": 512,
-            "code_dim": 64,
-            "quantizer_args": {"init": "kmeans", "restart": 0.05},
-            "variance": 0.0632,
-        },
-        sha256="51f38c47a52a5ae9020f575ce32d0a4794a31bf905edb091a1170671cf9e1402",
-        size=2_918_197,
-        data="uoft-cs/cifar10",
-        data_terms="CIFAR-10 (Krizhevsky 2009): research use",
-        metrics=(
-            Metric("error", 0.0531, "", JPEG, ERROR),
-            Metric("psnr", 24.79, "dB", JPEG, TOGETHER),
-            Metric("usage", 100, "%", JPEG, USED),
-            Metric("perplexity", 430.2, "", JPEG, "of the codes of the whole test set, 512 at most; `zoo eval`"),
-        ),
-        wall_time="9 min",
-        commit="da7756d9eafb76bd5b376f1ae77a52be6df69f70",
-        golden=(2.1476, 0.60807, 0.61253, 0.6238, 0.58744, 0.54457, 0.48782, 0.47808),
-        notes="10,000 steps of 32, as in the authors' example: 8×8 codes of 9 bits, 576 bits an image.",
-    ),
-    replace(
-        _own("vqvae_conv_small.mnist", "vq/mnist", "MNIST"),
-        args={
-            "image_size": 28,
-            "channels": 1,
-            "width": 64,
-            "codebook_size": 128,
-            "code_dim": 32,
-            "quantizer_args": {"init": "kmeans", "restart": 0.05},
-            "variance": 0.0949,
-        },
-        sha256="90740e5d5a38915b90283f16cdda473e0f50a7b9254743fdb08e10c03c5d8824",
-        size=862_317,
-        data="ylecun/mnist",
-        data_terms="CC BY-SA 3.0",
-        metrics=(
-            Metric("error", 0.0283, "", "MNIST test", "mean squared error over the variance of the pixels; `zoo eval`"),
-            Metric("psnr", 25.64, "dB", "MNIST test", TOGETHER),
-            Metric("usage", 100, "%", "MNIST test", USED),
-            Metric("perplexity", 83.4, "", "MNIST test", "of the codes of the whole test set, 128 at most; `zoo eval`"),
-        ),
-        wall_time="7 min",
-        commit="f73728aaf7332e8f1cbaf226eca490087dbb9764",
-        golden=(1.86804, 0.2071, 0.08456, 0.14439, 0.15326, 0.13395, 0.21641, 0.14191),
-        notes="7×7 codes of 7 bits, 343 bits an image: the tokeniser of vqprior_tiny.mnist.",
-    ),
-    replace(
-        _own("vqprior_tiny.mnist", "vq/mnist_prior", "MNIST"),
-        args={
-            "image_size": [28, 28],
-            "channels": 1,
-            "grid": [7, 7],
-            "codebook_size": 128,
-            "num_classes": 10,
-            "tokenizer": "vqvae_conv_small.mnist",
-            "tokenizer_hash": "af59a2f84cd6ec93",
-            "dim": 128,
-            "depth": 4,
-            "heads": 4,
-            "dropout": 0.1,
-        },
-        sha256="9782a00543ff5791a1dc91d01a7e0f912152b51b505570748ab0f357536469f4",
-        size=3_339_856,
-        data="ylecun/mnist",
-        data_terms="CC BY-SA 3.0",
-        metrics=(
-            Metric("nats", 1.962, "a code", "MNIST test", "given the class; 138.7 bits an image; `zoo eval`"),
-            Metric("read_as_asked", 87.6, "%", "1,000 drawn digits", READ + "temperature 1, no guidance"),
-            Metric("read_as_asked_guided", 99.1, "%", "1,000 drawn digits", READ + "temperature 1, guidance 2"),
-        ),
-        wall_time="20 min",
-        commit="9a26d368b8285dcdef4d19ac24c05b7c887a6017",
-        golden=(8.84373, -2.62277, -5.01335, -3.69812, -1.03868, 3.75572, -1.04363, 1.44515),
-        notes="4 epochs. Draws through vqvae_conv_small.mnist, which it loads by name and knows by hash.",
-    ),
-    replace(
-        _own("qlae_conv.rendered", "vq/qlae_rendered_cpu", "rendered"),
-        args={"image_size": 32, "width": 8, "latents": 14},
-        sha256="b538df2faf8904c89ecb27301c7c972634a1ccde95b9ce8d03fc080266c3b6b8",
-        size=3_001_872,
-        data_terms="rendered by this package, Apache-2.0",
-        metrics=(
-            Metric("infom", 0.567, "", SCENES, INFOMEC),
-            Metric("infoe", 0.608, "", SCENES, INFOMEC),
-            Metric("infoc", 0.184, "", SCENES, INFOMEC),
-            Metric("psnr", 27.83, "dB", SCENES, TOGETHER),
-        ),
-        wall_time="14 min",
-        commit="7a5594da69815131c9e83150c70d9d31fb0b2ea3",
-        golden=(0.86319, 0.44782, 0.45254, 0.45291, 0.45372, 0.45302, 0.45314, 0.45317),
-        notes="10,000 steps of 64 at 32 px and a quarter of the width, where the authors take 200,000 of 128: "
-        "position and colours have latents of their own, shapes are still discs.",
-    ),
-]
-
-WEIGHTS = [*OWN, *OFFICIAL]

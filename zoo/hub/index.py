@@ -1,0 +1,23 @@
+"""The index of a folder of checkpoints, its records in one file: what `zoo ls` and `zoo info` read."""
+
+import json
+from pathlib import Path
+
+from zoo import registry
+
+
+def text(folder: Path) -> str:
+    """What the index of a folder should say: each checkpoint's config.json as far as it is a record.
+
+    Raises:
+        ValueError: as `registry.read_records`'.
+    """
+    told = {record.name: registry.plain(record) for record in registry.read_records(folder)}
+    for record in told.values():
+        del record["name"]
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+
+
+def refresh() -> dict[Path, str]:
+    """What the house's index should say, by file."""
+    return {Path("zoo", "checkpoints", registry.INDEX): text(registry.HOUSE / "checkpoints")}
