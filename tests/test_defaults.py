@@ -160,7 +160,12 @@ def test_an_autoencoder_of_images_whose_latent_is_a_vector(shape, keep):
     assert found["images"] == 32
     x, _ = data(shape)[0]
     error = (net.reconstruct(x) - x).square().mean((1, 2, 3))
-    assert found["psnr"] == pytest.approx((-10 * error.log10()).mean().item(), abs=1e-4)
+    each = -10 * error.log10()  # (B,)
+    assert found["psnr"] == pytest.approx(each.mean().item(), abs=1e-4)
+    spread = 1.96 * each.std().item() / len(each) ** 0.5
+    assert found["psnr_interval"] == pytest.approx([each.mean().item() + s * spread for s in (-1, 1)], abs=1e-3)
+    assert found["l1_interval"][0] < found["l1"] < found["l1_interval"][1]
+    assert "psnr_interval" not in defaults.evaluate(net, [(x[:1], torch.zeros(1))])  # one sample has no deviation
     drawn = defaults.explain(net, x[:3], ["x", "y", "z"], [])
     assert len(drawn.axes) == 12
     assert drawn.axes[9].get_ylabel() == f"{keep} numbers"

@@ -1,4 +1,4 @@
-"""How far a share of counted samples may be from the true one."""
+"""How far a share of counted samples, or a mean over samples, may be from the true one."""
 
 NORMAL = 1.959963984540054  # 97.5 % of a normal distribution lie below
 
@@ -17,6 +17,19 @@ def wilson(correct: int, count: int) -> tuple[float, float]:
     middle, spread = p + z * z / (2 * count), z * (p * (1 - p) / count + (z / (2 * count)) ** 2) ** 0.5
     low, high = ((middle + sign * spread) / (1 + z * z / count) for sign in (-1, 1))
     return (low if correct else 0.0), (high if correct < count else 1.0)  # these two are exact, and not rounded past
+
+
+def mean_interval(total: float, squares: float, count: int) -> list[float]:
+    """The 95 % interval of a mean over samples, of their sum and the sum of their squares: `m ± z s / √n`.
+
+    Raises:
+        ValueError: fewer than two samples, which have no deviation.
+    """
+    if count < 2:
+        raise ValueError(f"{count} samples: a deviation is of at least two")
+    middle = total / count
+    spread = NORMAL * (max(squares / count - middle * middle, 0.0) / (count - 1)) ** 0.5
+    return [middle - spread, middle + spread]
 
 
 def share(name: str, correct: int, count: int) -> dict[str, float | list[float]]:

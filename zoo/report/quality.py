@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.metrics.images import psnr
+from zoo.metrics.intervals import mean_interval
 from zoo.metrics.precise import double, exactly, single
 from zoo.nn.frozen import weights_are_random
 from zoo.nn.protocols import HasCodes, Input, Model
@@ -31,6 +32,7 @@ class Quality:
     def __init__(self, takes: Input, total: int | None = None):
         self.takes, self.count = takes, 0
         self.sums: dict[str, float] = {}
+        self.squares: dict[str, float] = {}  # of figures that are known of each sample
         self.first = self.second = torch.zeros((), dtype=torch.float64)  # sums of numbers and of their squares
         self.notes: dict[str, str] = {}  # figure → why there is none
         self.perceptual: adversarial.Perceptual | None = None
@@ -94,8 +96,12 @@ class Quality:
 
         Of other samples, `mse` is the mean squared error and `explained` 1 minus its share of the variance of each
         number.
+
+        `psnr`, `l1` and `mse` each have an interval of 95 % beside them, `psnr_interval`, [low, high].
         """
         figures: dict[str, Any] = {k: v / self.count for k, v in self.sums.items()}
+        if self.count > 1:
+            figures |= {f"{k}_interval": mean_interval(self.sums[k], v, self.count) for k, v in self.squares.items()}
         if self.takes.kind not in PICTORIAL:
             variance = (self.second / self.count - (self.first / self.count).square()).mean().item()
             return figures | {"explained": 1 - figures["mse"] / max(variance, 1e-12)}
@@ -110,6 +116,8 @@ class Quality:
 
     def _add(self, name: str, values: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + values.sum().item()
+        if values.ndim:  # one of each sample
+            self.squares[name] = self.squares.get(name, 0.0) + double(values).square().sum().item()
 
 
 class Bottleneck:
