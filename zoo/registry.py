@@ -68,6 +68,29 @@ class Metric:
     unit: str  # "%", "dB", …
     data: str  # the data set and split it was measured on
     protocol: str  # what was done, in one sentence
+    split: str = ""  # of the data, where those are named without it
+    images: int | None = None  # samples it was measured on
+    interval: tuple[float, float] | None = None  # 95 %, of these samples
+    seeds: tuple[int, ...] = ()  # of the runs: the first one's is the value, mean and range are of all
+    mean: float | None = None
+    range: tuple[float, float] | None = None
+    commit: str | None = None  # of this repository, that measured it
+
+    def __str__(self) -> str:
+        """The figure with its unit, its interval, and what other seeds came to."""
+        said = f"{self.value:g} {self.unit}".strip()
+        if self.interval is not None:
+            said += f" [{self.interval[0]:g}, {self.interval[1]:g}]"
+        if self.mean is not None and self.range is not None:
+            seeds = ", ".join(map(str, self.seeds))
+            said += f", mean {self.mean:g} ({self.range[0]:g} to {self.range[1]:g}) of seeds {seeds}"
+        return said
+
+    @property
+    def where(self) -> str:
+        """The data, the split and the number of samples, as far as they are known."""
+        count = "" if self.images is None else f" ({self.images:,})"
+        return f"{self.data}, {self.split} split{count}" if self.split else f"{self.data}{count}"
 
 
 @dataclass(frozen=True)
@@ -135,16 +158,29 @@ class Weights:
 
 
 def record_of(config: Mapping[str, Any]) -> Weights | None:
-    """The record that a checkpoint folder's config.json is; None of what was saved or exported, which has no terms."""
+    """The record that a checkpoint folder's config.json is; None of what was saved or exported, which has no terms.
+
+    Raises:
+        ValueError: it lacks something, or has something of another type.
+    """
     if not {"name", "licence", "data_terms"} <= config.keys():
         return None
-    return _record({key: config[key] for key in RECORDED if key in config} | config["weights"])
+    try:
+        return _record({key: config[key] for key in RECORDED if key in config} | config["weights"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"the record of {config['name']} is not whole: {_said(error)}") from error
 
 
 def _record(told: Mapping[str, Any]) -> Weights:
     """A record, of what JSON says of it."""
-    metrics = tuple(Metric(**metric) for metric in told["metrics"])
-    return Weights(**{**told, "metrics": metrics, "golden": tuple(told.get("golden", ()))})
+    read: dict[str, Any] = {"metrics": tuple(map(metric_of, told["metrics"])), "golden": tuple(told.get("golden", ()))}
+    return Weights(**{**told, **read})
+
+
+def metric_of(told: Mapping[str, Any]) -> Metric:
+    """A figure, of what JSON says of it."""
+    read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
+    return Metric(**read)
 
 
 def plain(said: Metric | Weights) -> dict[str, Any]:
@@ -184,7 +220,7 @@ def read_records(folder: Path) -> tuple[Weights, ...]:
     for path in sorted(folder.glob("[!.]*/config.json")):
         try:
             record = record_of(json.loads(path.read_text(encoding="utf-8")))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, ValueError) as error:
             raise ValueError(f"{path} is no record ({_said(error)})") from error
         if record is not None and record.name != path.parent.name:
             raise ValueError(f"{path} says that it is {record.name}; a checkpoint's folder is named as it is")
@@ -327,11 +363,14 @@ def _read(family: Family) -> Facts:
     order = {arch: place for place, arch in enumerate(module.ARCHS)}
     own = [w for w in shipped(family.checkpoints) if w.arch in order or not family.ours]  # the house's share a folder
     own.sort(key=lambda w: (order.get(w.arch, len(order)), w.tag))
+    others = tuple(getattr(module, "WEIGHTS", ()))
+    if twice := {w.name for w in own} & {w.name for w in others}:
+        raise ValueError(f"{min(twice)} is recorded twice: by its config.json and in facts.py, where it is to go")
     return Facts(
         dict(module.ARCHS),
         module.TITLE,
         module.PAPER,
-        (*own, *getattr(module, "WEIGHTS", ())),
+        (*own, *others),
         getattr(module, "STARTS", {}),
         dict(getattr(module, "PUBLIC", {})),
         getattr(module, "PICTURE", None),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import registry
-from zoo.hub.files import CARD, read_config
+from zoo.hub.files import CARD, PICTURE, read_config
 from zoo.hub.make import model_class
 from zoo.hub.places import embedded_folder
 from zoo.nn.protocols import PIXELS, Classifies, HasFeatures, Input, Samples, can
@@ -76,15 +76,15 @@ def folder_card(config: dict[str, Any]) -> str:
     """A Hub model card for a checkpoint folder: front matter with evaluation results, then `card.md` and the facts.
 
     Args:
-        config: the folder's config.json; where it names a record, the record's facts are told too.
+        config: the folder's config.json; where it is a record, or names one, the record's facts are told too.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
     arch = config["arch"]
     family = registry.family_of(arch)
     facts = registry.facts(family)
-    record = registry.records().get(config.get("name", ""))
-    metrics = record.metrics if record else tuple(Metric(**m) for m in config.get("metrics", ()))
+    record = registry.record_of(config) or registry.records().get(config.get("name", ""))
+    metrics = record.metrics if record else tuple(map(registry.metric_of, config.get("metrics", ())))
     trained = config.get("trained") or {}
     title = record.name if record else arch
     data = record.data if record else _hub_id(trained.get("data"))
@@ -101,7 +101,7 @@ def folder_card(config: dict[str, Any]) -> str:
                 task_type=task(arch),
                 dataset_type=m.data if record else data or "imagefolder",
                 dataset_name=m.data,
-                dataset_split=SPLITS.get(split, split) or None,
+                dataset_split=SPLITS.get(split, split) or SPLITS.get(m.split, m.split) or None,
                 metric_type=TYPES.get(kind, kind),
                 metric_value=m.value,
                 metric_name=m.name,
@@ -116,6 +116,7 @@ def folder_card(config: dict[str, Any]) -> str:
         f"---\n{front.to_yaml()}\n---",
         f"# {title}",
         f"{registry.summary(arch)}. {facts.paper}.{_made_with(config['args'])}",
+        *([f"![What `zoo show` draws of it]({PICTURE})"] if config.get("picture") == PICTURE else []),
         f"```python\n{snippet(config)}\n```",
         _warning(family),
     ]
@@ -239,7 +240,7 @@ def _facts(w: Weights) -> list[tuple[str, str]]:
 
 
 def _metric_row(m: Metric) -> tuple[str, ...]:
-    return m.name, f"{m.value:g} {m.unit}".strip(), m.data, m.protocol
+    return m.name, str(m), m.where, m.protocol
 
 
 def _made_with(args: dict[str, Any]) -> str:

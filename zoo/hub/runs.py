@@ -11,6 +11,8 @@ from zoo.hub.card import data_name, describe_input
 from zoo.nn.protocols import Network
 from zoo.recipe import differing, flat, list_recipes, newest_run, read_yaml, recipe_path
 
+CHOSEN = "there was no test set, and the weights may have been chosen by this figure"
+
 
 def told(ckpt: Path, model: Network) -> dict[str, Any]:
     """What config.json tells of a run: how it was trained, and its figures; no place of this machine."""
@@ -37,9 +39,9 @@ def told(ckpt: Path, model: Network) -> dict[str, Any]:
     data = f"{data_name(trained, config)}, {split} split{f' ({count:,})' if count else ''}"
     protocol = f"`zoo fit`, {f'`{name}`' if known else 'a recipe of one’s own'}, seed {measured.get('seed', '?')}"
     if split != "test":
-        protocol += "; there was no test set, and the weights may have been chosen by this figure"
+        protocol += f"; {CHOSEN}"
     metrics = [
-        vars(_metric(key, value, data, protocol))
+        registry.plain(_metric(key, value, data, protocol))
         for key, value in measured.get("metrics", {}).items()
         if key.startswith(f"{split}/") and isinstance(value, int | float) and math.isfinite(value)
     ]
