@@ -170,7 +170,7 @@ def test_a_model_that_needs_another_of_this_machine_is_not_published(own, tmp_pa
     with pytest.raises(
         ValueError, match=r"bilinear_d64 needs its autoencoder, .*/run, which nobody else has; push that"
     ):
-        zoo.hub.give._refuse_private(tmp_path, config, {})
+        zoo.hub.give.refuse_private(config, {})
 
 
 def test_a_run_from_before_its_data_were_noted_tells_only_data_of_the_shipped_recipe(own, tmp_path):

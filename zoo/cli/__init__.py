@@ -37,6 +37,8 @@ zoo similar FEATURES PICTURE… -o FILE.png [--count 8] [--json]
                                     the nearest of what was embedded, as a picture and a table
 zoo codes MODEL SOURCE… -o OUT.parquet|.npy
                                     the codes of each picture, where latents are discrete
+zoo release RUN [RUN …] ARCH.TAG [-o FOLDER] [--licence ID]
+                                    weights that stand: the first run's, mean and range of all, config.json the record
 zoo export RUN|CKPT|NAME -o FOLDER [--to safetensors|timm|diffusers|onnx] [--half] [--licence ID]
 zoo push RUN|FOLDER|NAME ORG/NAME [--licence ID] [-o FOLDER]
                                     publish on the Hugging Face Hub, or write what would be published
@@ -126,6 +128,7 @@ VERBS: dict[str, Callable[[list[str]], int | None]] = {
     "embed": applying.embed,
     "similar": applying.similar,
     "codes": applying.codes,
+    "release": giving.release,
     "export": giving.export,
     "push": giving.push,
     "verify": pinning.verify,

@@ -5,7 +5,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from zoo.cli.flags import MODEL, PICTURES, check_output, check_place, new_parser
 
 RUNS = Path("runs")
 EMPTY: tuple[Any, ...] = (None, False, (), [], {}, "")  # what `zoo info` leaves out
-METRIC = {"name", "value", "unit", "data", "protocol"}
+METRIC = {"name", "value", "unit", "data", "protocol"}  # what a figure is not told without
+FIGURE = {field.name for field in fields(registry.Metric)}
 
 
 def ls(argv: list[str]) -> None:
@@ -120,12 +121,16 @@ def info(argv: list[str]) -> None:
         print(json.dumps(_finite(row), ensure_ascii=False))
         return
     metrics, commands = row.pop("metrics", ()), row.pop("next", ())
+    if isinstance(row.get("trained"), dict):  # what the recipe stated is there for `stale`
+        row["trained"] = {key: value for key, value in row["trained"].items() if key != "stated"}
     row = {key: value for key, value in (_in_words(row) if "run" in row else row).items() if value not in EMPTY}
     width = max(11, *map(len, row))
     for key, value in row.items():
         print(f"{key:<{width}} {_line(key, value)}")
-    for m in metrics:
-        print(f"{'metric':<{width}} {m['name']} {m['value']:g} {m['unit']} on {m['data']}: {m['protocol']}")
+    for m in map(registry.metric_of, metrics):
+        at = f", at commit {m.commit[:12]}" if m.commit else ""
+        mark = " (stale)" if str(row.get("stale", "")).startswith("yes") else ""
+        print(f"{'metric':<{width}} {m.name} {m} on {m.where}: {m.protocol}{at}{mark}")
     for command in commands:
         print(f"{'next':<{width}} {command}")
 
@@ -151,7 +156,8 @@ def _about(name: str) -> dict[str, Any]:
         return _about_arch(name)
     if name in registry.records():
         record = registry.weights_info(name)
-        return asdict(record) | {"classes": record.classes, "next": _uses(name)}
+        stale = _stale(json.loads((record.folder / "config.json").read_text("utf-8"))) if record.embedded else None
+        return asdict(record) | {"classes": record.classes, "stale": stale, "next": _uses(name)}
     if name in recipe.list_recipes() or place.suffix in (".yaml", ".yml"):
         return _about_recipe(name)
     if name.startswith("hf://"):
@@ -282,22 +288,38 @@ def _about_folder(folder: Path, name: str) -> dict[str, Any]:
         arch, args, weights = config["arch"], config["args"], config["weights"]
         row = {"folder": name, "arch": arch, "family": registry.archs().get(arch), "args": args}
         row |= {"sha256": weights["sha256"], "size": weights["size"]}
+        record = registry.record_of(config) or registry.records().get(config.get("name") or "")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{name} holds no checkpoint of the zoo ({' '.join(str(error).split())} in config.json); of somebody "
             f"else's: zoo convert {name} ARCH -o FOLDER"
         ) from error
-    record = registry.records().get(config.get("name") or "")
     row |= {key: config.get(key) for key in ("input", "classes", "parent", "trained", "version")}
     if not row["family"]:
         row["summary"] = "no family that is installed has this arch"
     elif not args:  # else input and classes tell more
         row["summary"] = registry.summary(arch)
     row["licence"] = config.get("licence") or (record.licence if record else "unknown")
-    row["metrics"] = [m for m in config.get("metrics") or () if isinstance(m, dict) and m.keys() >= METRIC]
+    row["stale"] = _stale(config) if record else None
+    told = [m for m in config.get("metrics") or () if isinstance(m, dict) and m.keys() >= METRIC]
+    row["metrics"] = [{key: value for key, value in m.items() if key in FIGURE} for m in told]
     return row | {
         "next": _uses(name, " PICTURES") + ([] if name.startswith("hf://") else [f"zoo push {name} ORG/NAME"])
     }
+
+
+def _stale(config: dict[str, Any]) -> str:
+    """Whether the recipe of weights says something else today than it did, in words."""
+    trained = config.get("trained")
+    name, stated = (trained.get("recipe"), trained.get("stated")) if isinstance(trained, dict) else (None, None)
+    if not isinstance(name, str) or not isinstance(stated, dict):
+        return "not known: the record keeps no recipe to compare with today's"
+    try:
+        today = recipe.flat(recipe.read_yaml(recipe.recipe_path(name)))
+    except (OSError, ValueError):
+        return f"yes: there is no recipe {name} today"
+    other = [k for k in {**stated, **today} if stated.get(k, ...) != today.get(k, ...) and not k.startswith("expect")]
+    return f"yes: {name} has another {', '.join(other)} today" if other else f"no: {name} says today what it said then"
 
 
 def _uses(name: str, source: str = "") -> list[str]:

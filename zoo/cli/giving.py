@@ -1,4 +1,4 @@
-"""`zoo export`, `zoo push`, `zoo convert`: models in and out."""
+"""`zoo release`, `zoo export`, `zoo push`, `zoo convert`: models in and out."""
 
 import argparse
 import json
@@ -9,11 +9,27 @@ from zoo.cli.flags import MODEL, check_folder, folder_flags, new_parser, output_
 
 LICENCE = "of the weights, SPDX's identifier or the Hub's, apache-2.0; without it the card says: unknown"
 WRITES = {  # format -> files of an export
-    "safetensors": {"config.json", "model.safetensors", "README.md"},
+    "safetensors": {"config.json", "model.safetensors", "README.md", "picture.png"},
     "timm": {"model.safetensors"},
     "diffusers": {"config.json", "diffusion_pytorch_model.safetensors"},
     "onnx": {"model.onnx"},
 }
+
+
+def release(argv: list[str]) -> None:
+    parser = new_parser("release", "Runs → weights of a name that stands: the first one's, with mean and range of all.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="of one recipe, each of another seed")
+    parser.add_argument("name", metavar="ARCH.TAG", help="the arch of the runs, and a new tag")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="instead of among the family's checkpoints")
+    parser.add_argument("--force", action="store_true", help="replace an export that lies there; never a name")
+    parser.add_argument("--licence", metavar="ID", help=LICENCE)
+    args = parser.parse_intermixed_args(argv)
+    from zoo.report import release
+
+    folder = release.destination(args.name, args.output)
+    check_folder(folder, args.force, _foreign)
+    released = release.release(args.runs, args.name, folder, args.licence)
+    print("\n".join([*released.said, str(released.folder)]))
 
 
 def export(argv: list[str]) -> None:

@@ -8,6 +8,7 @@ from zoo.hub.doors import create, load
 from zoo.hub.files import (
     CARD,
     CONFIG,
+    PICTURE,
     WEIGHTS,
     hash_file,
     read_checkpoint,
@@ -24,6 +25,7 @@ from zoo.hub.places import embedded_folder
 __all__ = [
     "CARD",
     "CONFIG",
+    "PICTURE",
     "WEIGHTS",
     "build",
     "convert",

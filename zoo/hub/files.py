@@ -22,6 +22,7 @@ from torch import Tensor
 from zoo import registry
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+PICTURE = "picture.png"  # of a release, what `zoo show` draws of it
 CONFIG_BYTES = 2**24  # a thousand class names are 20 kB
 IN_MEMORY = 2**30  # bytes of a safetensors file up to which it is read; a larger one is mapped
 DTYPES = {
@@ -214,6 +215,9 @@ def check_made(config: Any) -> None:
         raise TypeError("classes are no list of names")
     if not all(isinstance(config.get(key) or "", str) for key in ("name", "parent", "distribution")):
         raise TypeError("name, parent or distribution is of the wrong type")
+    golden = config.get("golden", [])
+    if not (isinstance(golden, list) and all(isinstance(number, int | float) for number in golden)):
+        raise TypeError("golden is no list of numbers")
     if not isinstance(config.get("crop_pct", 1.0), int | float):
         raise TypeError("crop_pct is no number")
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +17,9 @@ from zoo.hub import runs
 from zoo.hub.card import PLACEHOLDER, describe_input, folder_card
 from zoo.hub.card import licence as known_licence
 from zoo.hub.doors import load
-from zoo.hub.files import CARD, CONFIG, WEIGHTS, hash_file, read_config, write_aside
-from zoo.hub.make import TORCHS, build, misfits
-from zoo.hub.places import embedded_folder, is_place
+from zoo.hub.files import CARD, CONFIG, PICTURE, WEIGHTS, hash_file, read_config, write_aside
+from zoo.hub.make import TORCHS, build, fill, misfits
+from zoo.hub.places import embedded_folder, is_place, open_source
 from zoo.nn.frozen import Frozen
 from zoo.nn.protocols import Classifies, HasFeatures, HasLatents, Network, Reconstructs
 from zoo.recipe import newest_run
@@ -39,7 +40,7 @@ def save(model: nn.Module, folder: str | Path, metrics: tuple[registry.Metric, .
             names of other classes than it has.
         OSError: the folder cannot be written; an earlier checkpoint in it is untouched.
     """
-    return _save(model, Path(folder), {"metrics": [vars(m) for m in metrics]})
+    return _save(model, Path(folder), {"metrics": [registry.plain(m) for m in metrics]})
 
 
 def _save(model: nn.Module, folder: Path, more: dict[str, Any]) -> Path:
@@ -141,12 +142,13 @@ def push(folder: str | Path, repo: str, dry_run: str | Path | None = None, licen
         _check_names(load(str(source)))  # what does not load, or answers no `zoo predict`, is not published
         config = read_config(source)
         files: dict[str, Path | bytes] = {WEIGHTS: source / WEIGHTS}
+        files |= {PICTURE: source / PICTURE} if config.get("picture") == PICTURE else {}
         if config | stated != config:
             files[CONFIG] = (json.dumps(config | stated, indent=2, ensure_ascii=False) + "\n").encode()
         else:
             files[CONFIG] = source / CONFIG
         files[CARD] = _published_card(source, repo, licence).encode()
-        _refuse_private(source, config, files)
+        refuse_private(config, files)
         if dry_run is not None:
             Path(dry_run).mkdir(parents=True, exist_ok=True)
             with write_aside(Path(dry_run)) as aside:
@@ -191,7 +193,7 @@ def _pushed(given: str | Path, made: Path) -> Path:
         raise ValueError(f"{given} is on the Hub already; give a run, a checkpoint folder or a name")
     if newest_run(source) is not None or source.suffix == ".ckpt":
         return export(source, made)
-    for file in (source / f for f in (CONFIG, WEIGHTS, CARD)):
+    for file in (source / f for f in (CONFIG, WEIGHTS, CARD, PICTURE)):
         if not file.resolve().is_relative_to(source.resolve()):
             raise ValueError(
                 f"{file} is a link to {file.resolve()}, only files of the folder are published; if all may see that "
@@ -215,7 +217,7 @@ def _published_card(source: Path, repo: str, licence: str | None) -> str:
     return str(card)
 
 
-def _refuse_private(source: Path, config: dict[str, Any], files: dict[str, Path | bytes]) -> None:
+def refuse_private(config: dict[str, Any], files: Mapping[str, Path | bytes]) -> None:
     """Raise where what is to be published needs a place of this machine, or tells of one."""
     for key, value in config["args"].items():
         if isinstance(value, str) and is_place(value) and Path(value).exists():
@@ -232,17 +234,18 @@ def _refuse_private(source: Path, config: dict[str, Any], files: dict[str, Path 
 
 
 def verify(name: str) -> dict[str, Any]:
-    """Hash the file, load it strictly, and compare the golden outputs of its record.
+    """Hash the file, load it strictly, and compare the golden outputs of its record, wherever that lies.
 
     Raises:
         ValueError: what does not hold.
     """
-    model = load(name)
+    source = open_source(name)
+    model = fill(source, {}).eval()
     result: dict[str, Any] = {"name": name, "sha256": "ok", "strict": "ok"}
-    golden = registry.records()[name].golden if name in registry.records() else ()
-    if golden:
+    if golden := source.config.get("golden"):
         out = golden_output(model)
-        if not torch.allclose(out, torch.tensor(golden), rtol=1e-4, atol=1e-4):
+        expected = torch.tensor(golden, dtype=out.dtype)
+        if out.shape != expected.shape or not torch.allclose(out, expected, rtol=1e-4, atol=1e-4):
             raise ValueError(f"{name} gives {out.tolist()} on the golden input, its record says {list(golden)}")
         result["golden"] = "ok"
     return result

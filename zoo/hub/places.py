@@ -82,7 +82,8 @@ def _shipped_config(record: Weights) -> dict[str, Any]:
             f"{folder / CONFIG} has another {', '.join(other)} than the record of {record.name}: it was edited. Get "
             f"the folder again, or, where the edit is meant, write {registry.INDEX} beside it again: python -m zoo.hub"
         )
-    return config | {"arch": record.arch, "args": record.args, "name": record.name}
+    own = {"arch": record.arch, "args": record.args, "name": record.name, "golden": list(record.golden)}
+    return config | own
 
 
 def _fetch(record: Weights, mmap: bool | None) -> dict[str, Tensor]:

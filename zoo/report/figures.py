@@ -40,6 +40,7 @@ def evaluate(
     device: str = "auto",
     precision: str = "32",
     output: Path | None = None,
+    run: str | Path | None = None,
 ) -> dict[str, Any]:
     """The figures of a model on a test set, with what they were measured on.
 
@@ -57,6 +58,7 @@ def evaluate(
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:N", "mps".
         precision: of the model, "32", "bf16" or "16"; figures are computed in 32 bits or more.
         output: a folder for figures.json, and of a classifier for confusion.png and worst.png.
+        run: without a source, whose own data are taken: those of the run that `name` was made of, by default `name`.
 
     Returns:
         Figures by name; `notes` say why one is None.
@@ -87,7 +89,7 @@ def measured(
     check_least(1, batch_size=batch_size)
     model = hub.load(name)
     about = subject(model)
-    own = None if source else datamodule(Path(name), about)
+    own = None if source else datamodule(Path(run or name), about)
     if own is not None and settle(about, reading):
         raise ValueError(
             f"{', '.join(settle(about, reading))}: the data of {name} is read as its recipe says; leave it out"

@@ -360,7 +360,7 @@ def _write_down(run: Path, cli: LightningCLI, name: str) -> None:
             "data": _about(cli.datamodule),
             "commands": [*earlier.get("commands", ()), redact(" ".join(["zoo", *sys.argv[1:]]))],
             "zoo": __version__,
-            "commit": _commit(),
+            "commit": commit(),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
@@ -385,7 +385,7 @@ def _about(data: L.LightningDataModule) -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of this checkout, with -dirty where files differ; None in an installed package."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
