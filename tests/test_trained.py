@@ -167,7 +167,7 @@ def test_what_a_run_held_out_is_not_known_once_its_folder_has_changed(tmp_path, 
     assert found["trained_on"] is None
     assert found["notes"]["trained_on"].startswith(f"unknown: {folder} holds other samples")
     with pytest.raises(ValueError, match=r"holds other samples .*; name what it is measured on: zoo eval .* SOURCE"):
-        figures._own(str(place), zoo.create("bilinear_d64", channels=3, image_size=8), again)
+        figures._own(str(place), place, zoo.create("bilinear_d64", channels=3, image_size=8), again)
     shutil.rmtree(folder)
     with pytest.raises(ValueError, match=rf"no folder {folder}.*; name what it is measured on: zoo eval .* SOURCE"):
-        figures._own(str(place), zoo.create("bilinear_d64", channels=3, image_size=8), datamodule(place))
+        figures._own(str(place), place, zoo.create("bilinear_d64", channels=3, image_size=8), datamodule(place))

@@ -27,7 +27,7 @@ def release(argv: list[str]) -> None:
     from zoo.report import release
 
     folder = release.destination(args.name, args.output)
-    check_folder(folder, args.force, _foreign)
+    check_folder(folder, args.force, foreign_checkpoint)
     released = release.release(args.runs, args.name, folder, args.licence)
     print("\n".join([*released.said, str(released.folder)]))
 

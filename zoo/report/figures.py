@@ -67,7 +67,7 @@ def evaluate(
         ValueError: classes that the model does not know; a model that names none, unless by_number or class_map.
     """
     figures, pictures = measured(
-        name, source, batch_size, class_map, by_number, reading, device, precision, drawn=output is not None
+        name, source, batch_size, class_map, by_number, reading, device, precision, output is not None, run
     )
     if output is not None:
         keep(figures, pictures, output)
@@ -84,18 +84,20 @@ def measured(
     device: str = "auto",
     precision: str = "32",
     drawn: bool = False,
+    run: str | Path | None = None,
 ) -> tuple[dict[str, Any], dict[str, Figure]]:
     """As `evaluate`, and nothing is written: figures, and with `drawn` of a classifier its pictures by their file."""
     check_least(1, batch_size=batch_size)
     model = hub.load(name)
     about = subject(model)
-    own = None if source else datamodule(Path(run or name), about)
+    place = Path(run or name)
+    own = None if source else datamodule(place, about)
     if own is not None and settle(about, reading):
         raise ValueError(
             f"{', '.join(settle(about, reading))}: the data of {name} is read as its recipe says; leave it out"
         )
     given = own or source or sample(model)
-    data = opened(model, given, reading) if own is None else _own(name, model, own)
+    data = opened(model, given, reading) if own is None else _own(name, place, model, own)
     batch_size, split = batch_size or KINDS[about.kind].batch_size, shown_split(data)
     called = getattr(data, "said", None) or (given if own is None else data.hparams.get("source", type(own).__name__))
     figures: dict[str, Any] = {"name": name, "data": called, "split": serves(data, split)}
@@ -130,7 +132,7 @@ def keep(figures: Mapping[str, Any], pictures: Mapping[str, Figure], folder: Pat
         (folder / file).unlink(missing_ok=True)
 
 
-def _own(name: str, model: Network, data: Any) -> Any:
+def _own(name: str, place: Path, model: Network, data: Any) -> Any:
     """The data that a run was trained on, with its test set, or what it held out, read.
 
     Raises:
@@ -138,7 +140,7 @@ def _own(name: str, model: Network, data: Any) -> Any:
     """
     about, cure = subject(model), f"name what it is measured on: zoo eval {name} SOURCE"
     try:
-        if not (why := changed(Path(name), data)):
+        if not (why := changed(place, data)):
             opened(model, data)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"the data of {name} has nothing to measure it on ({error}); {cure}") from error
