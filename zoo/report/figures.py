@@ -90,14 +90,14 @@ def measured(
     check_least(1, batch_size=batch_size)
     model = hub.load(name)
     about = subject(model)
-    place = Path(run or name)
-    own = None if source else datamodule(place, about)
+    began = Path(run or name)
+    own = None if source else datamodule(began, about)
     if own is not None and settle(about, reading):
         raise ValueError(
             f"{', '.join(settle(about, reading))}: the data of {name} is read as its recipe says; leave it out"
         )
     given = own or source or sample(model)
-    data = opened(model, given, reading) if own is None else _own(name, place, model, own)
+    data = opened(model, given, reading) if own is None else _own(name, began, model, own)
     batch_size, split = batch_size or KINDS[about.kind].batch_size, shown_split(data)
     called = getattr(data, "said", None) or (given if own is None else data.hparams.get("source", type(own).__name__))
     figures: dict[str, Any] = {"name": name, "data": called, "split": serves(data, split)}
@@ -132,7 +132,7 @@ def keep(figures: Mapping[str, Any], pictures: Mapping[str, Figure], folder: Pat
         (folder / file).unlink(missing_ok=True)
 
 
-def _own(name: str, place: Path, model: Network, data: Any) -> Any:
+def _own(name: str, run: Path, model: Network, data: Any) -> Any:
     """The data that a run was trained on, with its test set, or what it held out, read.
 
     Raises:
@@ -140,7 +140,7 @@ def _own(name: str, place: Path, model: Network, data: Any) -> Any:
     """
     about, cure = subject(model), f"name what it is measured on: zoo eval {name} SOURCE"
     try:
-        if not (why := changed(place, data)):
+        if not (why := changed(run, data)):
             opened(model, data)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"the data of {name} has nothing to measure it on ({error}); {cure}") from error
