@@ -17,9 +17,10 @@ import zoo
 from zoo import cli, hub
 from zoo.data.batches import fitting_batch
 from zoo.data.images import ImageData
+from zoo.report import history
 from zoo.train import finetune
 from zoo.train.callbacks import LAST
-from zoo.train.finetune import PROBE, LitFinetune, fitting_epochs
+from zoo.train.finetune import LitFinetune, fitting_epochs
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 40, 40)}
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
@@ -102,7 +103,7 @@ def test_the_probe_is_kept_where_no_epoch_is_better(tmp_path, photos, encoder, c
     assert status == 0
     assert "kept: the probe: val/acc " in capsys.readouterr().out
     assert measured["metrics"]["val/acc"] == measured["metrics"]["val/probe_acc"]
-    assert measured["metrics"]["kept_epoch"] == PROBE
+    assert measured["metrics"]["kept_epochs"] == 0
     kept, start = zoo.load(str(tmp_path / "run")).state_dict(), hub.load(encoder).state_dict()
     assert torch.equal(kept["blocks.0.attn.qkv.weight"], start["blocks.0.attn.qkv.weight"])  # nothing was learned there
     assert kept["head.weight"].abs().max() > 0.01  # where a head begins at 2e-5
@@ -125,8 +126,10 @@ def test_the_last_of_the_best_epochs_is_kept_where_it_is_better_than_the_probe(
     best = max(accuracies)
     epoch = max(i for i, accuracy in enumerate(accuracies) if accuracy == best)
     assert best > measured["metrics"]["val/probe_acc"]
-    said = rf"^kept: fine-tuned, epoch {epoch}: val/acc {best:.4f}; the probe had 0\.\d{{4}}$"
+    said = rf"^kept: fine-tuned for {epoch + 1} epochs: val/acc {best:.4f}; the probe had 0\.\d{{4}}$"
     assert re.search(said, capsys.readouterr().out, re.M)
+    known = history.read(tmp_path / "run")
+    assert (known["best_epoch"], known["best"]) == (epoch + 1, measured["metrics"]["val/acc"])
     assert measured["metrics"]["val/acc"] == pytest.approx(best)
     checkpoint = hub.read_pickle(tmp_path / "run" / LAST)
     kept = zoo.load(str(tmp_path / "run")).state_dict()

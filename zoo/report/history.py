@@ -88,6 +88,8 @@ def read(run: Path) -> dict[str, Any]:
     known["steps"] = max((int(row["step"]) + 1 for row in logged if _trains(row)), default=None)
     known["epochs"] = max((_epochs(row) for row in logged), default=None)
     known |= _figures(logged, known)
+    if "kept_epochs" in known["figures"]:  # of epochs that are equal, the training chose
+        known |= {"best": known["figures"]["val/acc"], "best_epoch": int(known["figures"]["kept_epochs"])}
     files = sorted((run / "checkpoints").glob("best*.ckpt")) or sorted((run / "checkpoints").glob("last*.ckpt"))
     known["checkpoint"] = str(files[-1]) if files else None
     known["changed"] = max(file.stat().st_mtime for file in (run, *_logs(run), *run.glob("*.[jy]*")))

@@ -192,22 +192,22 @@ class LitFinetune(LitClassifier):
 
     @property
     def said(self) -> str:
-        """What is kept, in words: "kept: fine-tuned, epoch 27: val/acc 0.7100; the probe had 0.6500"."""
+        """What is kept, in words: "kept: fine-tuned for 27 epochs: val/acc 0.7100; the probe had 0.6500"."""
         kept = self.kept
         if kept is None:
             return "kept: nothing yet"
         if kept.epoch == PROBE:
             return f"kept: the probe: val/acc {kept.acc:.4f}; no epoch of fine-tuning had more"
         probe = "" if self.probe_acc is None else f"; the probe had {self.probe_acc:.4f}"
-        return f"kept: fine-tuned, epoch {kept.epoch}: val/acc {kept.acc:.4f}{probe}"
+        return f"kept: fine-tuned for {kept.epoch + 1} epochs: val/acc {kept.acc:.4f}{probe}"
 
     @property
     def kept_figures(self) -> dict[str, float]:
-        """Figures of the kept weights, and their epoch, -1 of the probe: what stands in metrics.json."""
+        """Figures of the kept weights, and after how many epochs, 0 of the probe: what stands in metrics.json."""
         if self.kept is None:
             return {}
         probe = {} if self.probe_acc is None else {"val/probe_acc": self.probe_acc}
-        return {"val/acc": self.kept.acc, "val/loss": self.kept.loss, **probe, "kept_epoch": float(self.kept.epoch)}
+        return {"val/acc": self.kept.acc, "val/loss": self.kept.loss, **probe, "kept_epochs": self.kept.epoch + 1.0}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         trainer = self.trainer
