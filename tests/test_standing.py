@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 import zoo
-from zoo import cli, registry
+from zoo import cli
 from zoo.registry import Metric
 from zoo.report import standing
 
@@ -13,10 +13,7 @@ NAME = "bilinear_d256.mnist"
 
 
 def metric(name, value, unit="", protocol="`zoo eval`", **more):
-    made = Metric(name, value, unit, "some images", protocol)
-    for key, given in more.items():
-        object.__setattr__(made, key, given)
-    return made
+    return Metric(name, value, unit, "some images", protocol, **more)
 
 
 SHARE = {"accuracy": 0.973, "accuracy_interval": [0.961, 0.981], "images": 1000}
@@ -48,8 +45,7 @@ def test_a_figure_stands_within_its_interval_or_does_not(published, figures, sta
 def test_what_is_not_measured_is_no_figure_that_stands(capsys, monkeypatch):
     (verdict,) = standing.compare([metric("read_as_asked", 87.6, "%")], SHARE | {"read_as_asked": None})
     assert verdict.measured is None
-    other = dataclasses.replace(zoo.weights_info(NAME), metrics=(metric("read_as_asked", 87.6, "%"),))
-    monkeypatch.setattr(registry, "records", lambda: {NAME: other})
+    monkeypatch.setattr(standing, "published", lambda name: (metric("read_as_asked", 87.6, "%"),))
     assert cli.main(["verify", NAME, "--eval", "samples/mnist"]) == 2
     assert "zoo eval measures nothing of what is published, read_as_asked" in capsys.readouterr().err
 
@@ -62,11 +58,9 @@ def test_verify_says_of_each_published_figure_whether_it_stands(capsys, monkeypa
         "accuracy 97.73 % on MNIST test: 97.3 on samples/mnist, test, stands within Wilson's 95 % interval" in lines[1]
     )
 
-    record = zoo.weights_info(NAME)
-    better = dataclasses.replace(
-        record, metrics=(dataclasses.replace(record.metrics[0], value=99.9), *record.metrics[1:])
-    )
-    monkeypatch.setattr(registry, "records", lambda: {NAME: better})
+    first, *others = zoo.weights_info(NAME).metrics
+    better = dataclasses.replace(first, value=99.9), *others
+    monkeypatch.setattr(standing, "published", lambda name: better)
     assert cli.main(["verify", NAME, "--eval", "samples/mnist"]) == 1
     assert "97.3 on samples/mnist, test, does not stand within Wilson's" in capsys.readouterr().out
 

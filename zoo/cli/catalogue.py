@@ -156,7 +156,9 @@ def _about(name: str) -> dict[str, Any]:
         return _about_arch(name)
     if name in registry.records():
         record = registry.weights_info(name)
-        stale = _stale(json.loads((record.folder / "config.json").read_text(encoding="utf-8"))) if record.embedded else None
+        stale = (
+            _stale(json.loads((record.folder / "config.json").read_text(encoding="utf-8"))) if record.embedded else None
+        )
         return asdict(record) | {"classes": record.classes, "stale": stale, "next": _uses(name)}
     if name in recipe.list_recipes() or place.suffix in (".yaml", ".yml"):
         return _about_recipe(name)

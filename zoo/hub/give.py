@@ -46,8 +46,8 @@ def save(model: nn.Module, folder: str | Path, metrics: tuple[registry.Metric, .
 def _save(model: nn.Module, folder: Path, more: dict[str, Any]) -> Path:
     """As `save`, with more to tell in config.json."""
     made = _made_here(model)
-    _check_names(made)
     state = _loadable(made)
+    _check_names(made)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with write_aside(folder) as aside:

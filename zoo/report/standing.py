@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
 from typing import Any, NamedTuple
 
 from zoo import registry
@@ -12,6 +13,9 @@ from zoo.report.figures import evaluate
 
 SHARES = ("accuracy", "top5", "knn")  # how names of figures begin that are shares of the samples
 KEYS = {"linear_probe_accuracy": "linear", "knn_accuracy": "knn"}  # published name -> its name in `zoo eval`
+
+KNOWN = [field.name for field in fields(Metric)]  # what a figure says
+NEEDED = [field.name for field in fields(Metric) if field.default is MISSING]
 
 
 class Verdict(NamedTuple):
@@ -35,9 +39,8 @@ def published(name: str) -> tuple[Metric, ...]:
         metrics = registry.weights_info(name).metrics
     else:
         rows = open_source(name).config.get("metrics") or ()
-        keys = list(Metric.__dataclass_fields__)
-        known = (row for row in rows if isinstance(row, dict) and row.keys() >= set(keys))
-        metrics = tuple(Metric(**{key: row[key] for key in keys}) for row in known)
+        known = (row for row in rows if isinstance(row, dict) and row.keys() >= set(NEEDED))
+        metrics = tuple(registry.metric_of({k: v for k, v in row.items() if k in KNOWN}) for row in known)
     if not metrics:
         raise ValueError(f"no figures of {name} are published; zoo eval {name} measures some")
     return metrics
@@ -83,7 +86,7 @@ def compare(metrics: Iterable[Metric], figures: Mapping[str, Any]) -> Iterable[V
             continue
         share = metric.unit == "%"
         measured = figures[key] * (100 if share else 1)
-        interval, count = getattr(metric, "interval", None), figures.get("images") or figures.get("clips")
+        interval, count = metric.interval, figures.get("images") or figures.get("clips")
         if interval:
             low, high = interval
             yield Verdict(metric, measured, low, high, "its published interval", low <= measured <= high)
