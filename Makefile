@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench lint
+.PHONY: demo test test-all bench
 
 demo: .venv/done
 	$(BIN)/python -m zoo.demo out
@@ -10,7 +10,11 @@ demo: .venv/done
 test: .venv/done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+
+# The rest: the authors' code beside ours, two processes, kills, fuzz.
+test-all: test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 bench: .venv/done
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'

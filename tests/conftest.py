@@ -25,6 +25,16 @@ LIGHT = {
 }
 
 
+# What `make test-all` adds to `make test`: the authors' code, two processes, kills, fuzz, the type checker, a compiler.
+LONG = {"reference", "test_distributed.py", "test_fuzz.py", "test_accidents.py", "test_types.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if LONG & set(item.path.relative_to(Path(__file__).parent).parts):
+            item.add_marker(pytest.mark.long)
+
+
 LARGE = 20_000_000  # parameters, from which on an arch is made small
 # What makes a class small, where another number of blocks does not.
 SMALL = {

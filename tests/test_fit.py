@@ -131,6 +131,7 @@ cli.main({[*argv, "--save_steps", "3"]!r})
     assert "mine is a run of bilinear/smoke, not of mae/smoke; give another --run" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_a_checkpoint_that_resumes_exactly(tmp_path, signum):
     argv = ["bilinear/smoke", *NOISY, *QUIET, "--data.num_images", "19200", "--trainer.max_epochs", "2"]

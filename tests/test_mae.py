@@ -590,6 +590,7 @@ def test_averaged_weights_train_save_and_load(tmp_path):
     assert average is None or torch.equal(loaded.cls_token, average.cls_token)
 
 
+@pytest.mark.long
 def test_bf16_and_one_compiled_graph_train():
     module = LitMAE("mae_vit_tiny", arch_args=PX16 | {"depth": 1}, lr=1e-3, compile=True)
     trainer = fit(module, 1, precision="bf16-mixed", limit_train_batches=2, limit_val_batches=0)
