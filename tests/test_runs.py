@@ -238,10 +238,8 @@ def test_a_run_is_trained_by_one_process_at_a_time_and_says_that_it_runs(copied,
 
 def test_a_training_whose_output_goes_to_a_file_tells_an_epoch_each_half_minute(capsys):
     seconds = iter([0.0, *(15.0 * i for i in range(1, 7)), *[90.0] * 9])
-    trainer = L.Trainer(
-        max_epochs=4, callbacks=[Lines(lambda: next(seconds))], logger=False, enable_model_summary=False
-    )
-    trainer.progress_bar_callback.disable()
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = L.Trainer(max_epochs=4, callbacks=[Lines(lambda: next(seconds))], **quiet)
     lit = zoo.LitClassifier("bilinear_d64", num_classes=4, lr=1e-3)
     trainer.fit(lit, zoo.RandomImages((1, 28, 28), 32, 8))
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
