@@ -11,7 +11,7 @@ point of the group `latentzoo.families`: its name is the family's, its value the
 import fnmatch
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -181,6 +181,14 @@ def metric_of(told: Mapping[str, Any]) -> Metric:
     """A figure, of what JSON says of it."""
     read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
     return Metric(**read)
+
+
+def whole_figures(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures of a config.json that lack nothing, without what no Metric says."""
+    known = {f.name for f in fields(Metric)}
+    needed = {f.name for f in fields(Metric) if f.default is MISSING}
+    rows = (row for row in config.get("metrics") or () if isinstance(row, dict) and row.keys() >= needed)
+    return [{key: value for key, value in row.items() if key in known} for row in rows]
 
 
 def plain(said: Metric | Weights) -> dict[str, Any]:

@@ -87,12 +87,9 @@ def similar(argv: list[str]) -> None:
     if args.output is None and not args.json:
         raise ValueError("no picture to write; give -o SHEET.png, or --json to have the neighbours printed alone")
     if args.output is not None:
-        check_output(args.output, args.force)
-    from zoo.data.writing import check_format
+        check_output(args.output, args.force, PICTURES)
     from zoo.report import neighbours, plots
 
-    if args.output is not None:
-        check_format(args.output, PICTURES)
     how = {"device": args.device, "precision": args.precision, "batch_size": args.batch_size}
     model = neighbours.writer(args.features, args.model)
     found = neighbours.similar(args.features, args.query, args.count, model, **how)

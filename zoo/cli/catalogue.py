@@ -5,7 +5,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,6 @@ from zoo.cli.flags import MODEL, PICTURES, check_output, check_place, new_parser
 
 RUNS = Path("runs")
 EMPTY: tuple[Any, ...] = (None, False, (), [], {}, "")  # what `zoo info` leaves out
-METRIC = {"name", "value", "unit", "data", "protocol"}  # what a figure is not told without
-FIGURE = {field.name for field in fields(registry.Metric)}
 
 
 def ls(argv: list[str]) -> None:
@@ -303,8 +301,7 @@ def _about_folder(folder: Path, name: str) -> dict[str, Any]:
         row["summary"] = registry.summary(arch)
     row["licence"] = config.get("licence") or (record.licence if record else "unknown")
     row["stale"] = _stale(config) if record else None
-    told = [m for m in config.get("metrics") or () if isinstance(m, dict) and m.keys() >= METRIC]
-    row["metrics"] = [{key: value for key, value in m.items() if key in FIGURE} for m in told]
+    row["metrics"] = registry.whole_figures(config)
     return row | {
         "next": _uses(name, " PICTURES") + ([] if name.startswith("hf://") else [f"zoo push {name} ORG/NAME"])
     }

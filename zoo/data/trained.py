@@ -16,6 +16,7 @@ from zoo.data.pictures import decode
 from zoo.recipe import newest_run
 
 MOST = 4e9  # bytes of parquet, which is read as a whole; of a folder only files of the same size are opened
+ABOUT = ("source", "folder")  # what a DataModule reads, of its keys
 READERS: dict[str, Any] = {
     f"{place}.{kind.__name__}": kind for kind in (ImageData, ClipData) for place in ("zoo", kind.__module__)
 }
@@ -28,7 +29,7 @@ def noted(data: Any) -> dict[str, str | None]:
         {"at": the source as an absolute path, None where it is no place of this machine; "train": a digest of which
         files are trained on, None of what cannot be listed}.
     """
-    return {"at": _absolute(data.hparams.get("source") or data.hparams.get("folder")), "train": _listing(data)}
+    return {"at": _absolute(next(filter(None, map(data.hparams.get, ABOUT)), None)), "train": _listing(data)}
 
 
 def changed(place: Path, data: Any, drawn: bool = True) -> str:
@@ -51,7 +52,7 @@ def changed(place: Path, data: Any, drawn: bool = True) -> str:
 def placed(run: Path, given: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a run's DataModule with its source where it lay, whatever the directory is now."""
     at = _begun(run).get("at")
-    key = next((key for key in ("source", "folder") if key in given), None)
+    key = next((key for key in ABOUT if key in given), None)
     return {**given, key: at} if at and key and _absolute(given[key]) != at else given
 
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
 from typing import Any, NamedTuple
 
 from zoo import registry
@@ -13,9 +12,6 @@ from zoo.report.figures import evaluate
 
 SHARES = ("accuracy", "top5", "knn")  # how names of figures begin that are shares of the samples
 KEYS = {"linear_probe_accuracy": "linear", "knn_accuracy": "knn"}  # published name -> its name in `zoo eval`
-
-KNOWN = [field.name for field in fields(Metric)]  # what a figure says
-NEEDED = [field.name for field in fields(Metric) if field.default is MISSING]
 
 
 class Verdict(NamedTuple):
@@ -38,9 +34,7 @@ def published(name: str) -> tuple[Metric, ...]:
     if name in registry.records():
         metrics = registry.weights_info(name).metrics
     else:
-        rows = open_source(name).config.get("metrics") or ()
-        known = (row for row in rows if isinstance(row, dict) and row.keys() >= set(NEEDED))
-        metrics = tuple(registry.metric_of({k: v for k, v in row.items() if k in KNOWN}) for row in known)
+        metrics = tuple(map(registry.metric_of, registry.whole_figures(open_source(name).config)))
     if not metrics:
         raise ValueError(f"no figures of {name} are published; zoo eval {name} measures some")
     return metrics

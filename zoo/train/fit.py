@@ -257,7 +257,7 @@ def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | N
         "seed": cli.config["seed_everything"],
         "data": cli.datamodule.hparams.get("source", type(cli.datamodule).__name__),
         "split": split,
-        "samples": _about(cli.datamodule)["samples"],
+        "samples": _samples(cli.datamodule),
         "metrics": {k: float(v) for k, v in {**validated, **figures}.items()},
         "expect": None if changed else cli.config["expect"],
         "seconds": round(seconds, 2),
@@ -375,14 +375,18 @@ def _write_down(run: Path, cli: LightningCLI, name: str) -> None:
 
 def _about(data: L.LightningDataModule) -> dict[str, Any]:
     """What is asked of a run's data once they are gone: samples of each split, classes, the name that all know."""
-    splits: dict[str, Any] = getattr(data, "splits", {})
-    counts = {role: len(split[-1] if isinstance(split, tuple) else split) for role, split in splits.items()}
     return {
         "public": public(data.hparams["source"]) if "source" in data.hparams else type(data).__name__,
-        "samples": {serves(data, role): count for role, count in counts.items()},
+        "samples": _samples(data),
         "classes": list(getattr(data, "classes", ())),
         **noted(data),
     }
+
+
+def _samples(data: L.LightningDataModule) -> dict[str, int]:
+    """How many there are of each split of the source that was read."""
+    splits: dict[str, Any] = getattr(data, "splits", {})
+    return {serves(data, role): len(s[-1] if isinstance(s, tuple) else s) for role, s in splits.items()}
 
 
 def commit() -> str | None:

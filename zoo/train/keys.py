@@ -19,13 +19,12 @@ import yaml
 import zoo
 from zoo import hub, recipe, registry
 from zoo.data.images import ImageData
-from zoo.data.trained import placed
+from zoo.data.trained import ABOUT, placed
 from zoo.nn.signatures import Argument, arguments
 
 ROLES = {"model": L.LightningModule, "data": L.LightningDataModule}
 WIDTH, CELL = 120, 26  # of a line of help, and of its columns
 UNREADABLE = (OSError, yaml.YAMLError, AttributeError, ImportError, LookupError, TypeError, ValueError)
-ABOUT = ("source", "folder")  # what a DataModule reads, of its keys
 OWN = {
     "seed_everything": Argument("int | bool", 0, "of all that is drawn at random."),
     "expect": Argument("dict | None", None, "the figure that the recipe should reach: metric, value, about."),
