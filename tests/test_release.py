@@ -44,10 +44,10 @@ def house(tmp_path, monkeypatch):
     """The house's checkpoints, where a test may add one."""
     place = tmp_path / "checkpoints"
     place.mkdir()
-    for path in (registry.HOUSE / "checkpoints").iterdir():
+    for path in (path for folder in registry.families()["mae"].checkpoints for path in folder.iterdir()):
         shutil.copy(path, place) if path.is_file() else (place / path.name).symlink_to(path)
     there = registry._house
-    monkeypatch.setattr(registry, "_house", lambda: [dataclasses.replace(f, checkpoints=place) for f in there()])
+    monkeypatch.setattr(registry, "_house", lambda: [dataclasses.replace(f, checkpoints=(place,)) for f in there()])
     registry.forget()
     yield place
     monkeypatch.undo()
@@ -98,7 +98,7 @@ def test_runs_become_weights_that_load_verify_and_tell_what_is_known(runs, house
     card = ModelCard.load(house / NAME / "README.md")
     assert card.data.license == "cc-by-4.0"
     assert "picture.png" in card.text
-    assert registry.read_records(house) == tuple(sorted(registry.shipped(house), key=lambda w: w.name))
+    assert registry.read_records((house,)) == tuple(sorted(registry.shipped((house,)), key=lambda w: w.name))
 
 
 def test_a_tag_that_stands_is_not_replaced_by_force_either(runs, house, capsys):
@@ -210,11 +210,11 @@ def test_a_folder_that_was_edited_by_hand_is_refused_by_name(runs, house, capsys
 
 
 def test_an_index_that_is_stale_is_found_and_a_damaged_one_is_an_error_of_one_line(house, capsys):
-    assert index.text(house) == (house / "index.json").read_text(encoding="utf-8")
+    assert index.text((house,)) == (house / "index.json").read_text(encoding="utf-8")
     told = json.loads((house / "index.json").read_text(encoding="utf-8"))
     told["bilinear_d256.mnist"]["hardware"] = "a typewriter"
     (house / "index.json").write_text(json.dumps(told))
-    assert index.text(house) != (house / "index.json").read_text(encoding="utf-8")
+    assert index.text((house,)) != (house / "index.json").read_text(encoding="utf-8")
     (house / "index.json").write_text("{")
     registry.forget()
     assert "index.json is no index of records" in refused(capsys, "ls")
@@ -301,4 +301,4 @@ def test_a_folder_of_another_name_than_its_record_is_no_checkpoint_of_a_family(p
         registry.forget()
         assert "ksparse" not in registry.families()  # left out, with one line
         with pytest.raises(ValueError, match=re.escape(said)):
-            registry.read_records(plugin)
+            registry.read_records((plugin,))

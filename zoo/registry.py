@@ -1,7 +1,8 @@
 """Which models and weights there are. Names and facts only: no torch, no weights read, no network.
 
-Weights of our own are recorded by the config.json of their folder, and an index beside the folders holds all of these
-records; files of other publishers are recorded in facts.py.
+Weights of our own are recorded by the config.json of their folder, and an index holds all of these records; the small
+ones ship with this package, the others with the distribution latentzoo-weights. Files of other publishers are recorded
+in facts.py.
 
 The house's families are the folders of `zoo/families`. An installed distribution brings one of its own by an entry
 point of the group `latentzoo.families`: its name is the family's, its value the package that holds `model.py`,
@@ -19,6 +20,7 @@ from typing import Any
 
 GROUP = "latentzoo.families"  # of entry points
 HOUSE = Path(__file__).parent
+MORE = "latentzoo-weights"  # the distribution of the larger checkpoints
 RECIPES = HOUSE / "recipes" if (HOUSE / "recipes").is_dir() else HOUSE.parent / "recipes"  # wheel, or checkout
 
 CAPABILITIES = (
@@ -50,7 +52,7 @@ PUBLIC = {
 SHARES = ("acc", "probe_acc", "knn", "accuracy", "top5")  # figures that are logged as a share of 1 and told in percent
 UNITS = {"psnr": "dB"}  # of others that have one
 
-INDEX = "index.json"  # of a folder of checkpoints: their records, as `python -m zoo.hub` and `zoo release` write it
+INDEX = "index.json"  # of folders of checkpoints: their records, as `python -m zoo.hub` and `zoo release` write it
 RECORDED = (  # fields of a record that stand in config.json as they are called; those of its file stand under "weights"
     *("name", "args", "kind", "licence", "data", "data_terms", "metrics", "recipe", "command", "hardware", "wall_time"),
     *("commit", "parent", "golden", "notes"),
@@ -121,7 +123,8 @@ class Weights:
     golden: tuple[float, ...] = ()  # first outputs on the golden input, see zoo.hub.golden_output
     notes: str = ""
     data: str | None = None  # Hub id of the training data
-    class_list: str | None = None  # whose names its classes have, "imagenet1k"; None: as an embedded config.json says
+    class_list: str | None = None  # whose names its classes have, "imagenet1k"
+    class_names: tuple[str, ...] = ()  # where no list has them
 
     @property
     def arch(self) -> str:
@@ -136,21 +139,24 @@ class Weights:
         return self.repo is None and self.url is None
 
     @property
-    def folder(self) -> Path:
-        """Where weights that ship with the package lie."""
-        return home(self.arch).checkpoints / self.name
+    def folder(self) -> Path | None:
+        """Where weights that ship lie; None where the distribution that brings them is not installed."""
+        places = (folder / self.name for folder in home(self.arch).checkpoints)
+        return next((place for place in places if place.is_dir()), None)
+
+    @property
+    def distribution(self) -> str:
+        """The one that brings weights which ship; "" of those that publishers have."""
+        if not self.embedded:
+            return ""
+        family = home(self.arch)
+        apart = family.ours and not (family.checkpoints[0] / self.name).is_dir()
+        return MORE if apart else family.distribution
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes: of its list, or as the config.json of weights that ship states them; else none."""
-        if self.class_list is not None:
-            return class_list(self.class_list).names
-        if not self.embedded:
-            return ()
-        import json
-
-        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        return tuple(config.get("classes", ()))
+        """Names of the classes; none where nobody states them."""
+        return self.class_names if self.class_list is None else class_list(self.class_list).names
 
     @property
     def permissive(self) -> bool:
@@ -166,15 +172,16 @@ def record_of(config: Mapping[str, Any]) -> Weights | None:
     if not {"name", "licence", "data_terms"} <= config.keys():
         return None
     try:
-        return _record({key: config[key] for key in RECORDED if key in config} | config["weights"])
+        told = {key: config[key] for key in RECORDED if key in config} | config["weights"]
+        return _record(told | {"class_names": config.get("classes") or ()})
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the record of {config['name']} is not whole: {_said(error)}") from error
 
 
 def _record(told: Mapping[str, Any]) -> Weights:
     """A record, of what JSON says of it."""
-    read: dict[str, Any] = {"metrics": tuple(map(metric_of, told["metrics"])), "golden": tuple(told.get("golden", ()))}
-    return Weights(**{**told, **read})
+    read: dict[str, Any] = {key: tuple(told.get(key, ())) for key in ("golden", "class_names")}
+    return Weights(**{**told, **read, "metrics": tuple(map(metric_of, told["metrics"]))})
 
 
 def metric_of(told: Mapping[str, Any]) -> Metric:
@@ -198,17 +205,17 @@ def plain(said: Metric | Weights) -> dict[str, Any]:
 
 
 @cache
-def shipped(folder: Path) -> tuple[Weights, ...]:
-    """The records of a folder of checkpoints, by its index; where it has none, by each checkpoint's config.json.
+def shipped(folders: tuple[Path, ...]) -> tuple[Weights, ...]:
+    """The records of folders of checkpoints, by the first one's index; where it has none, by each config.json.
 
     Raises:
         ValueError: a file that does not say them.
     """
     import json
 
-    index = folder / INDEX
+    index = folders[0] / INDEX
     if not index.is_file():
-        return read_records(folder)
+        return read_records(folders)
     try:
         told = json.loads(index.read_text(encoding="utf-8"))
         return tuple(_record({"name": name} | record) for name, record in told.items())
@@ -216,8 +223,8 @@ def shipped(folder: Path) -> tuple[Weights, ...]:
         raise ValueError(f"{index} is no index of records ({_said(error)}); python -m zoo.hub writes it") from error
 
 
-def read_records(folder: Path) -> tuple[Weights, ...]:
-    """The records of a folder of checkpoints as each config.json says them, by name.
+def read_records(folders: tuple[Path, ...]) -> tuple[Weights, ...]:
+    """The records of folders of checkpoints as each config.json says them, by name.
 
     Raises:
         ValueError: a config.json that is none, or in a folder of another name than it says.
@@ -225,7 +232,8 @@ def read_records(folder: Path) -> tuple[Weights, ...]:
     import json
 
     found = []
-    for path in sorted(folder.glob("[!.]*/config.json")):
+    paths = (path for folder in folders for path in folder.glob("[!.]*/config.json"))
+    for path in sorted(paths, key=lambda path: path.parent.name):
         try:
             record = record_of(json.loads(path.read_text(encoding="utf-8")))
         except (AttributeError, ValueError) as error:
@@ -265,7 +273,7 @@ class Family:
     name: str
     package: str  # "zoo.families.mae"
     folder: Path  # of model.py, facts.py and card.md
-    checkpoints: Path  # folder of the weights that ship with it
+    checkpoints: tuple[Path, ...]  # folders of the weights that ship; the first has the index of all, the last grows
     recipes: Path  # folder of its recipes, NAME.yaml
     distribution: str = "latentzoo"
 
@@ -341,28 +349,42 @@ def _known() -> MappingProxyType[str, tuple[Family, Facts]]:
 
 def _house() -> list[Family]:
     folders = sorted(path.parent for path in (HOUSE / "families").glob("*/facts.py"))
-    return [Family(f.name, f"zoo.families.{f.name}", f, HOUSE / "checkpoints", RECIPES / f.name) for f in folders]
+    checkpoints = (HOUSE / "checkpoints", *_more())
+    return [Family(f.name, f"zoo.families.{f.name}", f, checkpoints, RECIPES / f.name) for f in folders]
+
+
+def _more() -> list[Path]:
+    """The folder of the larger checkpoints: a checkout's, else that of the distribution, where it is installed."""
+    package = MORE.replace("-", "_")
+    beside = HOUSE.parent / "weights" / package
+    return [beside] if beside.is_dir() else _places(package)[:1]
+
+
+def _places(package: str) -> list[Path]:
+    """The folders of an installed top-level package, nothing of which is run; none where it is not installed."""
+    import importlib.util
+
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    return [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
 
 
 def _brought() -> Iterator[Family]:
     """What installed distributions bring, by name and distribution; what is not there is left out."""
     import importlib.metadata  # here and not above: `import zoo` does not pay for it
-    import importlib.util
 
     entries = [(e.name, e.dist.name if e.dist else "?", e.value) for e in importlib.metadata.entry_points(group=GROUP)]
     for name, distribution, value in sorted(entries):
         package = value.partition(":")[0].strip()
         root, *inner = package.split(".")
-        try:
-            spec = importlib.util.find_spec(root)  # of a top-level package: nothing is run
-        except (ImportError, ValueError):
-            spec = None
-        folders = [Path(place, *inner) for place in (spec and spec.submodule_search_locations) or ()]
+        folders = [place.joinpath(*inner) for place in _places(root)]
         folder = next((f for f in folders if (f / "facts.py").is_file()), None)
         if folder is None:
             _leave_out(name, f"{package} (distribution {distribution})", "no such package with a facts.py is installed")
         else:
-            yield Family(name, package, folder, folder / "checkpoints", folder / "recipes", distribution)
+            yield Family(name, package, folder, (folder / "checkpoints",), folder / "recipes", distribution)
 
 
 def _read(family: Family) -> Facts:

@@ -79,7 +79,7 @@ def _screen() -> Iterator[str]:
     width = max(len(w.name) for w in here)
     yield "weights that ship with the package: zoo show NAME, zoo eval NAME, zoo info NAME"
     for w in here:
-        yield f"  {w.name:<{width}} {_best(w)}"
+        yield f"  {w.name:<{width}} {_best(w)}" + ("" if w.folder else f", not here: pip install {w.distribution}")
     yield "families"
     recipes = recipe.list_recipes()
     for family in registry.families():
@@ -106,7 +106,14 @@ def _figures(w: registry.Weights) -> str:
     size = f"{w.size / 1e6:.1f} MB, " if w.size else ""
     classifier = w.arch in registry.facts(registry.family_of(w.arch)).starts  # its encoder is all that was pretrained
     encoder = "encoder only, " if w.kind == "encoder" and not classifier else ""
-    return f"{figure}{encoder}{size}{w.licence}{', in the package' if w.embedded else ''}"
+    return f"{figure}{encoder}{size}{w.licence}{', ' * w.embedded}{_ships(w)}"
+
+
+def _ships(w: registry.Weights) -> str:
+    """Which distribution brings weights that ship; "" for those that are fetched."""
+    if w.distribution != registry.MORE:
+        return "in the package" * w.embedded
+    return f"in {w.distribution}" + ("" if w.folder else f", not installed: pip install {w.distribution}")
 
 
 def info(argv: list[str]) -> None:
@@ -154,10 +161,11 @@ def _about(name: str) -> dict[str, Any]:
         return _about_arch(name)
     if name in registry.records():
         record = registry.weights_info(name)
-        stale = (
-            _stale(json.loads((record.folder / "config.json").read_text(encoding="utf-8"))) if record.embedded else None
-        )
-        return asdict(record) | {"classes": record.classes, "stale": stale, "next": _uses(name)}
+        folder = record.folder if record.embedded else None
+        stale = _stale(json.loads((folder / "config.json").read_text(encoding="utf-8"))) if folder else None
+        row = asdict(record) | {"classes": record.classes, "ships": _ships(record), "stale": stale}
+        del row["class_names"]
+        return row | {"next": _uses(name)}
     if name in recipe.list_recipes() or place.suffix in (".yaml", ".yml"):
         return _about_recipe(name)
     if name.startswith("hf://"):

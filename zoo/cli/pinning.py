@@ -26,14 +26,14 @@ def lock(argv: list[str]) -> None:
     path, count = args.output or locks.current(), 0
     locks.read(path)  # a damaged one is refused before anything is fetched
     for record in records:
-        with fetching(path, args.update) as came:
+        with fetching(path, args.update) as seen:
             bundle.load_whole(record.name)
-        for one in dict.fromkeys(came):
+        for one in dict.fromkeys(seen.came):
             commit = f"  commit {one.pin.commit}" if one.pin.commit else ""
             print(f"{one.owner}  {one.file.address}  sha256 {one.pin.sha256}{commit}  {one.said}", flush=True)
-        if not came:
-            print(f"{record.name}  ships with the package, pinned by its record: sha256 {record.sha256}", flush=True)
-        count += len(came)
+        if not seen.came:
+            print(f"{record.name}  ships, pinned by its record: sha256 {record.sha256}", flush=True)
+        count += len(seen.came)
     if count:
         print(f"{path}: commit it with your code, and set ZOO_LOCK to it")
 
@@ -46,21 +46,21 @@ def bundle(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     records = _named(args.names)
     from zoo.hub import bundle
-    from zoo.hub.fetch import fetching
+    from zoo.hub.fetch import CHECKPOINTS, fetching
 
     check_folder(args.output, args.force, bundle.foreign)
-    with fetching() as came:
+    with fetching() as seen:
         for record in records:
-            before = len(came)
             bundle.load_whole(record.name)
-            if len(came) == before:
-                print(f"{record.name}  ships with the package, whole", flush=True)
-    if not came:
+    shipped = bundle.apart(seen.shipped.values())
+    if not seen.came and not shipped:
         raise ValueError(f"nothing to pack: {', '.join(args.names)} ship with the package, which needs no network")
     with replacing(args.output) as aside:
-        packed = bundle.pack(came, aside)
+        packed = bundle.pack(seen.came, shipped, aside)
     for one in packed:
         print(f"{one.owner}  {(args.output / one.file.packed).as_posix()}  {one.pin.size / 1e6:,.1f} MB")
+    for record in shipped:
+        print(f"{record.name}  {(args.output / CHECKPOINTS / record.name).as_posix()}  {record.size / 1e6:,.1f} MB")
     print(f"{args.output}: on the other machine set ZOO_CACHE to it")
 
 
@@ -89,8 +89,8 @@ def verify(argv: list[str]) -> int:
     if args.eval is not None and (args.all or not args.names):
         raise ValueError("--eval needs names, before it: zoo verify NAME --eval [SOURCE]")
     from zoo import hub
-    from zoo.hub.fetch import fetching, is_here
-    from zoo.hub.places import is_place, published
+    from zoo.hub.fetch import fetching
+    from zoo.hub.places import is_place
 
     for name in args.names:
         if not is_place(name):
@@ -98,8 +98,9 @@ def verify(argv: list[str]) -> int:
     known = registry.records()
     sound = True
     for name in args.names or [w.name for w in known.values() if args.all or w.embedded]:
-        if args.all and not known[name].embedded and not all(map(is_here, published(known[name]))):
-            print(f"name: {name}  not here, not fetched")
+        if not args.names and not _here(known[name]):
+            get = f"pip install {known[name].distribution}" if known[name].embedded else "not fetched"
+            print(f"name: {name}  not here, {get}")
             continue
         try:
             with fetching(offline=args.all):
@@ -111,6 +112,19 @@ def verify(argv: list[str]) -> int:
         if args.eval is not None:
             sound = _stands(name, args) and sound
     return 0 if sound else 1
+
+
+def _here(record: registry.Weights) -> bool:
+    """Whether weights can be read without fetching anything."""
+    from zoo.hub.fetch import is_here
+    from zoo.hub.places import embedded_folder, published
+
+    if not record.embedded:
+        return all(map(is_here, published(record)))
+    try:
+        return embedded_folder(record).is_dir()
+    except FileNotFoundError:
+        return False
 
 
 def _stands(name: str, args: argparse.Namespace) -> bool:

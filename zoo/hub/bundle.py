@@ -1,6 +1,7 @@
 """Bundles: what a machine without a network needs to load some weights, in a folder that `$ZOO_CACHE` names.
 
-A bundle holds the publishers' files as they came, under `weights/`, and a lock file with the hash of each.
+A bundle holds the publishers' files as they came, under `weights/`, a lock file with the hash of each, and under
+`checkpoints/` those folders of our own that ship with another distribution than this one.
 """
 
 import shutil
@@ -14,10 +15,11 @@ from torch import nn
 from zoo import registry
 from zoo.hub import lock
 from zoo.hub.doors import load
-from zoo.hub.fetch import Came
+from zoo.hub.fetch import CHECKPOINTS, Came
 from zoo.hub.files import again, hash_file
-from zoo.hub.places import is_place
+from zoo.hub.places import embedded_folder, is_place
 from zoo.nn.frozen import Frozen
+from zoo.registry import Weights
 
 
 def load_whole(name: str) -> None:
@@ -43,13 +45,23 @@ def _frozen(model: nn.Module) -> Iterator[Frozen[Any]]:
         yield from (value for value in vars(module).values() if isinstance(value, Frozen))
 
 
-def pack(came: Iterable[Came], folder: Path) -> list[Came]:
-    """Copy what was fetched into a folder, each file once, the lock file last.
+def apart(shipped: Iterable[Weights]) -> list[Weights]:
+    """Those of weights that ship which a machine lacks that has this distribution alone."""
+    return [record for record in shipped if record.distribution == registry.MORE]
+
+
+def pack(came: Iterable[Came], shipped: Iterable[Weights], folder: Path) -> list[Came]:
+    """Copy what was fetched and weights that ship into a folder, each file once, the lock file last.
 
     Raises:
         ValueError: a file changed while it was copied.
     """
     packed = {one.file.address: one for one in came}
+    for record in shipped:
+        source, target = embedded_folder(record), folder / CHECKPOINTS / record.name
+        shutil.copytree(source, target)
+        if hash_file(target / record.file) != record.sha256:
+            raise ValueError(f"{source / record.file} is not what the record of {record.name} says; {again(source)}")
     for one in packed.values():
         target = folder / one.file.packed
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,10 +75,11 @@ def pack(came: Iterable[Came], folder: Path) -> list[Came]:
 def foreign(folder: Path) -> str | None:
     """Why a folder may not be replaced by a bundle: it is none, or holds more."""
     names = {path.name for path in folder.iterdir() if path.suffix != ".part"}  # which a killed one has left
-    if more := sorted(names - {lock.FILE, f"{lock.FILE}.lock", "weights"}):
+    if more := sorted(names - {lock.FILE, f"{lock.FILE}.lock", "weights", CHECKPOINTS}):
         return f"it holds {more[0]}, which is not of a bundle"
     try:
         pins = lock.read(folder / lock.FILE)
     except ValueError as error:
         return str(error)
-    return None if any(pin.packed for pin in pins.values()) else f"its {lock.FILE} is no bundle's"
+    bundled = CHECKPOINTS in names or any(pin.packed for pin in pins.values())
+    return None if bundled else f"its {lock.FILE} is no bundle's"

@@ -208,7 +208,7 @@ def _warning(family: str) -> str:
 
 def _row(w: Weights) -> tuple[str, ...]:
     measured = "; ".join(f"{m.name} {m.value:g} {m.unit}".strip() + f" ({m.data})" for m in w.metrics)
-    where = "in the package" if w.embedded else w.url or f"`{w.repo}`" + (f"@{w.revision}" if w.revision else "")
+    where = f"`{w.repo}`" + (f"@{w.revision}" if w.revision else "") if w.repo else w.url or f"in {w.distribution}"
     size = f"{w.size / 1e6:.2f} MB, " if w.size else ""
     cost = f"{w.wall_time or '?'}, hardware: {w.hardware or '?'}" if not w.foreign else "its publisher's"
     return (

@@ -18,6 +18,7 @@ from zoo.hub import lock
 from zoo.hub.files import again, hash_file
 from zoo.hub.lock import Pin
 
+CHECKPOINTS = "checkpoints"  # of a bundle: weights that do not ship with this package itself
 WHOLE = 64  # hex digits of a sha256; some publishers state its first ones
 
 
@@ -51,31 +52,40 @@ class Came(NamedTuple):
 
 
 @dataclass
-class _Fetching:
+class Fetching:
+    """How files are fetched, and which ones models were made of."""
+
     lock: Path | None = None
     update: bool = False
     offline: bool = False
     came: list[Came] = field(default_factory=list)
+    shipped: dict[str, registry.Weights] = field(default_factory=dict)
 
 
-_FETCHING: ContextVar[_Fetching | None] = ContextVar("_FETCHING", default=None)
+_FETCHING: ContextVar[Fetching | None] = ContextVar("_FETCHING", default=None)
 
 
 @contextlib.contextmanager
-def fetching(lock: Path | None = None, update: bool = False, offline: bool = False) -> Iterator[list[Came]]:
-    """Inside, what is fetched is listed.
+def fetching(lock: Path | None = None, update: bool = False, offline: bool = False) -> Iterator[Fetching]:
+    """Inside, what is fetched is listed, and which weights that ship are read.
 
     Args:
         lock: where pins are kept instead of in `$ZOO_LOCK` or the cache; one that cannot be written is an error.
         update: pins are made anew, of what publishers have now.
         offline: nothing is fetched that is not here.
     """
-    how = _Fetching(lock, update, offline)
+    how = Fetching(lock, update, offline)
     token = _FETCHING.set(how)
     try:
-        yield how.came
+        yield how
     finally:
         _FETCHING.reset(token)
+
+
+def note_shipped(record: registry.Weights) -> None:
+    """List weights that ship among what is read."""
+    if how := _FETCHING.get():
+        how.shipped[record.name] = record
 
 
 def fetch(file: Published, owner: str, sha256: str = "", md5: str = "") -> Path:
@@ -90,7 +100,7 @@ def fetch(file: Published, owner: str, sha256: str = "", md5: str = "") -> Path:
         FileNotFoundError: the publisher, or a bundle, has no such file.
         ConnectionError: it is not here and cannot be had.
     """
-    how = _FETCHING.get() or _Fetching()
+    how = _FETCHING.get() or Fetching()
     found = None if how.update else lock.find(file.address, how.lock)
     path = _locate(file, owner, found, how)
     digest = hash_file(path)
@@ -113,7 +123,7 @@ def _pin(
     digest: str,
     md5: str,
     found: tuple[Pin, Path] | None,
-    how: _Fetching,
+    how: Fetching,
 ) -> tuple[Pin, str]:
     """The pin of a file, kept where new ones go, and what is to be said of it."""
     target = how.lock or lock.current()
@@ -185,7 +195,7 @@ def _commit(file: Published, path: Path) -> str:
     return parts[-1] if file.url is None and parts[-2:-1] == ("snapshots",) else ""
 
 
-def _locate(file: Published, owner: str, found: tuple[Pin, Path] | None, how: _Fetching) -> Path:
+def _locate(file: Published, owner: str, found: tuple[Pin, Path] | None, how: Fetching) -> Path:
     """Where a file lies: in a bundle, else where the Hub's client or torch.hub keeps it, fetched if need be."""
     packed = None if how.update else lock.bundle(file.address, how.lock)
     if packed is not None:

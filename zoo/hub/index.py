@@ -1,4 +1,4 @@
-"""The index of a folder of checkpoints, its records in one file: what `zoo ls` and `zoo info` read."""
+"""The index of folders of checkpoints, their records in one file: what `zoo ls` and `zoo info` read."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from zoo import registry
 
 
-def text(folder: Path) -> str:
-    """What the index of a folder should say: each checkpoint's config.json as far as it is a record.
+def text(folders: tuple[Path, ...]) -> str:
+    """What the index of folders should say: each checkpoint's config.json as far as it is a record.
 
     Raises:
         ValueError: as `registry.read_records`'.
     """
-    told = {record.name: registry.plain(record) for record in registry.read_records(folder)}
+    told = {record.name: registry.plain(record) for record in registry.read_records(folders)}
     for record in told.values():
         del record["name"]
     return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
@@ -20,4 +20,5 @@ def text(folder: Path) -> str:
 
 def refresh() -> dict[Path, str]:
     """What the house's index should say, by file."""
-    return {Path("zoo", "checkpoints", registry.INDEX): text(registry.HOUSE / "checkpoints")}
+    checkpoints = next(family.checkpoints for family in registry.families().values() if family.ours)
+    return {Path("zoo", "checkpoints", registry.INDEX): text(checkpoints)}

@@ -11,8 +11,17 @@ from typing import Any
 from torch import Tensor
 
 from zoo import registry
-from zoo.hub.fetch import Published, download, fetch
-from zoo.hub.files import CONFIG, check_arch, check_made, plain_tensors, read_checkpoint, read_config, read_tensors
+from zoo.hub.fetch import CHECKPOINTS, Published, download, fetch, note_shipped
+from zoo.hub.files import (
+    CONFIG,
+    check_arch,
+    check_made,
+    plain_tensors,
+    read_checkpoint,
+    read_config,
+    read_tensors,
+    root,
+)
 from zoo.hub.foreign import read_state, translate
 from zoo.hub.make import TORCHS, Source
 from zoo.recipe import newest_run
@@ -79,8 +88,9 @@ def _shipped_config(record: Weights) -> dict[str, Any]:
     if told is not None and told != record:
         other = [f.name for f in fields(record) if getattr(told, f.name) != getattr(record, f.name)]
         raise ValueError(
-            f"{folder / CONFIG} has another {', '.join(other)} than the record of {record.name}: it was edited. Get "
-            f"the folder again, or, where the edit is meant, write {registry.INDEX} beside it again: python -m zoo.hub"
+            f"{folder / CONFIG} has another {', '.join(other)} than the record of {record.name}: it was edited, or is "
+            f"of another version of {record.distribution}. Install that again, or, where the edit is meant, write "
+            f"{registry.INDEX} again: python -m zoo.hub"
         )
     own = {"arch": record.arch, "args": record.args, "name": record.name, "golden": list(record.golden)}
     return config | own
@@ -117,8 +127,24 @@ def _open_lightning(file: Path, mmap: bool) -> Source:
 
 
 def embedded_folder(record: Weights) -> Path:
-    """Where weights that ship with the package lie."""
-    return record.folder
+    """Where weights that ship lie: in the distribution that brings them, or in a bundle.
+
+    Raises:
+        FileNotFoundError: that one is not installed, or is another version which lacks them.
+    """
+    from importlib import metadata
+
+    note_shipped(record)
+    packed = root() / CHECKPOINTS / record.name
+    folder = record.folder or (packed if packed.is_dir() else None)
+    if folder is not None:
+        return folder
+    ships, get = f"{record.name} ships with {record.distribution}", f"pip install -U {record.distribution}"
+    try:
+        other = metadata.version(record.distribution)
+    except metadata.PackageNotFoundError:
+        raise FileNotFoundError(f"{ships}, which is not installed: {get}") from None
+    raise FileNotFoundError(f"{ships}, and version {other} of it, which is installed, lacks it: {get}")
 
 
 @cache

@@ -71,17 +71,18 @@ def destination(name: str, output: Path | None = None) -> Path:
     family = registry.home(arch)
     if not re.fullmatch(r"\w+", tag):
         raise ValueError(f"{name!r} is no arch.tag; name what it was trained on: zoo release RUN {arch}.mnist")
-    folder = family.checkpoints / name if output is None else output
+    folder = family.checkpoints[-1] / name if output is None else output
     if name in registry.records() or _holds(folder) == name or (output is None and folder.exists()):
         raise ValueError(f"{name} stands, and a tag never changes; release it under another: {name}_v2")
     if output is None and {"site-packages", "dist-packages"} & set(folder.parts):
         raise ValueError(f"{family} is installed, not checked out; give a folder of your own: -o FOLDER")
-    if not family.ours and folder.resolve().is_relative_to((registry.HOUSE / "checkpoints").resolve()):
+    houses = (place.resolve() for house in registry.families().values() if house.ours for place in house.checkpoints)
+    if not family.ours and any(folder.resolve().is_relative_to(place) for place in houses):
         raise ValueError(
             f"{arch} is of {family}, and weights of it ship with that, not with latentzoo; without -o they go to "
-            f"{family.checkpoints}"
+            f"{family.checkpoints[-1]}"
         )
-    if folder.resolve().parent == family.checkpoints.resolve() and folder.name != name:
+    if _beside(folder, family) and folder.name != name:
         raise ValueError(f"{folder} is among the checkpoints of {family}, where it would be called {name}")
     registry.read_records(family.checkpoints)  # an index of them can be written
     return folder
@@ -131,12 +132,17 @@ def release(places: Sequence[Path], name: str, folder: Path, licence: str | None
     if str(config.get("commit")).endswith("-dirty"):
         said.append(f"trained at {config['commit']}: with changes that no commit holds")
     family = registry.home(name.partition(".")[0])
-    if folder.resolve().parent == family.checkpoints.resolve():
-        with hub.write_aside(family.checkpoints) as aside:
+    if _beside(folder, family):
+        with hub.write_aside(family.checkpoints[0]) as aside:
             aside(registry.INDEX).write_text(index.text(family.checkpoints), encoding="utf-8")
         registry.forget()
         said += ["MODEL_CARD.md and README.md tell of it after: python -m zoo.hub"] if family.ours else []
     return Released(folder, said)
+
+
+def _beside(folder: Path, family: registry.Family) -> bool:
+    """Whether a folder lies among the checkpoints of a family."""
+    return folder.resolve().parent in [place.resolve() for place in family.checkpoints]
 
 
 def _holds(folder: Path) -> str | None:
@@ -156,6 +162,8 @@ def _read(place: Path) -> Run:
     known = history.read(run)
     if known["status"] == "damaged":
         raise ValueError(f"{run} is damaged: {known['fault']}; only a run that is whole is released")
+    if known["status"] == "running":
+        raise ValueError(f"{run} is being trained; release it when it has ended")
     if not any(isinstance(value, int | float) and math.isfinite(value) for value in known["figures"].values()):
         raise ValueError(f"{run} has no figures: metrics.json is missing or says none; zoo fit --resume {run} ends it")
     return Run(run, known, json.loads((run / "environment.json").read_text(encoding="utf-8")))

@@ -1,0 +1,1 @@
+"""Checkpoints of latentzoo that its own wheel is too small for; `zoo.load(NAME)` finds them here."""
