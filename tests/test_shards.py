@@ -463,15 +463,25 @@ def test_shards_of_an_object_store_get_a_manifest_on_the_disk(written, bucket, t
     assert numbers(loader(tmp_path)) == numbers(loader(written))
 
 
-@pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs")])
-def test_an_object_store_without_its_package_names_it(scheme, package, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("scheme", "package", "said"),
+    [
+        ("s3", "s3fs", "needs the package s3fs; pip install s3fs"),
+        ("gs", "gcsfs", "needs the package gcsfs; pip install gcsfs"),
+        ("abfs", "adlfs", "needs the package adlfs; pip install adlfs"),
+        ("sftp", "paramiko", 'needs a package: SFTPFileSystem requires "paramiko" to be installed'),
+    ],
+)
+def test_an_object_store_without_its_package_names_it(scheme, package, said, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, package, None)
-    said = rf"^{scheme}://b/p/manifest\.json needs a package that is not here: .*{package}"
-    with pytest.raises(ValueError, match=said):
+    (tmp_path / "l.csv").write_text(f"path\n{scheme}://b/p.png\n")
+    with pytest.raises(ValueError, match=rf"^{scheme}://b/p/manifest\.json {said}$"):
         ready(f"{scheme}://b/p")
+    with pytest.raises(FileNotFoundError, match=rf"cannot be fetched \({scheme}://b/p\.png {said}\)"):
+        read(str(tmp_path / "l.csv"))
     assert cli.main(["shard", "--index", f"{scheme}://b/p", "out"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert package in line
+    assert said in line
 
 
 def test_an_object_store_that_cannot_be_listed_is_told_in_a_line(bucket, tmp_path, small_blocks, monkeypatch, capsys):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zoo.data import pictures, pixels, readers, shards
+from zoo.data import pictures, pixels, readers, remote, shards
 from zoo.data.clips import SUFFIXES, find_videos, readable
 from zoo.data.folders import SPLITS, Left, files_under
 from zoo.hub.files import write_aside
@@ -109,7 +109,7 @@ def index(place: str, folder: str | Path | None = None, replace: bool = False) -
     target = Path(place if folder is None else folder)
     if not replace:
         _refuse(target)
-    fs, root = shards.file_system(place.rstrip("/"))
+    fs, root = remote.file_system(place.rstrip("/"))
     files = sorted(f for f in shards.patiently(place, fs, lambda: fs.find(root)) if f.endswith(".tar"))
     if not files:
         raise ValueError(f"{place} holds no *.tar; `zoo shard SOURCE -o FOLDER` writes shards")

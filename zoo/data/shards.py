@@ -35,6 +35,7 @@ from torch.utils.data import default_collate
 
 from zoo.data.batches import Batches, Split
 from zoo.data.pictures import Damaged, reason
+from zoo.data.remote import file_system
 from zoo.data.seeds import mix
 
 MANIFEST, FORMAT = "manifest.json", "zoo-shards-1"
@@ -153,18 +154,6 @@ def join(splits: Mapping[str, Shards]) -> Shards:
     for shard in (shard for part in parts for shard in part.shards):
         shards.append(replace(shard, first=sum(other.samples for other in shards)))
     return replace(parts[0], shards=shards, labelled=all(part.labelled for part in parts))
-
-
-def file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """What reads a URL, and the path there; keys and endpoints come from fsspec's own configuration."""
-    try:
-        return fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        raise ValueError(f"{url} needs a package that is not here: {error}") from error
-    except ValueError as error:
-        raise ValueError(
-            f"{url}: {error}; allowed are a folder, https://, s3://, gs:// and hf://datasets/org/name"
-        ) from error
 
 
 # Reading

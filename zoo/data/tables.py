@@ -365,14 +365,14 @@ def _shared(names: Sequence[Hashable], rows: Sequence[Row]) -> set[Hashable]:
 
 def _lying(path: str, part: Part, place: str) -> Any:
     """A picture that a row names; None where it is not there."""
-    import fsspec
-
     if "://" in path:
+        from zoo.data import remote
+
         try:
-            with fsspec.open(path) as file:
-                return Found(file.read(), place)
-        except Exception as error:  # each protocol raises its own, and its library may be missing
-            why = error.__cause__ or error  # of a server that is not there fsspec says the address alone
+            return Found(remote.read(path), place)
+        except Exception as error:  # each protocol raises its own
+            # Of a server that is not there fsspec says the address alone.
+            why = error if isinstance(error, ValueError) else error.__cause__ or error
             raise FileNotFoundError(
                 f"{place} cannot be fetched ({why}); mend the row, or get the picture and name its file there"
             ) from error
