@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import re
+import sys
 import warnings
 from fractions import Fraction
 from itertools import pairwise
@@ -16,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo import cli
 from zoo.data import clips as c
 from zoo.data import video as v
 from zoo.data.shards import Sample
@@ -464,3 +466,49 @@ def test_a_forked_worker_frees_nothing_that_has_threads(tmp_path):
     finally:
         gc.enable()
     assert ended
+
+
+# Without PyAV
+
+
+@pytest.fixture
+def without_pyav(monkeypatch):
+    for module in [m for m in sys.modules if m.partition(".")[0] == "av"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "av", None)
+
+
+NEEDS = r"a\.mp4 is a video, which needs the package av; pip install 'latentzoo\[video\]'$"
+
+
+def test_a_video_without_pyav_is_refused_in_a_line_that_names_the_extra(tmp_path, without_pyav, capsys):
+    for name in ("cat/a.mp4", "dog/b.gif"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True)
+        (tmp_path / "in" / name).write_bytes(b"anything")
+    for bad in ("refuse", "skip"):
+        with pytest.raises(ValueError, match=NEEDS):
+            c.ClipData(str(tmp_path / "in"), bad=bad).setup()
+    for read in (lambda path: v.read_frames(path, lambda n: [0]), lambda path: v.check_frames(path, 1)):
+        with pytest.raises(ValueError, match=NEEDS):
+            read(tmp_path / "in/cat/a.mp4")
+    capsys.readouterr()
+    assert cli.main(["shard", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--bad", "skip"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(NEEDS, line)
+
+
+def test_clips_of_gifs_and_sprites_need_no_pyav(tmp_path, without_pyav):
+    for name in ("cat/a.gif", "dog/b.gif"):
+        (tmp_path / name).parent.mkdir()
+        frames = [Image.fromarray(picture(i)) for i in range(8)]
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=40)
+    for bad in ("refuse", "skip"):
+        data = c.ClipData(
+            str(tmp_path), frames=4, image_size=32, batch_size=1, val_fraction=0.5, num_workers=0, bad=bad
+        )
+        data.setup("fit")
+        x, _, _ = next(iter(data.val_dataloader()))
+        assert x.shape == (1, 4, 3, 32, 32)
+    sprites = c.ClipData("sprites", frames=8, image_size=64, limit=4, batch_size=2)
+    sprites.setup("fit")
+    assert next(iter(sprites.val_dataloader()))[0].shape == (2, 8, 3, 64, 64)

@@ -26,7 +26,7 @@ from zoo.data.batches import AfterSetup, Batches, DataModule, InMemory, Split
 from zoo.data.folders import SPLITS, read_folder
 from zoo.data.pictures import decode, reason
 from zoo.data.seeds import mix, seeded
-from zoo.data.video import DECODER, check_count, check_frames, read_frames
+from zoo.data.video import DECODER, check_count, check_frames, check_library, read_frames
 from zoo.nn.checks import check_least, check_types
 from zoo.registry import suggest
 
@@ -366,6 +366,7 @@ class Streams:
 
 
 def _split(paths: list[Path], labels: list[int]) -> tuple[Split, Tensor]:
+    check_library(paths)
     return Videos(paths), torch.tensor(labels)
 
 
@@ -423,6 +424,7 @@ def _read_list(file: Path) -> tuple[list[Path], list[int]]:
 
 def readable(paths: list[Path], labels: list[int], frames: int) -> tuple[list[Path], list[int]]:
     """Without the files that cannot give a clip; they are named once."""
+    check_library(paths)  # what is found of a file is remembered, and this is no fault of a file's
 
     def why(path: Path) -> str:
         try:

@@ -1,5 +1,7 @@
 """Frames of a video: how many there are, and the pixels of some of them. Only this module knows PyAV.
 
+Pillow reads GIFs, so these need no extra; PyAV is that of `latentzoo[video]`.
+
 Frame i is the i-th of those that are shown. No time and rate give it: rates vary, packets are stored in another order
 than they are shown in, and an edit list hides some. So the packets are listed, which decodes nothing, and put into the
 order of their times. Decoding begins at the last key frame before the first frame that is wanted, and what comes out
@@ -8,10 +10,11 @@ decoded once to see what it holds, and again from its start: that takes longer, 
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain, dropwhile
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
@@ -28,6 +31,7 @@ T = TypeVar("T")
 # Codecs of which each packet becomes one frame. MPEG-4's may also say "as before", in fewer bytes than any frame has.
 ONE_EACH = {"av1", "dnxhd", "ffv1", "h264", "hevc", "libdav1d", "mjpeg", "mpeg4", "prores", "rawvideo", "vp9"}
 AS_BEFORE = 20
+WANTS_VIDEO = "pip install 'latentzoo[video]'"
 BLANK = np.uint8(0)
 DECODER = "frames as they are shown 1"  # changes with what is read of a video, so what was found of it does
 
@@ -78,6 +82,25 @@ def check_count(source: Source, count: int, least: int) -> None:
         raise Damaged(f"{source} has {count} frames, {least} are asked for", "ask for fewer", "videos")
 
 
+def check_library(paths: Iterable[Path]) -> None:
+    """Refuse videos that nothing here decodes.
+
+    Raises:
+        ValueError: one is no GIF, and PyAV is not here.
+    """
+    film = next((path for path in paths if path.suffix.lower() != ".gif"), None)
+    if film is not None:
+        _pyav(film)
+
+
+def _pyav(source: Source) -> ModuleType:
+    try:
+        import av
+    except ImportError as error:
+        raise ValueError(f"{source} is a video, which needs the package av; {WANTS_VIDEO}") from error
+    return av
+
+
 def _of_one_size(source: Source, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     first = None
     for pixels in frames:
@@ -92,15 +115,21 @@ def _of_one_size(source: Source, frames: Iterator[np.ndarray]) -> Iterator[np.nd
 
 def _reading(source: Source, read: Callable[[Any], T]) -> T:
     """What `read` makes of a video, at the second attempt where the list of its packets was wrong."""
-    import av
     from PIL import Image
 
     with _opened(source) as file:
         kind, size = file.read(4), file.seek(0, io.SEEK_END)
         stated = _stated_bytes(file)
     cut = f"{source} is cut off: it holds {size:,} of at least {stated:,} bytes" if size < stated else ""
+    is_gif = kind == b"GIF8"
+    errors = (
+        OSError,
+        EOFError,
+        Image.DecompressionBombError,
+        *(() if is_gif else (Surprise, _pyav(source).FFmpegError)),
+    )
     try:
-        if kind == b"GIF8":
+        if is_gif:
             gif = Gif(source)
             with gif.image:
                 return read(gif)
@@ -115,7 +144,7 @@ def _reading(source: Source, read: Callable[[Any], T]) -> T:
                 return read(video)
         finally:
             video.close()
-    except (av.FFmpegError, OSError, EOFError, Image.DecompressionBombError, Surprise) as error:
+    except errors as error:
         raise Damaged(cut or f"{source} is not a video that can be decoded ({error})", AGAIN, "videos") from error
 
 
