@@ -3,10 +3,12 @@
 import dataclasses
 import hashlib
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from huggingface_hub import constants
@@ -16,17 +18,30 @@ from zoo import registry
 
 
 class Publisher(http.server.BaseHTTPRequestHandler):
-    """Answers as the Hub does: the commit that a revision stands for, and a large file's sha256 as its etag."""
+    """Answers as the Hub does: the commit that a revision stands for, and a large file's sha256 as its etag.
+
+    Of a data set it lists the files too.
+    """
 
     def do_GET(self):
         self.server.asked.append((self.command, self.path))
-        repo, _, rest = self.path.strip("/").partition("/resolve/")
+        path = self.path.partition("?")[0].strip("/")
+        listed = path.startswith("api/")
+        repo, _, rest = path.removeprefix("api/").partition("/revision/" if listed else "/resolve/")
         revision, _, file = rest.partition("/")
-        commits = self.server.repos.get(repo, {})
-        commit = list(commits)[-1] if revision == "main" and commits else revision
-        if rest and commit not in commits:
+        commits, heads = self.server.repos.get(repo, {}), self.server.heads.get(repo, {})
+        newest = [commit for commit in commits if commit not in heads.values()]
+        known = ({"main": newest[-1], "": newest[-1]} if newest else {}) | heads
+        commit = known.get(unquote(revision), revision)
+        if (rest or listed) and commit not in commits:
             return self.answer(404, b"", {"X-Error-Code": "RevisionNotFound" if commits else "RepoNotFound"})
-        content = commits[commit].get(file) if rest else self.server.files.get(self.path)
+        if listed:
+            files = [{"rfilename": name} for name in commits[commit]]
+            about = {"id": repo.removeprefix("datasets/"), "sha": commit, "siblings": files}
+            return self.answer(200, json.dumps(about).encode(), {})
+        if repo in self.server.gated:
+            return self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
+        content = commits[commit].get(unquote(file)) if rest else self.server.files.get(self.path)
         if content is None:
             return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
         etag = f'"{hashlib.sha256(content).hexdigest()}"'
@@ -48,9 +63,14 @@ class Publisher(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def publishing() -> Iterator[http.server.ThreadingHTTPServer]:
-    """`repos`: repository → commit → file → content, the newest commit last; `files`: path → content; `asked`."""
+    """What is there, and what was `asked`.
+
+    `repos`: repository → commit → file → content, the newest commit last, "datasets/org/name" of data; `heads`:
+    repository → branch → commit, of branches but main; `gated`: repositories whose files nobody gets; `files`: path →
+    content.
+    """
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Publisher)
-    server.repos, server.files, server.asked = {}, {}, []
+    server.repos, server.heads, server.gated, server.files, server.asked = {}, {}, set(), {}, []
     server.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server

@@ -1,6 +1,11 @@
-"""Files from publishers: fetched once, and verified by what their record states, else by what came the first time."""
+"""Files from publishers: fetched once, and verified by what their record states, else by what came the first time.
+
+A data set of the Hub is many files, and pinned as one: by the list of them and the commit that it was taken at.
+"""
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 import sys
@@ -15,11 +20,12 @@ import torch
 
 from zoo import registry
 from zoo.hub import lock
-from zoo.hub.files import again, hash_file
+from zoo.hub.files import FULL, again, hash_file, root, write_aside
 from zoo.hub.lock import Pin
 
 CHECKPOINTS = "checkpoints"  # of a bundle: weights that do not ship with this package itself
 WHOLE = 64  # hex digits of a sha256; some publishers state its first ones
+DATA = "datasets/"  # what the Hub's addresses of data sets begin with
 
 
 @dataclass(frozen=True)
@@ -232,34 +238,131 @@ def is_here(file: Published) -> bool:
     return isinstance(hf.try_to_load_from_cache(file.repo, file.file, revision=revision), str)
 
 
+class Listed(NamedTuple):
+    """The files that a data set of the Hub holds at a commit."""
+
+    commit: str
+    files: tuple[str, ...]
+
+
+def list_files(repo: str, revision: str | None = None) -> Listed:
+    """The files of a data set of the Hub, as they were when they were first asked for: the list is kept and pinned.
+
+    So a run that goes on later reads what it has begun with, and nothing is asked of the network again.
+
+    Args:
+        repo: "datasets/org/name".
+        revision: a branch, a tag or a commit; None is the newest commit.
+
+    Raises:
+        FileNotFoundError: no such repository or revision, or it is closed to this user.
+        ConnectionError: it was not listed before, and the Hub cannot be reached.
+        ValueError: a lock file is damaged; the commit holds other files than were pinned.
+    """
+    address = f"hf://{repo}{f'@{revision}' if revision else ''}"
+    found = lock.find(address)
+    if found is not None:
+        file = _list_file(found[0])
+        if file.is_file() and hash_file(file) == found[0].sha256:
+            held = json.loads(file.read_text(encoding="utf-8"))
+            return Listed(held["commit"], tuple(held["files"]))
+    listed = _ask_files(repo, found[0].commit or revision if found else revision)
+    text = json.dumps(listed._asdict(), indent=0).encode()
+    pin = Pin(hashlib.sha256(text).hexdigest(), len(text), listed.commit)
+    if found is not None and found[0].sha256 != pin.sha256:
+        raise ValueError(
+            f"{address} is pinned in {found[1]} with other files than the Hub lists at commit {pin.commit[:12]}; to "
+            "take what there is now, remove its line from the lock"
+        )
+    target = lock.current()
+    try:
+        file = _list_file(pin)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with write_aside(file.parent) as aside:
+            aside(file.name).write_bytes(text)
+        kept = found[0] if found else lock.keep(target, address, pin)[0]
+    except (OSError, NotImplementedError) as error:
+        warnings.warn(
+            f"{address} is not pinned, so a change of it would not be noticed: {target} or {root()} cannot be written "
+            f"({getattr(error, 'strerror', None) or error}); set ZOO_LOCK and ZOO_CACHE to places that can be",
+            stacklevel=2,
+        )
+        return listed
+    if found is not None or revision == pin.commit:
+        return listed
+    if kept != pin:  # another process was first, and the repository changed between the two
+        return list_files(repo, revision)
+    warnings.warn(
+        f"{address} is read at commit {pin.commit[:12]} from now on, as pinned in {target}; remove its line there to "
+        "read what the Hub holds then",
+        stacklevel=2,
+    )
+    return listed
+
+
+def _list_file(pin: Pin) -> Path:
+    return root() / "lists" / f"{pin.sha256}.json"
+
+
+def _ask_files(repo: str, revision: str | None) -> Listed:
+    import huggingface_hub as hf
+
+    with _telling(repo, revision):
+        try:
+            info = hf.HfApi(library_name="latentzoo").dataset_info(repo.removeprefix(DATA), revision=revision)
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # as in `_reach`
+            raise ConnectionError(f"{error}") from error
+    return Listed(info.sha or "", tuple(sorted(file.rfilename for file in info.siblings or ())))
+
+
 def download(repo: str, file: str, revision: str | None, again: bool = False, offline: bool = False) -> Path:
     """A file of a Hub repository, cached; honours HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and HF_TOKEN.
 
     Args:
+        repo: "org/name", or "datasets/org/name".
         again: only as the Hub has it now. Else the client takes what its cache holds where the Hub cannot be reached.
         offline: only one that is there.
     """
     import huggingface_hub as hf
+
+    kind, name = _kind(repo)
+    with _telling(repo, revision, file):
+        if again:
+            _reach(hf.hf_hub_url(name, file, repo_type=kind, revision=revision))
+        path = hf.hf_hub_download(
+            name, file, repo_type=kind, revision=revision, library_name="latentzoo", local_files_only=offline
+        )
+    return Path(path)
+
+
+def _kind(repo: str) -> tuple[str, str]:
+    """A repository's type and name, as the client wants them."""
+    return ("dataset", repo.removeprefix(DATA)) if repo.startswith(DATA) else ("model", repo)
+
+
+@contextlib.contextmanager
+def _telling(repo: str, revision: str | None, file: str = "") -> Iterator[None]:
+    """What the client raises over a repository or a file of it, in words that say what to do."""
+    import huggingface_hub as hf
     from huggingface_hub import errors
 
     at = f"{repo}@{revision}" if revision else repo
+    data = repo.startswith(DATA)
     try:
-        if again:
-            _reach(hf.hf_hub_url(repo, file, revision=revision))
-        return Path(
-            hf.hf_hub_download(repo, file, revision=revision, library_name="latentzoo", local_files_only=offline)
-        )
+        yield
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(f"hf://{repo} has no revision {revision!r}; leave it out for the newest") from error
     except errors.LocalEntryNotFoundError as error:
-        raise ConnectionError(
-            f"hf://{at} {file} is not in the cache and the Hub cannot be reached (HF_HUB_OFFLINE="
-            f"{os.environ.get('HF_HUB_OFFLINE', '0')}, HF_ENDPOINT={hf.constants.ENDPOINT}); load it once online, "
-            "or take weights that ship with the package: `zoo ls --pretrained`"
-        ) from error
+        raise _unreachable(at, file, data) from error
     except errors.EntryNotFoundError as error:
+        cure = "it is damaged there" if data else "so it is no checkpoint of this zoo; see `zoo convert`"
+        raise FileNotFoundError(f"hf://{at} has no {file}, {cure}") from error
+    except errors.GatedRepoError as error:
         raise FileNotFoundError(
-            f"hf://{at} has no {file}, so it is no checkpoint of this zoo; see `zoo convert`"
+            f"hf://{at} is open to who has accepted its terms; do so at {hf.constants.ENDPOINT}/{repo}, and set "
+            "HF_TOKEN to a token of that account"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(
@@ -268,9 +371,28 @@ def download(repo: str, file: str, revision: str | None, again: bool = False, of
     except errors.HFValidationError as error:
         raise ValueError(f"hf://{at} is not a valid repository name: {error}") from error
     except (errors.HfHubHTTPError, OSError) as error:
+        if not file:
+            raise _unreachable(at, file, data, error) from error
+        if isinstance(error, PermissionError | NotADirectoryError) or error.errno in FULL:
+            raise OSError(
+                f"the cache {hf.constants.HF_HUB_CACHE} cannot be written: {error.strerror}; set HF_HOME to a folder "
+                "that can be, or make room there"
+            ) from error
         raise ConnectionError(
             f"could not get {file} of hf://{at}: {error}; try again, what was fetched is kept"
         ) from error
+
+
+def _unreachable(at: str, file: str, data: bool, error: Exception | None = None) -> ConnectionError:
+    import huggingface_hub as hf
+
+    other = "give a folder" if data else "take weights that ship with the package: `zoo ls --pretrained`"
+    why = f"{error}; " if error else ""
+    return ConnectionError(
+        f"hf://{at}{f' {file}' if file else ''} is not in the cache and the Hub cannot be reached ({why}HF_HUB_OFFLINE="
+        f"{os.environ.get('HF_HUB_OFFLINE', '0')}, HF_ENDPOINT={hf.constants.ENDPOINT}); load it once online, or "
+        f"{other}"
+    )
 
 
 def _reach(url: str) -> None:
