@@ -1,5 +1,7 @@
 """ONNX: any batch, equal to torch in onnxruntime; what cannot be exported yet is said in a line."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,15 @@ def test_what_needs_another_network_is_not_exported_and_that_is_a_line(arch, arg
     assert said.endswith("export it as safetensors, which holds every model")
     assert "delete" not in said
     assert len(said) < 400
+    assert not (tmp_path / "onnx").exists()
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+def test_an_export_without_its_extra_names_it_in_a_line(package, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert cli.main(["export", "bilinear_d256.mnist", str(tmp_path / "onnx"), "--to", "onnx"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == "zoo export: ONNX needs the packages onnx and onnxscript; pip install 'latentzoo[onnx]'"
     assert not (tmp_path / "onnx").exists()
 
 

@@ -361,6 +361,7 @@ def _map(model: nn.Module) -> tuple[nn.Module, str]:
 
 def _export_onnx(model: Network, folder: Path) -> Path:
     try:
+        import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError("ONNX needs the packages onnx and onnxscript; pip install 'latentzoo[onnx]'") from error
