@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,19 @@ def test_only_the_hub_wing_knows_the_hub_client():
         p.name for p in (ROOT / "zoo").rglob("*.py") if any(n.startswith("huggingface_hub") for n in imports_of(p))
     }
     assert knows == {"fetch.py", "give.py", "card.py"}
+
+
+@pytest.mark.parametrize(
+    ("module", "knows"),
+    [("datasets", {"tables.py"}), ("av", {"video.py"}), ("pandas", set()), ("pillow_heif", {"pictures.py"})],
+)
+def test_what_is_an_extra_is_imported_in_one_place_where_it_is_needed(module, knows):
+    files = [p for p in (ROOT / "zoo").rglob("*.py") if module in {n.split(".")[0] for n in imports_of(p)}]
+    assert {p.name for p in files} == knows
+    for path in files:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        at_once = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom)]
+        assert not [n for n in at_once if re.search(rf"\b(import|from) {module}\b", ast.unparse(n))], path
 
 
 def test_nothing_is_unpickled_without_weights_only():

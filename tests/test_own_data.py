@@ -240,6 +240,20 @@ def test_a_dataloader_goes_straight_to_the_trainer(batch, monkeypatch):
         assert 0.9 < x.max() <= 1
 
 
+def test_a_stream_of_the_library_datasets_is_trained_on(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y"])})
+    pictures = [picture(i).convert("L").resize((28, 28)) for i in range(8)]
+    datasets.Dataset.from_dict({"image": pictures, "label": [0, 1] * 4}, features).to_parquet(tmp_path / "t.parquet")
+    stream = datasets.load_dataset("parquet", data_files=str(tmp_path / "t.parquet"), split="train", streaming=True)
+    lit = zoo.LitClassifier("bilinear_d64", num_classes=2)
+    loader = DataLoader(stream, batch_size=4, collate_fn=zoo.collate(lit.model))
+    (x, y), _ = loader
+    assert (x.shape, y.tolist()) == ((4, 1, 28, 28), [0, 1, 0, 1])
+    run = L.Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False)
+    run.fit(lit, loader)
+    assert run.global_step == 4
+
+
 @pytest.mark.parametrize(
     ("batch", "said"),
     [

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from zoo.data import cache, lists, tables
+from zoo.data import cache, lists, repository, tables
 from zoo.data.folders import SPLITS, read_folder
 from zoo.data.pictures import is_grey, opened, suffixes
 from zoo.data.seeds import held_out
@@ -108,7 +108,8 @@ def read(
 
     Args:
         source: a folder, a picture or several, a list of them (CSV, TSV, JSONL), a parquet file, "samples/NAME",
-            "torchvision:NAME" or "torchvision:NAME:ROOT", or a Hub id "org/name".
+            "torchvision:NAME" or "torchvision:NAME:ROOT", or a Hub id "org/name", which a configuration may follow,
+            "org/name:CONFIG", or a revision, "org/name@REVISION".
         image_column, label_column: of a table, where there are several; a label_column "" reads without labels, of a
             folder all pictures in it at any depth.
         every_class: as `read_folder`'s: what is asked about is read whole, what is trained on without the classes that
@@ -162,13 +163,13 @@ def read(
     if path.is_file():
         no_columns(name, image_column, label_column)
         return _pictures([path])
-    is_id = not path.is_absolute() and not name.startswith((".", "~")) and name.strip("/").count("/") == 1
-    if not is_id or name.endswith("/") or kind in (".parquet", *lists.SUFFIXES, *suffixes()):
+    found = None if name.startswith((".", "~")) else repository.named(name)
+    if found is None or kind in (".parquet", *lists.SUFFIXES, *suffixes()):
         raise FileNotFoundError(
             f"no {'file' if kind else 'folder'} {name}; give a folder of class folders or of parquet files, pictures, "
             "a CSV or JSONL that lists them, a Hub id org/name, torchvision:NAME or samples/mnist"
         )
-    return table(*tables.hub(name))
+    return table(*repository.parts(name, found))
 
 
 def no_columns(source: str, image_column: str | None, label_column: str | None) -> None:

@@ -1,14 +1,15 @@
-"""Tables of pictures: parquet files that lie here, or a data set of the Hub.
+"""Tables of pictures: parquet files, or what the library datasets reads of the Hub.
 
 A row holds an encoded picture, or where one lies, and the number or the name of its class. A split is labelled in every
 row or in none. Labels are looked at once, here, and a wrong one is named by file and row.
 """
 
+import importlib.util
 import json
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from zoo.registry import suggest
 
 LABELS = ("label", "labels", "class")  # columns that hold classes where nothing says which does
 PATHS = ("image", "img", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path")  # of pictures
+WANTS_LIBRARY = "pip install 'latentzoo[datasets]'"
 MOST_CLASSES = 100_000  # of labels that are numbers without names
 NONE = -1  # the label of what has none
 
@@ -111,42 +113,68 @@ def local(root: Path, files: dict[str, list[Path]]) -> dict[str, list[Part]]:
     Raises:
         ValueError: a damaged file.
     """
+    return {
+        role: [opened(path, str(path), path.relative_to(root).as_posix(), (path.parent, root)) for path in some]
+        for role, some in files.items()
+    }
+
+
+def opened(path: Path, name: str, short: str, folders: tuple[Path, ...] = (), cure: str = "get it again") -> Part:
+    """A parquet file as a part.
+
+    Args:
+        cure: what to do about a damaged one.
+
+    Raises:
+        ValueError: it is one.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
-    parts: dict[str, list[Part]] = {}
-    for role, some in files.items():
-        for path in some:
-            try:
-                file = parquet.ParquetFile(path)
-            except (OSError, pa.ArrowException) as error:
-                raise ValueError(f"{path} is no parquet file, or a damaged one ({error}); get it again") from error
-            short = path.relative_to(root).as_posix()
-            part = Part(str(path), file.schema_arrow, file.read, short, (path.parent, root))
-            parts.setdefault(role, []).append(part)
-    return parts
+    def read(columns: list[str]) -> Any:
+        with parquet.ParquetFile(path) as file:  # not left open: a data set may have thousands
+            return file.read(columns)
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{name} is no parquet file, or a damaged one ({error}); {cure}") from error
+    return Part(name, schema, read, short, folders)
 
 
-def hub(source: str) -> tuple[dict[str, list[Part]], bool]:
-    """The parts of each split of a Hub id, and whether they are files in class folders.
+def has_library() -> bool:
+    """Whether the library datasets is here, the extra latentzoo[datasets]."""
+    return importlib.util.find_spec("datasets") is not None
+
+
+def library(source: str, repo: str, config: str | None, commit: str, kind: str) -> tuple[dict[str, list[Part]], bool]:
+    """The parts of each split of a data set of the Hub as the library datasets reads it, and whether their classes are
+    names of folders.
+
+    Args:
+        repo, config, commit: which one.
+        kind: what it is made of, for messages.
 
     Raises:
         FileNotFoundError: no such data set.
         ConnectionError: not cached, and no network.
         OSError: the cache cannot be written.
-        ValueError: none of the splits is one for training, validation or test.
+        ValueError: the library is not here; it cannot read it; none of the splits is one for training, validation or
+            test.
     """
+    if not has_library():
+        raise ValueError(
+            f"{source} is made of {kind} files, and the Hub has no whole conversion of them to parquet; to read them, "
+            f"{WANTS_LIBRARY}"
+        )
+    import datasets
+
     try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(f"{source} is on the Hub, which needs the package datasets; pip install datasets") from error
-    try:
-        sets = datasets.load_dataset(source)
+        sets = datasets.load_dataset(repo, config, revision=commit)
     except datasets.exceptions.DatasetNotFoundError as error:
-        raise FileNotFoundError(
-            f"no folder and no Hub data set {source!r}; is the name right, is it private?"
-        ) from error
-    except (OSError, ConnectionError) as error:
+        raise FileNotFoundError(f"no Hub data set {source!r}; is the name right, is it private?") from error
+    except OSError as error:
         place = Path(datasets.config.HF_DATASETS_CACHE)
         with cache.writing(place, "set HF_HOME to a folder that can be"):
             place.mkdir(parents=True, exist_ok=True)
@@ -154,6 +182,8 @@ def hub(source: str) -> tuple[dict[str, list[Part]], bool]:
         raise ConnectionError(
             f"{source} is not cached and the Hub cannot be reached ({error}); load it once online, or give a folder"
         ) from error
+    except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"the library datasets cannot read {source}: {' '.join(str(error).split())}") from error
     parts = {}
     for role, names in SPLITS.items():
         name = next((n for n in names if n in sets), None)
@@ -233,7 +263,12 @@ def numbers(parts: dict[str, list[Part]], column: str) -> tuple[dict[str, np.nda
 
 def noted(column: str, classes: list[str]) -> dict[str, str]:
     """A table's metadata that says how the classes of a column are called, as the library datasets writes it."""
-    return {"huggingface": json.dumps({"info": {"features": {column: {"_type": "ClassLabel", "names": classes}}}})}
+    return described({column: {"_type": "ClassLabel", "names": classes}})
+
+
+def described(features: Mapping[str, Any]) -> dict[str, str]:
+    """A table's metadata that says what its columns hold, as the library datasets writes it."""
+    return {"huggingface": json.dumps({"info": {"features": features}})}
 
 
 # Columns

@@ -138,7 +138,8 @@ def _licence(name: str) -> dict[str, Any]:
 
 def _hub_id(place: str | None) -> str | None:
     """A data set of the Hub; None of what ships here, of torchvision's and of what is made as it goes."""
-    return place if place and place.count("/") == 1 and not place.startswith("samples/") else None
+    name = re.sub("[@:].*", "", place or "")  # without a revision and a configuration
+    return name if name.count("/") == 1 and not name.startswith("samples/") else None
 
 
 def _trained(trained: dict[str, Any], config: dict[str, Any]) -> str:
