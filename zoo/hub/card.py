@@ -247,7 +247,7 @@ def _row(w: Weights) -> tuple[str, ...]:
 def place(w: Weights) -> str:
     """Where a file is."""
     if w.embedded:
-        return "ships"
+        return f"in `{w.distribution}`"
     return f"[{urlsplit(w.url).netloc}]({w.url})" if w.url else f"`hf://{w.repo}`"
 
 
