@@ -286,25 +286,39 @@ class Lines(Callback):
 class CSVLog(CSVLogger):
     """Lightning's, in which neither a kill nor a full disk loses the rows so far."""
 
+    rows: "Rows | None" = None  # of the first process, once something is logged
+
     @property
     @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
-        rows = self._experiment if isinstance(self._experiment, Rows) else Rows(self.log_dir)
-        self._experiment = rows
-        return rows
+        if self.rows is None:
+            self.rows = Rows(self.log_dir)
+        return self.rows
+
+    def finalize(self, status: str) -> None:
+        if self.rows is not None:
+            self.save()
 
 
 class Rows(ExperimentWriter):
     """A new column makes a new file; Lightning empties the one there is first."""
 
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+    def save(self) -> None:
+        columns = sorted({*self.metrics_keys, *(column for row in self.metrics for column in row)})
+        if columns != self.metrics_keys and Path(self.metrics_file_path).is_file():
+            self.widen(columns)
+        self.metrics_keys = columns  # Lightning finds none new, and appends
+        super().save()
+
+    def widen(self, columns: list[str]) -> None:
+        """Write the rows so far under more columns."""
         path = Path(self.metrics_file_path)
         with (
             write_aside(path.parent) as aside,
             open(path, newline="", encoding="utf-8") as old,
             open(aside(path.name), "w", newline="", encoding="utf-8") as new,
         ):
-            writer = csv.DictWriter(new, fieldnames)
+            writer = csv.DictWriter(new, columns)
             writer.writeheader()
             writer.writerows(csv.DictReader(old))
 

@@ -126,7 +126,10 @@ class Training(optim.Guarded, parallel.Sharded, L.LightningModule):
     @property
     def datamodule(self) -> L.LightningDataModule | None:
         """What the Trainer trains on; None where it was given loaders, and without a Trainer."""
-        return getattr(self._trainer, "datamodule", None)
+        try:
+            return getattr(self.trainer, "datamodule", None)
+        except RuntimeError:  # of Lightning, without a Trainer
+            return None
 
     @property
     def reads_labels(self) -> bool:

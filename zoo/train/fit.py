@@ -22,7 +22,6 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from zoo import __version__, recipe
@@ -193,9 +192,6 @@ def _name(x: torch.Tensor, takes: Input) -> str:
 def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | None, overridden: bool) -> int:
     trainer, stop = cli.trainer, Stop(run)
     trainer.strategy.checkpoint_io = WriteAside()
-    strategy = trainer.strategy
-    if isinstance(strategy, ParallelStrategy) and strategy._layer_sync and strategy.root_device.type == "cpu":
-        strategy._layer_sync = parallel.JoinBatchNorms()
     state = RunState(overridden)
     callbacks: list[Callback] = vars(trainer)["callbacks"]  # an attribute that Lightning does not annotate
     callbacks[:0] = [begun, state]

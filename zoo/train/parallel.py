@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins.layer_sync import LayerSync
+from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
@@ -118,19 +118,18 @@ class JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
         return y if self.weight is None else y * self.weight.view(shape) + self.bias.view(shape)
 
 
-class JoinBatchNorms(LayerSync):
-    """What the Trainer's `sync_batchnorm` does where there is no GPU."""
+class JoinBatchNorms(TorchSyncBatchNorm):
+    """What the Trainer's `sync_batchnorm` asks for, also where there is no GPU."""
 
     def apply(self, model: nn.Module) -> nn.Module:
+        if isinstance(model, L.LightningModule) and model.trainer.strategy.root_device.type != "cpu":
+            return super().apply(model)
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, JoinedBatchNorm):
                     joined = JoinedBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
                     joined.__dict__.update(child.__dict__)
                     setattr(module, name, joined)
-        return model
-
-    def revert(self, model: nn.Module) -> nn.Module:
         return model
 
 
@@ -194,7 +193,7 @@ class Sharded(L.LightningModule):
             return
         if getattr(self.hparams, "compile", False):
             raise ValueError("a model compiled into one graph cannot be sharded; set model.compile to false")
-        layer_sync = getattr(self.trainer.strategy, "_layer_sync", None)
+        layer_sync = getattr(self.trainer.strategy, "_layer_sync", None)  # no public name has it
         if layer_sync is not None:  # which this strategy leaves to others
             layer_sync.apply(self)
         shard(self.model, self.device_mesh["data_parallel"])

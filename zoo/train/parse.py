@@ -5,8 +5,10 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
+import lightning as L
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -15,6 +17,7 @@ from zoo.data.images import follow
 from zoo.nn.protocols import Input
 from zoo.train import keys
 from zoo.train.optim import Guarded
+from zoo.train.parallel import JoinBatchNorms
 
 # What Lightning says at every start or checkpoint; whoever reads a run's output is looking for something else.
 NOISE = {
@@ -93,6 +96,12 @@ class _CLI(LightningCLI):
         parser.add_argument("--save_steps", type=PositiveInt | None, default=None, help="a checkpoint each so many")
         parser.add_argument("--skip_nonfinite", type=NonNegativeInt, default=0, help="batches that may be left out")
 
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        if self.config["trainer"]["sync_batchnorm"]:
+            given = self.config_init["trainer"]["plugins"] or []
+            kwargs["plugins"] = [*(given if isinstance(given, list) else [given]), JoinBatchNorms()]
+        return super().instantiate_trainer(**kwargs)
+
 
 class _Resolved(_CLI):
     def instantiate_classes(self) -> None:
@@ -102,7 +111,7 @@ class _Resolved(_CLI):
 def _short(error: str, file: Path, overrides: list[str]) -> str:
     """A parser's complaint in one line, with the nearest of the keys there are."""
     sections = re.findall(r'Parser key "([\w.]+)"', error)
-    unknown = re.search(r"(?:[Oo]ption|[Kk]ey|unrecognized arguments:) '?(?:--)?([\w.]+)'?(?: is not|[ =]|$)", error)
+    unknown = re.search(r"(?:[Oo]ption|[Kk]ey|[Uu]nrecognized arguments:) '?(?:--)?([\w.]+)'?(?: is not|[ =]|$)", error)
     if unknown is not None:
         section, _, key = ".".join([*sections[:1], unknown[1]]).replace(".init_args", "").rpartition(".")
         meant = keys.suggest(section, key, file, overrides)
