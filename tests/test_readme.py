@@ -103,8 +103,8 @@ def test_the_make_targets_exist():
 
 def test_every_generated_file_is_what_the_registry_says():
     # Not above: the blocks' processes import this file, and are to import zoo themselves.
-    from zoo.hub import card, index, pages, readme, stubs
+    from zoo.hub import card, index, notices, pages, readme, stubs
 
-    made = [part.refresh() for part in (index, card, pages, stubs, readme)]
-    for path, text in (item for each in made for item in each.items()):
-        assert (ROOT / path).read_text(encoding="utf-8") == text, f"{path} is stale: run python -m zoo.hub"
+    for generated in (index, card, pages, stubs, readme, notices):
+        for path, text in generated.refresh().items():
+            assert (ROOT / path).read_text(encoding="utf-8") == text, f"{path} is stale: run python -m zoo.hub"

@@ -1,9 +1,9 @@
-"""`python -m zoo.hub` writes again what is generated: index, MODEL_CARD.md, pages, cards, type stubs."""
+"""`python -m zoo.hub` writes what is generated: index, cards, pages, type stubs, the README's table, THIRD_PARTY.md."""
 
 from zoo import registry
-from zoo.hub import card, index, pages, readme, stubs
+from zoo.hub import card, index, notices, pages, readme, stubs
 
-for generated in (index, card, pages, stubs, readme):  # the index first: the others say what it says
+for generated in (index, card, pages, stubs, readme, notices):  # the index first: the others say what it says
     for path, text in generated.refresh().items():
         path.write_text(text, encoding="utf-8")
     registry.forget()
