@@ -42,7 +42,7 @@ zoo release RUN [RUN …] ARCH.TAG [-o FOLDER] [--licence ID]
 zoo export RUN|CKPT|NAME -o FOLDER [--to safetensors|timm|diffusers|onnx] [--half] [--licence ID]
 zoo push RUN|FOLDER|NAME ORG/NAME [--licence ID] [-o FOLDER]
                                     publish on the Hugging Face Hub, or write what would be published
-zoo verify [NAME …] [--all] [--eval [SOURCE]]
+zoo verify [NAME …] [--all] [--links] [--eval [SOURCE]]
                                     hash, strict load, golden outputs; whether published figures stand
 zoo lock NAME… [-o FILE] [--update] pin weights to what they are now, in a file to commit
 zoo bundle NAME… -o FOLDER          what a machine without a network needs to load them

@@ -76,6 +76,11 @@ def verify(argv: list[str]) -> int:
     )
     parser.add_argument("--all", action="store_true", help="all that ship or lie in the caches; nothing is fetched")
     parser.add_argument(
+        "--links",
+        action="store_true",
+        help="ask publishers whether they still have each file as recorded; nothing is fetched (default: all records)",
+    )
+    parser.add_argument(
         "--eval",
         nargs="?",
         const="",
@@ -88,6 +93,10 @@ def verify(argv: list[str]) -> int:
         raise ValueError(f"names and --all; give one: zoo verify {' '.join(args.names)}")
     if args.eval is not None and (args.all or not args.names):
         raise ValueError("--eval needs names, before it: zoo verify NAME --eval [SOURCE]")
+    if args.links:
+        if args.all or args.eval is not None:
+            raise ValueError("--links fetches nothing, so it checks no content; give it without --all and --eval")
+        return _linked(args.names)
     from zoo import hub
     from zoo.hub.fetch import fetching
     from zoo.hub.places import is_place
@@ -125,6 +134,27 @@ def _here(record: registry.Weights) -> bool:
         return embedded_folder(record).is_dir()
     except FileNotFoundError:
         return False
+
+
+def _linked(patterns: list[str]) -> int:
+    """Ask for each file of records that are published elsewhere; a line each, status 1 where one is not as recorded."""
+    records = [r for r in (_named(patterns) if patterns else registry.records().values()) if not r.embedded]
+    if not records:
+        raise ValueError(f"{', '.join(patterns)} ship with the package: no publisher has them; leave --links out")
+    from zoo.hub.links import answers
+
+    sound = True
+    for record in records:
+        for file, answer in answers(record):
+            said = f"name: {record.name}  file: {file.address}"
+            if isinstance(answer, Exception):
+                sound = False
+                print(redact(f"{said}  failed: {' '.join(str(answer).split())}"), flush=True)
+                continue
+            size = "" if answer.size is None else f"  size: {answer.size}"
+            commit = f"  commit: {answer.commit}" if answer.commit else ""
+            print(redact(f"{said}{size}{commit}  there"), flush=True)
+    return 0 if sound else 1
 
 
 def _stands(name: str, args: argparse.Namespace) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -23,9 +23,13 @@ from zoo.hub import lock
 from zoo.hub.files import FULL, again, hash_file, root, write_aside
 from zoo.hub.lock import Pin
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
+
 CHECKPOINTS = "checkpoints"  # of a bundle: weights that do not ship with this package itself
 WHOLE = 64  # hex digits of a sha256; some publishers state its first ones
 DATA = "datasets/"  # what the Hub's addresses of data sets begin with
+PATIENCE = 60  # seconds that a server may take to answer
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,14 @@ class Came(NamedTuple):
     path: Path
     pin: Pin
     said: str  # whose hash it has
+
+
+class Answer(NamedTuple):
+    """What a publisher says of a file without sending it."""
+
+    size: int | None  # bytes
+    sha256: str = ""  # of a large file on the Hub
+    commit: str = ""  # of the Hub's repository
 
 
 @dataclass
@@ -395,13 +407,50 @@ def _unreachable(at: str, file: str, data: bool, error: Exception | None = None)
     )
 
 
-def _reach(url: str) -> None:
-    """Raise a ConnectionError where the Hub cannot be asked for a file, or its own error of it."""
+def ask(file: Published) -> Answer:
+    """What its publisher says of a file, by a request for its headers: nothing is fetched.
+
+    Raises:
+        FileNotFoundError: the publisher has no such file, or shows it to others only.
+        ConnectionError: the publisher cannot be reached, or answers with another error.
+    """
+    if file.url is not None:
+        return _ask_server(file.url)
     import huggingface_hub as hf
     from huggingface_hub import errors
 
     try:
-        hf.get_hf_file_metadata(url)
+        said = _reach(hf.hf_hub_url(file.repo, file.file, revision=file.revision))
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
+        raise FileNotFoundError(f"{file.address} is not there, or HF_TOKEN does not open it") from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise ConnectionError(f"{file.address} cannot be asked for: {error}") from error
+    etag = said.etag or ""
+    return Answer(said.size, etag if len(etag) == WHOLE else "", said.commit_hash or "")
+
+
+def _ask_server(url: str) -> Answer:
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE) as answer:
+            length = answer.headers["Content-Length"]
+    except urllib.error.HTTPError as error:
+        kind = FileNotFoundError if error.code in (403, 404, 410) else ConnectionError
+        raise kind(f"{url}: {error}") from error
+    except OSError as error:
+        raise ConnectionError(f"{url} cannot be asked for: {error}") from error
+    return Answer(None if length is None else int(length))
+
+
+def _reach(url: str) -> "HfFileMetadata":
+    """What the Hub says of a file. Raises a ConnectionError where it cannot be asked, or its own error of the file."""
+    import huggingface_hub as hf
+    from huggingface_hub import errors
+
+    try:
+        return hf.get_hf_file_metadata(url)
     except (errors.HfHubHTTPError, OSError):
         raise
     except Exception as error:  # of the library that the client speaks HTTP with, which changes with its version
