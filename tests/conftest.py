@@ -25,7 +25,8 @@ LIGHT = {
 }
 
 
-# What `make test-all` adds to `make test`: the authors' code, two processes, kills, fuzz, the type checker, a compiler.
+# What `make test-all` adds to `make test`: the authors' code, two processes, kills, fuzz, the type checker, a compiler;
+# and single tests that are marked long, such as all that need a package of the extra `test-all`.
 LONG = {"reference", "test_distributed.py", "test_fuzz.py", "test_accidents.py", "test_types.py"}
 
 

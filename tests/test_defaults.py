@@ -422,6 +422,7 @@ def test_a_family_without_converters_says_so(checkpoint, tmp_path):
         zoo.export(checkpoint, tmp_path, to="timm")
 
 
+@pytest.mark.long
 def test_vectors_go_through_onnx(checkpoint, tmp_path):
     import onnxruntime
 

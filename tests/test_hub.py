@@ -286,6 +286,7 @@ def attempt(names, **env):
     return {line.partition(" -> ")[0]: line.partition(" -> ")[2] for line in lines if " -> " in line}
 
 
+@pytest.mark.long
 def test_the_hub_by_name_branch_and_revision_online_and_from_the_cache(server, tmp_path):
     url, old = server
     names = ["hf://org/name", "hf://org/name@old", f"hf://org/name@{old}"]
@@ -320,6 +321,7 @@ def test_offline_without_a_cache_says_what_to_do(tmp_path):
     assert "zoo ls --pretrained" in found
 
 
+@pytest.mark.long
 def test_a_record_pins_repository_revision_and_hash(server, tmp_path):
     url, _ = server
     script = """

@@ -5,9 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.feature_selection import mutual_info_classif
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss, mutual_info_score
 from torch.overrides import TorchFunctionMode
 
 from zoo.metrics.infomec import DEFINITIONS, infomec
@@ -22,7 +19,10 @@ def drawn(n: int = 1500) -> tuple[torch.Tensor, torch.Tensor]:
     return latents + 0.4 * noise, sources
 
 
+@pytest.mark.long
 def test_discrete_information_is_scikit_learns():
+    from sklearn.metrics import mutual_info_score
+
     latents, sources = drawn()
     codes = latents.round().long()
     nmi = infomec(codes, sources, discrete=True).nmi
@@ -31,8 +31,12 @@ def test_discrete_information_is_scikit_learns():
             assert abs(nmi[i, j] - mutual_info_score(s, z) / mutual_info_score(s, s)) < 1e-12
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_continuous_information_is_scikit_learns(definition):
+    from sklearn.feature_selection import mutual_info_classif
+    from sklearn.metrics import mutual_info_score
+
     latents, sources = drawn()
     latents = latents.double()
     nmi = infomec(latents, sources, discrete=False, definition=definition).nmi
@@ -49,9 +53,13 @@ def levels(count: int, told: float, n: int = 2000) -> tuple[torch.Tensor, torch.
     return (value / count).double()[:, None], source[:, None]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("told", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("count", [2, 8, 100])
 def test_repeated_values_keep_their_information(count, told):
+    from sklearn.feature_selection import mutual_info_classif
+    from sklearn.metrics import mutual_info_score
+
     latents, source = levels(count, told)
     found = infomec(latents, source, discrete=False).nmi.item()
     entropy = mutual_info_score(source[:, 0], source[:, 0])
@@ -96,8 +104,12 @@ def test_everything_is_made_where_the_latents_lie(discrete):
         infomec(latents.round().long() if discrete else latents, sources, discrete)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("discrete", [True, False])
 def test_explicitness_is_a_logistic_regressions(discrete):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
     latents, sources = drawn()
     x = latents.round().long() if discrete else latents
     scores = infomec(x, sources, discrete)

@@ -21,6 +21,7 @@ EXPORTED = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("arch", "args", "takes", "gives"), EXPORTED)
 def test_an_export_is_the_same_function_for_any_batch(arch, args, takes, gives, tmp_path, capsys):
     import onnxruntime

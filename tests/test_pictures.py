@@ -250,7 +250,6 @@ def test_pictures_of_phones_name_the_extra_that_reads_them():
 
 
 def test_heif_is_read_where_its_package_is(tmp_path):
-    pytest.importorskip("pillow_heif")
     assert ".heic" in suffixes()
     data = encoded(np.full((16, 16, 3), 100, np.uint8), "HEIF")
     assert abs(shown(folder_of(tmp_path / "in", data, ".heic")).int() - 100).max() <= 3

@@ -235,9 +235,12 @@ def test_a_cut_file_is_refused():
         foreign.convert(state, "rae_vit_xl", **ARGS)
 
 
+@pytest.mark.long
 def test_an_encoder_of_mae_is_the_authors_at_another_size(monkeypatch, tmp_path):
     """By its name in timm and out of a diffusers folder alike: both fit the positions as transformers does."""
-    transformers, timm = pytest.importorskip("transformers"), pytest.importorskip("timm")
+    import timm
+    import transformers
+
     torch.manual_seed(0)
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
     their = transformers.ViTMAEModel(transformers.ViTMAEConfig(mask_ratio=0.0, **sizes)).eval()

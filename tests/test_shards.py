@@ -106,6 +106,7 @@ def test_all_samples_of_all_splits_come_in_order_with_their_names(place):
 # Writing
 
 
+@pytest.mark.long
 def test_what_is_written_is_the_files_and_their_classes_in_webdatasets_layout(pictures, written):
     import webdataset
 

@@ -358,7 +358,9 @@ def test_a_published_record_is_downloaded_checked_converted_and_its_terms_said(t
 
 @pytest.fixture(scope="module")
 def peer():
-    return pytest.importorskip("transformers")
+    import transformers
+
+    return transformers
 
 
 def theirs(peer, made, **config):
@@ -373,6 +375,7 @@ def theirs(peer, made, **config):
     return model.eval()
 
 
+@pytest.mark.long
 def test_what_transformers_holds_and_what_it_writes_are_the_same_to_us(peer, tmp_path):
     their = theirs(peer, peer.VideoMAEForPreTraining, use_mean_pooling=False)
     args = SIZE | TOLD | {"decoder_heads": 2}
@@ -384,6 +387,7 @@ def test_what_transformers_holds_and_what_it_writes_are_the_same_to_us(peer, tmp
     assert torch.equal(written.blocks[1].attn.qkv.bias[:24], wanted)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("heads", "same"), [(6, True), (16, False)])
 def test_the_small_one_has_six_heads_whatever_a_config_says(peer, heads, same):
     size = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 1, "num_attention_heads": heads}

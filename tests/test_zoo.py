@@ -149,6 +149,7 @@ def test_loading_draws_no_random_numbers():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.long
 def test_onnx_export_gives_the_same_logits_for_any_batch(tmp_path):
     import onnxruntime
 
