@@ -37,6 +37,7 @@ bench: .venv/done
 wheels: .venv/done
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --outdir dist weights
 
 # One environment for every target but the two above. The marker is made last, so that a broken install is tried again.
 .venv/done: pyproject.toml
