@@ -221,6 +221,16 @@ def test_every_kind_of_tensor_is_read_as_it_was_written(tmp_path):
     assert len({t.untyped_storage().data_ptr() for t in read.values() if t.numel()}) == len(tensors) - 1
 
 
+def test_a_file_is_to_the_byte_the_one_that_the_library_writes(tmp_path):
+    tensors = {f"{k} {n}": torch.arange(6).reshape(2, 3).to(k) for k in files.DTYPES.values() for n in ("b", "a")}
+    tensors |= {"none": torch.zeros(0, 4), "one": torch.tensor(7.0), 'a "ö"\n': torch.ones(5, dtype=torch.bool)}
+    save_file(tensors, tmp_path / "library.safetensors", metadata={"format": "pt"})
+    files.write_safetensors(tensors, tmp_path / "ours.safetensors")
+    assert (tmp_path / "ours.safetensors").read_bytes() == (tmp_path / "library.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"safetensors has no torch.complex128, which z is; cast it"):
+        files.write_safetensors({"z": torch.zeros(1, dtype=torch.complex128)}, tmp_path / "z.safetensors")
+
+
 # The Hub: a real server over local git repositories
 
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -16,21 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from zoo import registry
+from zoo.nn.memory import memory
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 PICTURE = "picture.png"  # of a release, what `zoo show` draws of it
 CONFIG_BYTES = 2**24  # a thousand class names are 20 kB
 IN_MEMORY = 2**30  # bytes of a safetensors file up to which it is read; a larger one is mapped
 DTYPES = {
-    **{"BOOL": torch.bool, "U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64},
-    **{"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64},
-    **{"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64},
-    **{"C64": torch.complex64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
-}  # safetensors' names
+    **{"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "F8_E5M2": torch.float8_e5m2},
+    **{"F8_E4M3": torch.float8_e4m3fn, "I16": torch.int16, "U16": torch.uint16, "F16": torch.float16},
+    **{"BF16": torch.bfloat16, "I32": torch.int32, "U32": torch.uint32, "F32": torch.float32},
+    **{"C64": torch.complex64, "F64": torch.float64, "I64": torch.int64, "U64": torch.uint64},
+}  # safetensors' names, in the order in which its files hold them, the last first
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says
 
 
@@ -124,11 +124,35 @@ def _read_in_order(file: Path, opened: Any, read: Callable[[Any], object]) -> di
                 raise ValueError(f"torch has no {held.get_dtype()}")
             tensor = state[name] = torch.empty(held.get_shape(), dtype=DTYPES[held.get_dtype()])
             if tensor.numel():
-                memory = tensor.view(-1).view(torch.uint8).numpy().data
-                if f.readinto(memory) != len(memory):
+                part = memory(tensor)
+                if f.readinto(part) != len(part):
                     raise ValueError("it got shorter while it was read")
-                read(memory)
+                read(part)
     return state
+
+
+def write_safetensors(state: Mapping[str, Tensor], file: Path) -> None:
+    """Tensors as a safetensors file, to the byte the one that the library writes, which needs numpy for it.
+
+    Raises:
+        ValueError: a tensor of a dtype that the format lacks.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    if strange := [k for k, v in state.items() if v.dtype not in names]:
+        raise ValueError(f"safetensors has no {state[strange[0]].dtype}, which {strange[0]} is; cast it")
+    largest_first = list(reversed(DTYPES.values()))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end, ordered = 0, sorted(state, key=lambda k: (largest_first.index(state[k].dtype), k))
+    for k in ordered:
+        begin, end = end, end + state[k].numel() * state[k].element_size()
+        shape = list(state[k].shape)
+        header[k] = {"dtype": names[state[k].dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin aligned
+    with open(file, "wb") as f:
+        f.write(len(text).to_bytes(8, "little") + text)
+        for k in ordered:
+            f.write(memory(state[k].detach().cpu().contiguous()))
 
 
 def plain_tensors(state: Any, source: object) -> dict[str, Tensor]:
@@ -327,32 +351,31 @@ def write_aside(folder: Path) -> Iterator[Callable[[str], Path]]:
     Raises:
         OSError: the disk is full; what was there before is untouched.
     """
-    modes: dict[str, int] = {}  # of a new file here: what safetensors writes is its owner's alone
+    names: list[str] = []
 
     def aside(name: str) -> Path:
         path = folder / f".{name}.{os.getpid()}.part"
-        if name not in modes:
+        if name not in names:
             path.unlink(missing_ok=True)  # a link of that name would lead out of the folder
-            with open(path, "xb") as f:
-                modes[name] = stat.S_IMODE(os.fstat(f.fileno()).st_mode)
+            path.open("xb").close()
+            names.append(name)
         return path
 
     try:
         yield aside
-        for name, mode in modes.items():
-            os.chmod(aside(name), mode)
+        for name in names:
             with open(aside(name), "rb+") as f:  # Windows syncs nothing that may not be written
                 os.fsync(f.fileno())
-        for name in modes:
+        for name in names:
             replace(aside(name), folder / name)
-    except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", errno.ENOSPC) not in FULL:
+    except OSError as error:
+        if error.errno not in FULL:
             raise
-        place = folder / next(iter(modes)) if len(modes) == 1 else folder
-        said = getattr(error, "strerror", None) or error  # else it names the file beside, which nobody asked for
+        place = folder / names[0] if len(names) == 1 else folder
+        said = error.strerror or error  # else it names the file beside, which nobody asked for
         raise OSError(f"cannot write {place}: {said}; nothing in it was changed, save to another folder") from error
     finally:
-        for name in modes:
+        for name in names:
             aside(name).unlink(missing_ok=True)
 
 

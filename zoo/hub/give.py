@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo import registry
@@ -17,7 +16,7 @@ from zoo.hub import runs
 from zoo.hub.card import PLACEHOLDER, describe_input, folder_card
 from zoo.hub.card import licence as known_licence
 from zoo.hub.doors import load
-from zoo.hub.files import CARD, CONFIG, PICTURE, WEIGHTS, hash_file, read_config, write_aside
+from zoo.hub.files import CARD, CONFIG, PICTURE, WEIGHTS, hash_file, read_config, write_aside, write_safetensors
 from zoo.hub.make import TORCHS, build, fill, misfits
 from zoo.hub.places import embedded_folder, is_place, open_source
 from zoo.nn.frozen import Frozen
@@ -51,7 +50,7 @@ def _save(model: nn.Module, folder: Path, more: dict[str, Any]) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with write_aside(folder) as aside:
-            save_file(state, aside(WEIGHTS), metadata={"format": "pt"})
+            write_safetensors(state, aside(WEIGHTS))
             digest, size = hash_file(aside(WEIGHTS)), aside(WEIGHTS).stat().st_size
             weights = {"file": WEIGHTS, "sha256": digest, "size": size}
             config = folder_config(made) | more | {"weights": weights}
@@ -102,8 +101,7 @@ def export(
     state, config = (to_other(model), None) if to == "timm" else to_other(model)
     folder.mkdir(parents=True, exist_ok=True)
     with write_aside(folder) as aside:
-        state = {k: v.contiguous() for k, v in state.items()}
-        save_file(state, aside(WEIGHTS if to == "timm" else DIFFUSERS), metadata={"format": "pt"})
+        write_safetensors(state, aside(WEIGHTS if to == "timm" else DIFFUSERS))
         if config is not None:
             aside(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return folder

@@ -9,6 +9,8 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 import torch
 from torch import Tensor
 
+from zoo.nn.memory import memory
+
 _RANDOM: ContextVar[bool] = ContextVar("_RANDOM", default=False)
 
 
@@ -53,7 +55,7 @@ def fingerprint(model: Freezable) -> str:
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest.update(memory(tensor.detach().cpu().contiguous()))
     return digest.hexdigest()
 
 
