@@ -12,6 +12,7 @@ from PIL import Image
 
 import zoo
 from zoo import cli, hub, registry
+from zoo.hub import front
 from zoo.hub.card import folder_card, licence
 from zoo.train import fit
 
@@ -187,3 +188,68 @@ def test_a_run_from_before_its_data_were_noted_tells_only_data_of_the_shipped_re
         config = hub.read_config(zoo.export(run, tmp_path / "out"))
         assert config["metrics"][0]["data"] == f"{told}, val split"
         assert "me/secret" not in json.dumps(config)
+
+
+def test_front_matter_is_read_as_what_it_was_whatever_a_name_looks_like():
+    texts = [
+        "",
+        "yes",
+        "N",
+        "null",
+        "nan",
+        "~",
+        "1",
+        "1.5",
+        "1e3",
+        "0x1f",
+        "1_000",
+        "12e03",
+        "2001-12-14",
+        "1:30",
+        "=",
+        "<<",
+    ]
+    texts += [
+        "a: b",
+        "a:",
+        "# x",
+        "a #b",
+        "- x",
+        "x -",
+        "[a]",
+        "{a}",
+        "&a",
+        "*a",
+        "!a",
+        "|",
+        ">",
+        "%x",
+        "@a",
+        "`a`",
+        "a ",
+        " a",
+    ]
+    texts += [
+        "a\nb",
+        "a\tb",
+        "'",
+        '"',
+        "\\",
+        "ü × 3",
+        "12 apples",
+        "1,000 drawn",
+        "1,000",
+        "\u2028",
+        "😀: \x85",
+        "\x07",
+        "org/name",
+    ]
+    numbers = [0, -3, 1.5, 1e-5, 1e16, float("inf"), float("-inf")]
+    told = {
+        "a": texts,
+        "b": {"c": numbers, "d": [{"e": text, "f": [text, number]} for text in texts for number in numbers]},
+    }
+    assert yaml.safe_load(front.yaml(told)) == told
+    assert yaml.safe_load(front.yaml({"a": float("nan")}))["a"] != 0
+    plain = {"tags": ["vq", "1,000 drawn digits", "MNIST test"], "model-index": [{"name": "a.b", "results": [1.5]}]}
+    assert front.yaml(plain) == yaml.safe_dump(plain, sort_keys=False).strip()

@@ -158,7 +158,7 @@ def test_only_the_hub_wing_knows_the_hub_client():
     knows = {
         p.name for p in (ROOT / "zoo").rglob("*.py") if any(n.startswith("huggingface_hub") for n in imports_of(p))
     }
-    assert knows == {"fetch.py", "give.py", "card.py"}
+    assert knows == {"fetch.py", "give.py"}
 
 
 @pytest.mark.parametrize(

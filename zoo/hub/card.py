@@ -4,13 +4,14 @@
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from zoo import registry
 from zoo.hub.files import CARD, PICTURE, read_config
+from zoo.hub.front import yaml
 from zoo.hub.make import model_class
 from zoo.hub.places import embedded_folder
 from zoo.nn.protocols import PIXELS, Classifies, HasFeatures, Input, Samples, can
@@ -94,8 +95,6 @@ def folder_card(config: dict[str, Any]) -> str:
     Args:
         config: the folder's config.json; where it is a record, or names one, the record's facts are told too.
     """
-    from huggingface_hub import EvalResult, ModelCardData
-
     arch = config["arch"]
     family = registry.family_of(arch)
     facts = registry.facts(family)
@@ -105,31 +104,21 @@ def folder_card(config: dict[str, Any]) -> str:
     title = record.name if record else arch
     data = record.data if record else _hub_id(trained.get("data"))
     parent = config.get("parent") or ""
-    front = ModelCardData(
-        model_name=title,
-        library_name="latentzoo",
-        pipeline_tag=task(arch),
-        datasets=[data] if data else None,
-        base_model=parent.removeprefix("hf://").partition("@")[0] if parent.startswith("hf://") else None,
-        tags=[family, "pytorch", "lightning"],
-        eval_results=[
-            EvalResult(
-                task_type=task(arch),
-                dataset_type=m.data if record else data or "imagefolder",
-                dataset_name=m.data,
-                dataset_split=SPLITS.get(split, split) or SPLITS.get(m.split, m.split) or None,
-                metric_type=TYPES.get(kind, kind),
-                metric_value=m.value,
-                metric_name=m.name,
-            )
-            for m in metrics
-            for split, _, kind in [m.name.rpartition("/")]
-        ]
-        or None,
+    base = parent.removeprefix("hf://").partition("@")[0] if parent.startswith("hf://") else None
+    front = {
+        **({"base_model": base} if base else {}),
+        **({"datasets": [data]} if data else {}),
+        "library_name": "latentzoo",
         **_licence(record.licence if record else config.get("licence") or "unknown"),
-    )
+        **({} if metrics else {"model_name": title}),
+        "pipeline_tag": task(arch),
+        "tags": [family, "pytorch", "lightning"],
+    }
+    if metrics:
+        results = _results(metrics, task(arch), None if record else data or "imagefolder")
+        front["model-index"] = [{"name": title, "results": results}]
     body = [
-        f"---\n{front.to_yaml()}\n---",
+        f"---\n{yaml(front)}\n---",
         f"# {title}",
         f"{registry.summary(arch)}. {facts.paper}.{_made_with(config['args'])}",
         *([f"![What `zoo show` draws of it]({PICTURE})"] if config.get("picture") == PICTURE else []),
@@ -150,6 +139,22 @@ def folder_card(config: dict[str, Any]) -> str:
 def _licence(name: str) -> dict[str, Any]:
     name = name.lower()
     return {"license": name} if name in LICENCES else {"license": "other", "license_name": name}
+
+
+def _results(metrics: Sequence[Metric], task: str, data: str | None) -> list[dict[str, Any]]:
+    """Figures as the Hub's model-index has them, by the data and split that they were measured on.
+
+    Args:
+        data: which data set it was; None takes each figure's own name of it.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for m in metrics:
+        split, _, kind = m.name.rpartition("/")
+        split = SPLITS.get(split, split) or SPLITS.get(m.split, m.split)
+        place = {"name": m.data, "type": data or m.data} | ({"split": split} if split else {})
+        rows = found.setdefault((place["type"], split), {"task": {"type": task}, "dataset": place, "metrics": []})
+        rows["metrics"].append({"type": TYPES.get(kind, kind), "value": m.value, "name": m.name})
+    return list(found.values())
 
 
 def _hub_id(place: str | None) -> str | None:
