@@ -126,6 +126,8 @@ def refuse(monkeypatch, error):
         (ValueError("mean"), 2, "zoo ls: ValueError: mean"),
         (PermissionError(13, "Permission denied", "x"), 2, "zoo ls: [Errno 13] Permission denied: 'x'"),
         (TimeoutError(), 2, "zoo ls: TimeoutError"),
+        (ModuleNotFoundError("No module named 'av'", name="av"), 2, "zoo ls: it needs av, which is not installed; pip"),
+        (ModuleNotFoundError("No module named 'zoo.x'", name="zoo.x"), 1, "ModuleNotFoundError: No module named 'zoo"),
         (KeyError("train"), 1, "zoo ls: KeyError: 'train'"),
         (RuntimeError("Error(s) in loading:\n\tMissing key(s): 'a'"), 1, "RuntimeError: Error(s) in loading: Missing"),
         (TypeError("f() takes 1 argument"), 1, "zoo ls: TypeError: f() takes 1 argument"),

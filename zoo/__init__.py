@@ -24,7 +24,8 @@ def __getattr__(name: str) -> object:
     if module is None:
         near = "" if name.startswith("_") else registry.suggest(name, registry.public())
         raise AttributeError(f"module 'zoo' has no attribute {name!r}{near}")
-    value = globals()[name] = getattr(importlib.import_module(module), name)
+    with registry.needing(f"zoo.{name}"):
+        value = globals()[name] = getattr(importlib.import_module(module), name)
     return value
 
 

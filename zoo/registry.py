@@ -9,6 +9,7 @@ point of the group `latentzoo.families`: its name is the family's, its value the
 `facts.py`, `card.md` and `recipes/`. Of such a package facts.py alone is run to list it, the package is not imported.
 """
 
+import contextlib
 import fnmatch
 import importlib
 from collections.abc import Callable, Iterator, Mapping
@@ -540,6 +541,26 @@ def weights_info(name: str) -> Weights:
 def reference() -> str:
     """Weights that ship, in whose features `zoo eval` compares pictures: those that a family of the house names."""
     return next(facts.reference for family, facts in _known().values() if family.ours and facts.reference)
+
+
+def missing(package: str) -> str:
+    """What to do about a package that is not there, as torch.hub and `pip install --no-deps` leave it."""
+    return f"needs {package.partition('.')[0]}, which is not installed; pip install latentzoo brings all that it needs"
+
+
+@contextlib.contextmanager
+def needing(what: str) -> Iterator[None]:
+    """Say of a package that is not there what needs it.
+
+    Raises:
+        ModuleNotFoundError: there is one.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "zoo":
+            raise
+        raise ModuleNotFoundError(f"{what} {missing(error.name)}", name=error.name) from error
 
 
 def suggest(word: str, options: Any) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from zoo import registry
 from zoo.redact import redact
 
 TRACE = "Traceback (most recent call last):"
@@ -16,7 +17,6 @@ LONGEST = 400  # of what an unexpected error says
 NEXT = {  # what to do about errors of others, by their type
     "OutOfMemoryError": "lower --data.batch_size or set --model.grad_checkpointing true; ",
     "MemoryError": "lower --data.batch_size or the image size; ",
-    "ModuleNotFoundError": "install that package; ",
 }
 # Keywords of the readers, as messages name them, with their value: bad='skip', value_range=(0, 4095), label_column.
 KEYWORDS = re.compile(
@@ -30,9 +30,11 @@ READING = ("eval", "show", "predict", "embed", "codes", "latents", "shard")  # v
 def explain(error: Exception) -> tuple[str, int]:
     """What an exception says, in one line, and the exit status that it makes.
 
-    ValueErrors and OSErrors are 2 and say what to do next by themselves. Any other is 1, with its type, where it was
-    raised and how to see more.
+    ValueErrors and OSErrors are 2 and say what to do next by themselves, as is a package that is not installed. Any
+    other is 1, with its type, where it was raised and how to see more.
     """
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != "zoo":
+        return f"it {registry.missing(error.name)}", 2
     kind, said = type(error), str(error)
     trace = said.rpartition(TRACE)[2] if TRACE in said else ""  # of a DataLoader's worker, or of another process
     if found := re.search(r"^(?:\w+\.)*(\w+)(?:: |$)", trace, re.MULTILINE):  # what was raised there

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 import torch
 from torch import Tensor, nn
 
-from zoo.registry import PUBLIC
+from zoo.registry import PUBLIC, needing
 
 Kind = Literal["image", "clip", "latent", "activation"]
 LAYOUTS = {"image": "B C H W", "clip": "B F C H W"}
@@ -89,11 +89,11 @@ class Network(nn.Module):
         Raises:
             ValueError: a model that takes no pictures, none given, or a damaged one, which is named.
             FileNotFoundError: no such file.
+            ModuleNotFoundError: numpy, Pillow, or PyAV for videos, is not installed.
         """
-        reading = importlib.import_module(
-            PUBLIC["preprocess"]
-        )  # what reads pictures stands above what models are made of
-        batch: Tensor = reading.preprocess(self, pictures, crop_pct=crop_pct, value_range=value_range)
+        with needing("preprocess"):
+            reading = importlib.import_module(PUBLIC["preprocess"])  # it stands above what models are made of
+            batch: Tensor = reading.preprocess(self, pictures, crop_pct=crop_pct, value_range=value_range)
         return batch
 
 
