@@ -552,24 +552,6 @@ def test_what_does_not_load_is_not_published(folder, uploads):
 # torch.hub, and all doors together
 
 
-def test_torch_hub_lists_helps_and_loads(tmp_path):
-    cached = tmp_path / "hub" / "latentzoo_zoo_main"
-    cached.parent.mkdir(parents=True)
-    cached.symlink_to(ROOT)
-    script = """
-import json, torch
-options = dict(skip_validation=True, trust_repo=True)
-print(json.dumps(torch.hub.list("latentzoo/zoo:main", **options)))
-print(torch.hub.help("latentzoo/zoo:main", "bilinear_d256", **options))
-"""
-    out = python(script, TORCH_HOME=str(tmp_path)).splitlines()
-    listed = next(json.loads(line) for line in out if line.startswith("["))
-    assert sorted(listed) == sorted(zoo.list_models())
-    text = "\n".join(out)
-    assert "28×28 grey → 10 logits" in text
-    assert "'mnist', 'mnist_noise'" in text
-
-
 @pytest.mark.parametrize("arch", zoo.list_models())
 def test_torch_hub_makes_every_arch(arch):
     with torch.device("meta"):  # where a billion parameters take neither memory nor time
