@@ -81,6 +81,21 @@ def test_a_figure_is_compared_with_the_run_that_the_recipe_describes(tmp_path, c
     assert "expected     nothing known: the run has another beginning than the recipe\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("reached", "verdict"), [([0.98, 1.0], "within"), ([0.2, 0.4], "outside")])
+def test_a_figure_of_another_seed_is_held_against_a_range(tmp_path, capsys, reached, verdict):
+    text = recipe.recipe_path("bilinear/smoke").read_text(encoding="utf-8")
+    expected = f'expect: {{metric: test/acc, value: 0.99, range: {reached}, about: "seeds 0, 1"}}'
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(re.sub("^expect: .*$", expected, text, flags=re.MULTILINE), encoding="utf-8")
+    run = train(tmp_path / "a", str(mine), "--seed_everything", "7", "--data.seed", "7")
+    assert f"expected     test/acc 0.99 (seeds 0, 1)\ncompared     {verdict} " in capsys.readouterr().out
+    assert json.loads((run / "metrics.json").read_text())["expect"]["range"] == reached
+    train(tmp_path / "b", str(mine), "--seed_everything", "7", "--model.lr", "0.002")
+    printed = capsys.readouterr().out
+    assert "nothing known: the run has another model.lr than the recipe\n" in printed
+    assert "compared" not in printed
+
+
 def test_a_resolved_recipe_is_a_recipe(tmp_path, undisturbed):
     again = train(tmp_path, str(undisturbed / "recipe.yaml"))
     assert losses(again) == losses(undisturbed)

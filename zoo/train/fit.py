@@ -29,6 +29,7 @@ from zoo.data.readers import serves
 from zoo.data.trained import noted
 from zoo.hub.files import FULL, read_checkpoint, write_aside
 from zoo.hub.make import differing
+from zoo.metrics.intervals import widened
 from zoo.nn.protocols import Input
 from zoo.redact import HIDDEN, public, redact, redacted
 from zoo.train import keys, parallel
@@ -36,6 +37,7 @@ from zoo.train.callbacks import LAST, Begun, CSVLog, Lines, LogShort, RunState, 
 from zoo.train.parse import parse, resolve
 
 FIGURES = ("model", "data", "trainer", "seed_everything")  # keys that they depend on, but for recipe.HARMLESS
+SEEDS = ("seed_everything", "data.seed")  # which a range is over
 
 
 @contextlib.contextmanager
@@ -247,6 +249,7 @@ def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | N
     if not trainer.is_global_zero:
         return 0
     split, expect, changed = serves(cli.datamodule, "test"), cli.config["expect"] or {}, _changed(cli, name)
+    changed = [key for key in changed if key not in SEEDS] if expect.get("range") else changed
     changed += ["beginning"] if resume is not None and overridden and not changed else []
     measured = {
         "recipe": name,
@@ -267,11 +270,16 @@ def _run(cli: LightningCLI, run: Path, name: str, begun: Begun, resume: Path | N
     if split != "test":
         print(f"{measured['data']} has no test set with labels: these are of its {split} split")
     if expect.get("value") is not None:
-        figure = f"{expect['metric'].replace('test/', f'{split}/')} {expect['value']}"
+        metric = expect["metric"].replace("test/", f"{split}/")
+        figure = f"{metric} {expect['value']}"
         about = redact(expect.get("about", "see the recipe"))
         others = ", ".join(changed[:4]) + (", …" if len(changed) > 4 else "")
         other = f"nothing known: the run has another {others} than the recipe"
         print(f"{'expected':<12} {other if changed else f'{figure} ({about})'}")
+        if expect.get("range") and metric in figures and not changed:
+            low, high = widened(*expect["range"])
+            verdict = "within" if low <= figures[metric] <= high else "outside"
+            print(f"{'compared':<12} {verdict} {low:.4f} to {high:.4f}, where another seed's figure is expected")
     print(f"{seconds:.1f} s, {measured['images_per_second']:,} images/s")
     print(run)
     return 0

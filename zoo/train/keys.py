@@ -27,7 +27,7 @@ WIDTH, CELL = 120, 26  # of a line of help, and of its columns
 UNREADABLE = (OSError, yaml.YAMLError, AttributeError, ImportError, LookupError, TypeError, ValueError)
 OWN = {
     "seed_everything": Argument("int | bool", 0, "of all that is drawn at random."),
-    "expect": Argument("dict | None", None, "the figure that the recipe should reach: metric, value, about."),
+    "expect": Argument("dict | None", None, "the figure that the recipe should reach: metric, value, range, about."),
     "save_steps": Argument("int | None", None, "a checkpoint each so many optimiser steps, besides one an epoch."),
     "skip_nonfinite": Argument("int", 0, "how many batches may be left out whose loss is not finite."),
 }
