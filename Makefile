@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALL := pip install --quiet --disable-pip-version-check
 NOT_LONG := -m pytest -n 2 --dist loadfile -m "not long"
 
-.PHONY: demo test test-all test-oldest test-newest bench wheels
+.PHONY: demo test test-all test-oldest test-newest bench reproduce wheels
 
 demo: .venv/done
 	$(BIN)/python -m zoo.demo out
@@ -32,6 +32,10 @@ test-newest:
 bench: .venv/done
 	$(BIN)/$(INSTALL) -e '.[bench]'
 	$(BIN)/python -m benchmarks
+
+# Each family's reproduce recipe, trained from nothing; fails where a figure is outside what its recipe expects.
+reproduce: .venv/done
+	$(BIN)/python -m benchmarks.reproduce
 
 # What a release uploads: a wheel and an sdist of each distribution.
 wheels: .venv/done
