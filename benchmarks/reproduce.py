@@ -14,9 +14,7 @@ import multiprocessing
 import os
 import platform
 import re
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -128,16 +126,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def record(rows: list[dict[str, Any]], flags: list[str], commit: str | None) -> None:
+def record(rows: list[dict[str, Any]], commit: str | None) -> None:
     """Keep rows, with where and how they were measured, and write what recipes expect into them."""
+    seeds = sorted({row["seed"] for row in rows})
     head = {
-        "command": shlex.join(["python", "-m", "benchmarks.reproduce", *flags]),
+        "command": f"python -m benchmarks.reproduce --seeds {' '.join(map(str, seeds))} --record",
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit,
         "machine": harness.machine(),
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in ("torch", "torchvision", "lightning", "timm")},
-        "seeds": sorted({row["seed"] for row in rows}),
+        "seeds": seeds,
         "expect": ranges(rows),
         "results": [{key: value for key, value in row.items() if key != "commit"} for row in rows],
     }
@@ -174,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         rows = trained(args.recipes, args.seeds, args.jobs, args.runs or Path(folder), commit)
     if args.record:
-        record(rows, sys.argv[1:] if argv is None else argv, commit)
+        record(sorted(rows, key=lambda row: (row["recipe"], row["seed"])), commit)
     rows = compared(rows)
     print(table(rows))
     return int(any(row["verdict"] == "outside" for row in rows))
