@@ -97,7 +97,7 @@ def test_bash_block_runs(code, checkout):
 
 def test_the_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("demo", "test", "test-all", "bench"):
+    for target in ("demo", "test", "test-all", "bench", "reproduce"):
         assert f"\n{target}:" in makefile
 
 
