@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,7 +29,8 @@ from benchmarks import harness
 from zoo import recipe
 from zoo.metrics.intervals import widened
 
-RESULT = Path(__file__).parent / "results" / "reproduce.json"
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "reproduce.json"
 NAMES = recipe.list_recipes("*/reproduce")
 UNITS = {"psnr": "dB", "acc": "share", "knn": "share", "loss": "recipe's loss"}
 NEW = 5  # no seed of the ranges: a figure within says that the recipe holds, not only that its numbers are the same
@@ -38,11 +40,14 @@ def place(name: str, seed: int, runs: Path) -> Path:
     return runs / f"{name.replace('/', '-')}-{seed}"
 
 
-def ended(name: str, seed: int, runs: Path, commit: str | None) -> dict[str, Any] | None:
-    """The row of a training that has ended in the same folder, at the same commit."""
+def ended(name: str, seed: int, runs: Path) -> dict[str, Any] | None:
+    """The row of a training that has ended in the same folder, of this recipe and this package."""
     file = place(name, seed, runs) / "row.json"
-    row = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    return row if row is not None and row["commit"] == commit else None
+    if not file.is_file():
+        return None
+    row = json.loads(file.read_text(encoding="utf-8"))
+    since = ["git", "diff", "--quiet", str(row["commit"]), "--", "zoo", f"recipes/{name}.yaml"]
+    return None if subprocess.run(since, cwd=ROOT, stderr=subprocess.DEVNULL).returncode else row
 
 
 def train(name: str, seed: int, runs: Path) -> dict[str, Any]:
@@ -75,12 +80,10 @@ def train(name: str, seed: int, runs: Path) -> dict[str, Any]:
     return row
 
 
-def trained(
-    names: Sequence[str], seeds: Sequence[int], jobs: int, runs: Path, commit: str | None
-) -> list[dict[str, Any]]:
+def trained(names: Sequence[str], seeds: Sequence[int], jobs: int, runs: Path) -> list[dict[str, Any]]:
     """All trainings, `jobs` at a time in processes of one thread: these networks are too small for more."""
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that begin now
-    rows = {(name, seed): ended(name, seed, runs, commit) for name in names for seed in seeds}
+    rows = {(name, seed): ended(name, seed, runs) for name in names for seed in seeds}
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         missing = sorted((key for key, row in rows.items() if row is None), key=lambda key: key[1])  # all of one seed
         begun = {key: pool.submit(train, *key, runs) for key in missing}
@@ -138,7 +141,7 @@ def record(rows: list[dict[str, Any]], commit: str | None) -> None:
         | {name: metadata.version(name) for name in ("torch", "torchvision", "lightning", "timm")},
         "seeds": seeds,
         "expect": ranges(rows),
-        "results": [{key: value for key, value in row.items() if key != "commit"} for row in rows],
+        "results": rows,
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(head, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -171,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.record and sorted(args.recipes) != NAMES:
         raise SystemExit("--record keeps a file of all recipes: leave out --recipes")
     with tempfile.TemporaryDirectory() as folder:
-        rows = trained(args.recipes, args.seeds, args.jobs, args.runs or Path(folder), commit)
+        rows = trained(args.recipes, args.seeds, args.jobs, args.runs or Path(folder))
     if args.record:
         record(sorted(rows, key=lambda row: (row["recipe"], row["seed"])), commit)
     rows = compared(rows)
