@@ -1,18 +1,16 @@
 """What several test modules share."""
 
 import csv
+import functools
 import os
-import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import zoo
-from zoo import hub, registry
-from zoo.families.dcae import DCAE
-from zoo.families.rae import RAE, DiTDH
-from zoo.families.vq import VQGAN, VQVAE, CodePrior
+from zoo import hub
 
 # What makes the heavier smoke recipes light: fewer images, one batch to evaluate.
 ONE = ["--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
@@ -36,36 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.long)
 
 
-LARGE = 20_000_000  # parameters, from which on an arch is made small
-# What makes a class small, where another number of blocks does not.
-SMALL = {
-    CodePrior: {"dim": 48, "depth": 2, "heads": 3},
-    RAE: {"image_size": 64, "encoder": "mae_vit_tiny.tiny_imagenet", "encoder_size": 64}
-    | {"latent_channels": 192, "grid": 8, "depth": 2},
-}
-SMALL_IF_LARGE = {VQVAE: {"image_size": 32, "width": 32}, VQGAN: {"image_size": 32, "width": 32}}
-
-
-def small(arch: str, depth: int = 2) -> torch.nn.Module:
-    """An arch at a size a test can afford: few blocks, or a narrow one, where it has over 20 million parameters."""
-    kind, takes = hub.model_class(arch), hub.keywords(arch)
-    count = int(re.search(r"([\d,]+) parameters", registry.summary(arch))[1].replace(",", ""))
-    args = dict(SMALL.get(kind, {}))
-    if kind.kind == "clip":
-        with torch.device("meta"):
-            patch = zoo.create(arch).patch_size
-        args |= {"frames": 4, "image_size": 64 // patch * patch} | (
-            {"pred_frames": 2} if "pred_frames" in takes else {}
-        )
-    if kind in SMALL or count <= LARGE:
-        return zoo.create(arch, **args)
-    if kind in SMALL_IF_LARGE:
-        return zoo.create(arch, **SMALL_IF_LARGE[kind])
-    if kind is DCAE:
-        return zoo.create(arch, **narrow(arch))
-    if kind is DiTDH:
-        return zoo.create(arch, grid=4, depth=[depth, 1])
-    return zoo.create(arch, **args, depth=depth, **({"decoder_depth": 1} if "decoder_depth" in takes else {}))
+def small(arch: str, **args: Any) -> torch.nn.Module:
+    """An arch as small as its family says that it can be."""
+    return zoo.create(arch, **hub.tiny(arch) | args)
 
 
 def classes() -> dict[type[torch.nn.Module], str]:
@@ -73,10 +44,14 @@ def classes() -> dict[type[torch.nn.Module], str]:
     return {hub.model_class(arch): arch for arch in reversed(zoo.list_models())}
 
 
-def narrow(arch: str) -> dict:
-    """Keywords that make a large DC-AE affordable, with the blocks, ratio and latents it has."""
-    stages = int(re.search(r"_f(\d+)", arch)[1]).bit_length()
-    return {"image_size": 2**stages, "widths": [16, 32, 32, 32, 64, 64, 128, 512][:stages]}
+@functools.cache
+def kinds() -> tuple[str, ...]:
+    """An arch of each class, and of whatever else its models are built of."""
+    found = {}
+    for arch in zoo.list_models():
+        model = small(arch)
+        found.setdefault((type(model), frozenset(map(type, model.modules()))), arch)
+    return tuple(found.values())
 
 
 def image_batch(model: torch.nn.Module, count: int = 4) -> torch.Tensor:

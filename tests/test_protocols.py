@@ -35,7 +35,7 @@ from zoo.nn.protocols import (
 
 CLASSES = {kind.__name__: arch for kind, arch in classes().items()}
 CAPABILITIES = [p for p in vars(protocols).values() if getattr(p, "_is_runtime_protocol", False)]
-model = functools.cache(lambda name: small(CLASSES[name], depth=1).eval())
+model = functools.cache(lambda name: small(CLASSES[name]).eval())
 
 
 def able(capability: type) -> list[str]:
@@ -123,7 +123,7 @@ def test_a_reconstruction_is_a_sample_again(name):
 @pytest.mark.parametrize("arch", ["ae_conv", "vae_conv", "vqvae_conv_latents", "qlae_conv"])
 @torch.no_grad()
 def test_one_class_with_or_without_codes(arch):
-    net = zoo.create(arch, image_size=32, width=8).eval()
+    net = small(arch).eval()
     z = net.encode(image_batch(net, 2))
     assert z.is_floating_point() == (net.count_codes() == 0)
     assert net.decode(z).shape == (2, 3, 32, 32)
@@ -175,7 +175,7 @@ def test_what_fills_in_is_no_autoencoder_of_whole_samples(name):
 
 @where(Classifies)
 def test_a_new_head_gives_other_logits(name):
-    net = small(CLASSES[name], depth=1).eval()
+    net = small(CLASSES[name]).eval()
     x = image_batch(net, 2)
     assert net(x).shape == (2, net.head.out_features)
     weight = net.head.weight
@@ -206,8 +206,8 @@ def test_an_encoder_is_taken_out_of_an_autoencoder(name):
     from zoo import registry
 
     arch = CLASSES[name]
-    source = small(registry.facts(registry.family_of(arch)).starts[arch][0], depth=1)
-    net = small(arch, depth=1)
+    source = small(registry.facts(registry.family_of(arch)).starts[arch][0])
+    net = small(arch)
     net.start_from(source.state_dict())
     shared = [k for k, v in net.state_dict().items() if torch.equal(v, source.state_dict().get(k, v + 1))]
     assert len(shared) > 10
@@ -246,9 +246,8 @@ def test_a_batchs_state_are_attributes_and_no_buffers(name):
 @where(SparesDecay)
 def test_what_decay_spares_are_parameters(name):
     axes = {}  # of the parameters of all archs of the class
-    with torch.device("meta"):
-        for arch in (a for a in zoo.list_models() if hub.model_class(a) is type(model(name))):
-            axes |= {n: p.ndim for n, p in zoo.create(arch).named_parameters()}
+    for arch in (a for a in zoo.list_models() if hub.model_class(a) is type(model(name))):
+        axes |= {n: p.ndim for n, p in small(arch).named_parameters()}
     assert model(name).no_decay
     assert all(axes[n] > 1 for n in model(name).no_decay)
 
@@ -273,7 +272,7 @@ def test_activations_that_are_made_again_give_the_same_gradient(name):
     grads = []
     for again in (False, True):
         torch.manual_seed(0)
-        net = small(CLASSES[name], depth=1).train()
+        net = small(CLASSES[name]).train()
         net.grad_checkpointing = again
         assert net.grad_checkpointing is again
         torch.manual_seed(1)

@@ -1,34 +1,44 @@
 """What holds for every kind of model, whatever its family; of archs of a kind, which are sizes, their size."""
 
-import functools
+import re
 
 import pytest
 import torch
-from conftest import image_batch, small
+from conftest import image_batch, kinds, small
 
 import zoo
 from zoo import hub, registry
 from zoo.nn.protocols import Classifies, Samples
 
-# An arch for each class, and for what else its models are built of; `test_every_kind…` finds one that is missing.
-KINDS = (
-    *("bilinear_d64", "dcae_f32c32", "dcae_f32c32_sana", "dcae15_f32c128", "dcae_tiny_f8c4", "ditdh_tiny"),
-    *("mae_st_vit_base", "mae_st_vit_base_classifier", "mae_vit_tiny", "mae_vit_tiny_classifier", "rae_mae_vit_tiny"),
-    *("videomae_vit_tiny", "videomae_vit_tiny_classifier", "vqgan_f16", "vqprior_tiny", "vqvae_conv_small"),
-    *("ae_conv", "qlae_conv", "vae_conv", "vqvae_conv_latents"),
-)
+HEADS = {  # of attention in encoder and decoder, which no count of parameters tells
+    arch: heads
+    for heads, archs in {
+        (3,): "mae_vit_tiny mae_vit_tiny_classifier rae_mae_vit_tiny videomae_vit_tiny videomae_vit_tiny_classifier "
+        "vqprior_tiny",
+        (6,): "mae_vit_small_classifier videomae_vit_small_classifier vqprior_small",
+        (
+            12,
+        ): "mae_vit_base_classifier rae_vit_base videomae_vit_base_classifier mae_st_vit_base_classifier vqprior_base",
+        (16,): "mae_vit_large mae_vit_huge mae_vit_large_classifier mae_vit_huge_classifier mae_st_vit_large "
+        "mae_st_vit_huge mae_st_vit_large_classifier mae_st_vit_huge_classifier videomae_vit_large_classifier "
+        "videomae_vit_huge_classifier videomae_v2_vit_giant_classifier rae_vit_large rae_vit_xl ditdh_xl",
+        (3, 4): "mae_vit_tiny_fast",
+        (6, 3): "mae_vit_small mae_vit_small_fast videomae_vit_small videomae_v2_vit_small",
+        (12, 6): "mae_vit_base_fast videomae_vit_base videomae_v2_vit_base",
+        (12, 16): "mae_vit_base mae_st_vit_base",
+        (
+            16,
+            8,
+        ): "videomae_vit_large videomae_vit_huge videomae_v2_vit_large videomae_v2_vit_huge videomae_v2_vit_giant",
+        (2, 4): "ditdh_tiny",
+        (6, 16): "ditdh_s",
+    }.items()
+    for arch in archs.split()
+}
 
 
-def built(arch):
-    """An arch on no device, where a billion parameters take neither memory nor time, and what it is built of."""
-    with torch.device("meta"):
-        model = zoo.create(arch)
-    return model, (type(model), frozenset(map(type, model.modules())))
-
-
-@functools.cache
-def kinds():
-    return {built(arch)[1] for arch in KINDS}
+def built_of(model):
+    return {type(module) for module in model.modules()}
 
 
 def outputs(model, images):
@@ -36,9 +46,9 @@ def outputs(model, images):
     return model(images) if isinstance(model, Classifies) else model.forward_features(images)
 
 
-@pytest.mark.parametrize("arch", KINDS)
+@pytest.mark.parametrize("arch", kinds())
 def test_gradient_reaches_every_parameter(arch):
-    model = small(arch, depth=1)
+    model = small(arch)
     if isinstance(model, Samples):  # whose blocks may begin as the identity
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.05)
@@ -47,16 +57,16 @@ def test_gradient_reaches_every_parameter(arch):
     assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 
-@pytest.mark.parametrize("arch", KINDS)
+@pytest.mark.parametrize("arch", kinds())
 def test_images_of_a_batch_do_not_mix(arch):
-    model = small(arch, depth=1).double().eval()
+    model = small(arch).double().eval()
     images = image_batch(model).double()
     torch.testing.assert_close(outputs(model, images)[2:3], outputs(model, images[2:3]))
 
 
-@pytest.mark.parametrize("arch", KINDS)
+@pytest.mark.parametrize("arch", kinds())
 def test_folder_round_trip_is_bit_identical(arch, tmp_path):
-    model = small(arch, depth=1).eval()
+    model = small(arch).eval()
     loaded = zoo.load(str(zoo.save(model, tmp_path / "checkpoint")))
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
     assert torch.equal(outputs(model, image_batch(model)), outputs(loaded, image_batch(model)))
@@ -65,10 +75,28 @@ def test_folder_round_trip_is_bit_identical(arch, tmp_path):
 
 
 @pytest.mark.parametrize("arch", zoo.list_models())
-def test_every_kind_is_tested_and_the_summary_states_the_true_size(arch):
-    model, kind = built(arch)
-    assert kind in kinds(), f"add {arch} to KINDS"
-    assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in registry.summary(arch)
+def test_an_arch_has_the_size_that_its_summary_states_and_the_small_model_is_built_of_the_same(arch):
+    with torch.device("meta"):  # where a billion parameters take neither memory nor time
+        whole, tiny = zoo.create(arch), small(arch)
+    summary = registry.summary(arch)
+    assert f"{sum(p.numel() for p in whole.parameters()):,} parameters" in summary
+    heads = [module.heads for module in whole.modules() if hasattr(module, "heads")]
+    assert tuple(dict.fromkeys(heads)) == HEADS.get(arch, ())
+    assert not heads or {*map(str, whole.takes.shape), "1", "3"} <= {*re.findall(r"\d+", summary), "1", "3"}
+    assert built_of(whole) <= built_of(tiny), f"TINY of {registry.family_of(arch)} leaves these out"
+    assert sum(p.numel() for p in tiny.parameters()) < 10**6
+
+
+@pytest.mark.parametrize("family", registry.families())
+def test_a_family_says_of_each_class_what_makes_it_small_and_of_nothing_else(family):
+    facts = registry.facts(family)
+    assert {hub.model_class(arch).__name__ for arch in facts.archs} == facts.tiny.keys() - facts.archs.keys()
+
+
+def test_a_class_of_which_that_is_not_said_has_no_small_model(monkeypatch):
+    monkeypatch.delitem(registry.facts("mae").tiny, "MAE")
+    with pytest.raises(ValueError, match=r"zoo\.families\.mae .*facts\.py does not say what makes a MAE small; add it"):
+        hub.tiny("mae_vit_tiny")
 
 
 def test_every_builder_is_registered_and_every_arch_has_a_builder():

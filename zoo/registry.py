@@ -315,6 +315,7 @@ class Facts:
     public: dict[str, str] = field(default_factory=dict)  # public name -> the module of the family that holds it
     picture: tuple[str, str] | None = None  # file and caption, for the family's page
     reference: str | None = None  # weights that ship, in whose features `zoo eval` compares pictures
+    tiny: dict[str, dict[str, Any]] = field(default_factory=dict)  # class -> what makes it small; an arch's on top
 
     @property
     def classes(self) -> list[str]:
@@ -406,6 +407,7 @@ def _read(family: Family) -> Facts:
         dict(getattr(module, "PUBLIC", {})),
         getattr(module, "PICTURE", None),
         getattr(module, "REFERENCE", None),
+        getattr(module, "TINY", {}),
     )
 
 

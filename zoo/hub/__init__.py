@@ -19,7 +19,7 @@ from zoo.hub.files import (
 )
 from zoo.hub.foreign import convert
 from zoo.hub.give import export, golden_output, push, save, verify
-from zoo.hub.make import build, keywords, load_strictly, model_class, reset_head
+from zoo.hub.make import build, keywords, load_strictly, model_class, reset_head, tiny
 from zoo.hub.places import embedded_folder
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "read_pickle",
     "reset_head",
     "save",
+    "tiny",
     "verify",
     "write_aside",
 ]

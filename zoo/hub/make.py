@@ -195,6 +195,19 @@ def keywords(arch: str) -> list[str]:
     return list(signatures.keywords(model_class(arch)))
 
 
+def tiny(arch: str) -> dict[str, Any]:
+    """Keywords that make an arch small, as its family's facts.py says: `zoo.create(arch, **tiny(arch))` takes no time.
+
+    Raises:
+        ValueError: the family does not say it of the arch's class.
+    """
+    family, kind = registry.home(arch), model_class(arch).__name__
+    known = registry.facts(family.name).tiny
+    if kind not in known:
+        raise ValueError(f"{family}: facts.py does not say what makes a {kind} small; add it to TINY")
+    return known[kind] | known.get(arch, {})
+
+
 def load_strictly(model: Network, state: Mapping[str, Tensor], source: object) -> None:
     """Give a model every tensor of `state`, in its own dtype, or name what does not fit.
 

@@ -23,3 +23,5 @@ ARCHS = {
     "bilinear_d256": "28×28 grey → 10 logits, 1 bilinear layer of width 256, 334,336 parameters",
     "bilinear_d512_l3": "28×28 grey → 10 logits, 3 bilinear layers of width 512, 1,979,392 parameters",
 }
+
+TINY = {"BilinearClassifier": {"dim": 32, "image_size": 16}}

@@ -36,6 +36,17 @@ ARCHS = {
     "dcae_tiny_f32c64": "64×64 RGB → 2×2 latents of 64, 256 floats, 4,732,428 parameters",
 }
 
+CONVOLUTIONS: dict[str, Any] = {"encoder_attention": [], "decoder_attention": []}
+TINY = {
+    "DCAE": {"image_size": 16, "latent_channels": 4, "widths": [16, 32, 32]}
+    | {"encoder_depths": [0, 1, 1], "decoder_depths": [0, 1, 1], "encoder_attention": [2], "decoder_attention": [2]},
+    # of archs that are built of something else
+    "dcae_f32c32_sana": {"encoder_depths": [1, 1, 1], "decoder_depths": [1, 1, 1]},
+    "dcae_f32c32_lite": {"encoder_depths": [1, 1, 1], "decoder_attention": []},
+    "dcae15_f32c128": CONVOLUTIONS,
+    "dcae15_f64c128": CONVOLUTIONS,
+}
+
 
 # The authors' weights, by name. None was downloaded here; names and figures are as their publishers state them.
 

@@ -54,6 +54,12 @@ ARCHS = {
     "mae_vit_huge_classifier": _classifier("H/14", 632_045_800),
 }
 
+VIT = {"image_size": 16, "patch_size": 4, "dim": 32, "depth": 2, "heads": 2}
+TINY = {
+    "MAE": VIT | {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
+    "MAEClassifier": VIT,
+}
+
 # The authors' weights. They are pointed at, never copied: their licence is not ours to give.
 
 NC, IMAGENET = "CC-BY-NC-4.0", "ImageNet: non-commercial research"

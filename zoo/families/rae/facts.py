@@ -32,6 +32,12 @@ ARCHS = {
     "rae_vit_xl": "256×256 RGB → 16×16 tokens of a frozen encoder, ViT-XL decoder, 415,056,640 parameters",
 }
 
+TINY = {
+    "RAE": {"image_size": 64, "encoder": "mae_vit_tiny.tiny_imagenet", "encoder_size": 64, "latent_channels": 192}
+    | {"grid": 8, "dim": 32, "depth": 1, "heads": 2, "hidden": 64},
+    "DiTDH": {"dim": [32, 48], "depth": [2, 1], "heads": [2, 3]},
+}
+
 
 # The authors' weights, by name. None was downloaded here; names and figures are as their publishers state them.
 

@@ -65,6 +65,14 @@ ARCHS = {
     "mae_st_vit_huge_classifier": _classifier("H/16", 632_424_080),
 }
 
+VIT = {"frames": 8, "image_size": 64, "patch_size": 16, "dim": 32, "depth": 2, "heads": 2}
+DECODER = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
+TINY = {
+    "VideoMAE": VIT | DECODER,
+    "SpaceTimeMAE": VIT | DECODER | {"pred_frames": 4},
+    "VideoMAEClassifier": VIT,
+}
+
 # The authors' weights. They are pointed at, never copied: their licence is not ours to give.
 
 NC = "CC-BY-NC-4.0"

@@ -52,6 +52,14 @@ ARCHS = {
     "vqvae_conv_latents": "64×64 RGB → 12 latents of 512 codes, QLAE's network, 8,072,256 parameters",
 }
 
+TINY = {
+    "VQVAE": {"image_size": 16, "width": 16, "res_blocks": 1, "res_width": 8, "codebook_size": 32, "code_dim": 8},
+    "VQGAN": {"image_size": 24, "width": 32, "mults": [1, 2], "res_blocks": 1, "attention": [1], "z_channels": 8}
+    | {"codebook_size": 32, "code_dim": 8},
+    "LatentAutoencoder": {"image_size": 32, "width": 8, "codebook_size": 32, "code_dim": 8},
+    "CodePrior": {"dim": 48, "depth": 2, "heads": 3},
+}
+
 
 # The authors' weights, by name. None was downloaded here; names, shapes and figures are as their publishers state them.
 
