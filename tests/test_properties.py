@@ -8,23 +8,26 @@ import warnings
 import pytest
 import torch
 import yaml
-from conftest import image_batch, small
+from conftest import classes, image_batch, small
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lightning import LightningDataModule
 
 import zoo
-from zoo import cli
+from zoo import cli, registry
 from zoo.data.clips import ClipData
 from zoo.data.factors import FactorData
 from zoo.data.images import ImageData
 from zoo.data.latents import ImageLatentData, LatentData
 from zoo.data.synthetic import RandomImages
 from zoo.nn.checks import FLOATS, check_ints
+from zoo.nn.protocols import FillsIn, HasLatents, Samples, can
 from zoo.nn.signatures import keywords
-from zoo.recipe import recipe_path
+from zoo.recipe import list_recipes, recipe_path
 from zoo.train.mask import LitMAE
 
-FAMILIES = ("bilinear_d64", "mae_vit_tiny", "videomae_vit_tiny", "vqvae_conv_small", "qlae_conv", "dcae_tiny_f8c4")
+CLASSES = classes()
+ARCHS = list(CLASSES.values())
 BOUNDED = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 model = functools.cache(lambda arch: small(arch).eval())
 DTYPES = (*FLOATS, torch.float8_e4m3fn, torch.uint8, torch.int64, torch.bool)
@@ -58,7 +61,7 @@ def outcome(call, x):
 
 
 @pytest.mark.parametrize("method", ["forward", "forward_features", "reconstruct"])
-@pytest.mark.parametrize("arch", FAMILIES)
+@pytest.mark.parametrize("arch", ARCHS)
 @settings(max_examples=25, **BOUNDED)
 @given(data=st.data())
 def test_a_model_takes_what_is_given_or_says_why_not(arch, method, data):
@@ -78,7 +81,7 @@ def test_a_model_takes_what_is_given_or_says_why_not(arch, method, data):
 
 
 @pytest.mark.parametrize("computes", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("arch", [*FAMILIES, "vqgan_f16", "rae_mae_vit_tiny", "ditdh_tiny"])
+@pytest.mark.parametrize("arch", ARCHS)
 @torch.no_grad()
 def test_a_model_computes_in_its_own_precision_whatever_comes_in(arch, computes):
     net = small(arch).eval().to(computes)
@@ -92,7 +95,7 @@ def test_a_model_computes_in_its_own_precision_whatever_comes_in(arch, computes)
         assert net(x.to(dtype))[0].isfinite().all()
 
 
-@pytest.mark.parametrize("arch", [*FAMILIES, "vqgan_f16", "rae_mae_vit_tiny", "ditdh_tiny"])
+@pytest.mark.parametrize("arch", ARCHS)
 def test_a_model_trains_on_images_of_any_precision(arch):
     net = small(arch).train()
     for dtype in FLOATS:
@@ -101,7 +104,7 @@ def test_a_model_trains_on_images_of_any_precision(arch):
         assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("arch", FAMILIES)
+@pytest.mark.parametrize("arch", ARCHS)
 @torch.no_grad()
 def test_under_autocast_images_of_either_precision_are_computed_alike(arch):
     net = model(arch)
@@ -110,7 +113,7 @@ def test_under_autocast_images_of_either_precision_are_computed_alike(arch):
         torch.testing.assert_close(net.forward_features(x), net.forward_features(x.float()), rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("arch", [*FAMILIES, "mae_vit_tiny_classifier", "vqgan_f16"])
+@pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("of", [lambda x: x.numpy(), lambda x: x.tolist(), lambda x: None, lambda x: x.to_sparse()])
 def test_what_is_no_dense_tensor_is_refused(arch, of):
     net = model(arch)
@@ -127,43 +130,50 @@ def near(x):
 
 
 LABELS = torch.tensor([1, 2])
-LATENTS = {  # what each method beside forward takes, of a model and its images
-    "mae_vit_tiny": {"encode": lambda m, x: m.patches(x), "forward_intermediates": lambda m, x: x},
-    "videomae_vit_tiny": {"encode": lambda m, x: m.cubes(x)},
-    "vqvae_conv_small": {"decode": lambda m, x: m.encode(x)},
-    "vqgan_f16": {"decode": lambda m, x: m.encode(x)},
-    "qlae_conv": {"decode": lambda m, x: m.encode(x)},
-    "vqprior_tiny": {"forward": lambda m, x: m.encode(x), "forward_features": lambda m, x: x}
-    | dict.fromkeys(("sample", "sample_codes"), lambda m, x: LABELS),
-    "dcae_tiny_f8c4": dict.fromkeys(("decode", "normalise", "denormalise", "decode_tiled"), lambda m, x: m.encode(x))
-    | {"encode_tiled": lambda m, x: x},
-    "rae_mae_vit_tiny": dict.fromkeys(("decode", "normalise", "denormalise", "add_noise"), lambda m, x: m.encode(x)),
-    "ditdh_tiny": dict.fromkeys(("forward", "forward_features", "decode"), lambda m, x: x)
-    | {"sample_latents": lambda m, x: LABELS},
+
+
+def latents(net, x):
+    return x if net.kind == "latent" else net.encode(x)
+
+
+def places(net, x):
+    """What the encoder of a transformer takes, and images of any other."""
+    return next((getattr(net, cut)(x) for cut in ("patches", "cubes") if hasattr(net, cut)), x)
+
+
+METHODS = {  # which take a tensor: what they take, of a model and its samples
+    **dict.fromkeys(("forward", "forward_features", "forward_intermediates", "encode_tiled"), lambda net, x: x),
+    **dict.fromkeys(("decode", "decode_tiled", "add_noise"), latents),
+    **dict.fromkeys(("sample", "sample_codes", "sample_latents"), lambda net, x: LABELS),
+    "encode": places,
 }
+OF_LATENTS = dict.fromkeys(("normalise", "denormalise"), latents)
+CASES = [
+    (arch, method, takes)
+    for kind, arch in CLASSES.items()
+    for method, takes in (METHODS | (OF_LATENTS if can(kind, HasLatents) else {})).items()
+    if hasattr(kind, method)
+]
+CASES += [(arch, "forward", latents) for kind, arch in CLASSES.items() if hasattr(kind, "sample_codes")]  # codes, too
 
 
-@pytest.mark.parametrize(
-    ("arch", "method"), [(arch, method) for arch, methods in LATENTS.items() for method in methods]
-)
+@pytest.mark.parametrize(("arch", "method", "takes"), CASES, ids=lambda given: getattr(given, "__name__", given))
 @torch.no_grad()
-def test_codes_latents_and_labels_fit_or_are_refused_by_name(arch, method):
+def test_samples_codes_latents_and_labels_fit_or_are_refused_by_name(arch, method, takes):
     net = model(arch)
-    right = LATENTS[arch][method](net, image_batch(net, 2))
-    call = functools.partial(getattr(net, method), **({"steps": 1} if method == "sample_latents" else {}))
+    right, call = takes(net, image_batch(net, 2)), getattr(net, method)
+    if "steps" in inspect.signature(call).parameters:
+        call = functools.partial(call, steps=1)
     call(right)
     refused = [said for said in (outcome(call, x)[1] for x in near(right)) if said is not None]
     assert len(refused) >= 10
     assert all(any(word in said for word in ("expected", "takes", "allowed", "multiple")) for said in refused), refused
 
 
-@pytest.mark.parametrize(
-    ("arch", "beside"),
-    [("mae_vit_tiny", None), ("videomae_vit_tiny", None), ("vqprior_tiny", LABELS), ("ditdh_tiny", LABELS)],
-)
-def test_an_order_or_labels_beside_the_images_fit_them_or_are_refused(arch, beside):
+@pytest.mark.parametrize("arch", [arch for kind, arch in CLASSES.items() if can(kind, FillsIn) or can(kind, Samples)])
+def test_an_order_or_labels_beside_the_images_fit_them_or_are_refused(arch):
     net = model(arch)
-    x, right = image_batch(net, 2), net.draw(2) if beside is None else beside
+    x, right = image_batch(net, 2), net.draw(2) if isinstance(net, FillsIn) else LABELS
     assert outcome(functools.partial(net, x), right)[1] is None
     refused = [said for said in (outcome(functools.partial(net, x), o)[1] for o in near(right)) if said is not None]
     assert len(refused) >= 15
@@ -218,22 +228,23 @@ def test_numbers_of_other_types_or_out_of_range_are_refused(arch, method, given)
     "args", [{"depth": 10**9}, {"depth": 2**63}, {"decoder_depth": 10**9}, {"dim": 2**63}], ids=str
 )
 def test_a_billion_layers_and_numbers_that_no_tensor_holds_are_refused_at_once(args):
-    small = {"image_size": 32, "dim": 32, "heads": 2, "decoder_dim": 16, "decoder_heads": 2}
     with pytest.raises(ValueError, match=r"too many layers|expected at most|expected int"):
-        zoo.create("mae_vit_tiny", **small | args)
+        small("mae_vit_tiny", **args)
 
 
 @pytest.mark.parametrize("indices", [0, 99, [], [99], [-99], [1.5], 1.5, "x"], ids=str)
-def test_blocks_that_are_not_there_are_refused(indices):
-    net = model("mae_vit_tiny")
+@pytest.mark.parametrize("arch", [arch for kind, arch in CLASSES.items() if hasattr(kind, "forward_intermediates")])
+def test_blocks_that_are_not_there_are_refused(arch, indices):
+    net = model(arch)
     with pytest.raises(ValueError, match=r"indices=.*allowed"):
         net.forward_intermediates(image_batch(net, 1), indices)
 
 
-@pytest.mark.parametrize("arch", [a for a in FAMILIES if not a.startswith("dcae")])
-def test_no_images_give_no_outputs(arch):
+@pytest.mark.parametrize("arch", ARCHS)
+def test_no_images_give_no_outputs_or_are_refused(arch):
     net = model(arch)
-    assert len(net.forward_features(image_batch(net, 2)[:0])) == 0
+    out, said = outcome(net.forward_features, image_batch(net, 2)[:0])
+    assert len(out) == 0 if said is None else "expected at least one" in said
 
 
 DATA = {
@@ -244,6 +255,13 @@ DATA = {
     ImageLatentData: {"folder": "nowhere"},
     RandomImages: {},
 }
+
+
+def test_every_data_module_is_asked():
+    named = [getattr(zoo, name) for name in registry.PUBLIC]
+    assert {kind for kind in named if isinstance(kind, type) and issubclass(kind, LightningDataModule)} == DATA.keys()
+
+
 VALUES = st.sampled_from(
     [None, True, "x", "", [], [1], [1, 1], [0.5, 1.0], [1.0, 0.5], ["x", "y"], {}, -1, 0, 1, 2, 3, 2**63, 0.5, 1.5,
      -0.5, float("nan"), float("inf"), "none", "skip", "rand-m9-mstd0.5-inc1"]
@@ -321,8 +339,12 @@ def test_a_recipe_that_is_none_is_refused_in_a_line(tmp_path, capsys, name):
     assert capsys.readouterr().err.splitlines()[-1].startswith("zoo validate: ")
 
 
-SMOKE = {
-    family: yaml.safe_load(recipe_path(f"{family}/smoke").read_text("utf-8")) for family in ("bilinear", "mae", "vq")
+SMOKE = {name: yaml.safe_load(recipe_path(name).read_text("utf-8")) for name in list_recipes("*smoke")}
+SMOKE = {  # those that are validated in no time: they load no weights and read no clips
+    name: tree
+    for name, tree in SMOKE.items()
+    if tree["data"]["class_path"] == "zoo.RandomImages"
+    and not registry.records().keys() & {str(value) for value in tree["model"]["init_args"].values()}
 }
 NEW = [
     *((key,) for key in ("typo", "save_steps", "skip_nonfinite")),
@@ -337,12 +359,12 @@ EDITS = st.sampled_from(
 )  # fmt: skip
 
 
-def places(tree, *above):
+def keys(tree, *above):
     """Where the values of a recipe stand: keys, from the outermost."""
     for key, value in tree.items():
         yield *above, key
         if isinstance(value, dict):
-            yield from places(value, *above, key)
+            yield from keys(value, *above, key)
 
 
 @st.composite
@@ -350,7 +372,7 @@ def edited(draw):
     """A smoke recipe of which one or two values are others, gone or new."""
     tree = copy.deepcopy(SMOKE[draw(st.sampled_from(sorted(SMOKE)))])
     for _ in range(draw(st.integers(1, 2))):
-        *above, key = draw(st.sampled_from(draw(st.sampled_from([list(places(tree)), NEW]))))
+        *above, key = draw(st.sampled_from(draw(st.sampled_from([list(keys(tree)), NEW]))))
         node = tree
         for name in above:
             node = node.get(name) if isinstance(node, dict) else None
@@ -361,7 +383,7 @@ def edited(draw):
     return tree
 
 
-@settings(max_examples=60, **BOUNDED)
+@settings(max_examples=50, **BOUNDED)
 @given(tree=edited())
 def test_a_recipe_with_random_edits_is_valid_or_refused_in_a_line(tmp_path, capsys, tree):
     file = tmp_path / "x.yaml"

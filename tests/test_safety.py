@@ -175,7 +175,7 @@ assert cli.main(["ls"]) == 0 and cli.main(["eval", "bilinear_d256.mnist"]) == 0
 for module in pkgutil.walk_packages(zoo.__path__, "zoo."): importlib.import_module(module.name)
 for arch in zoo.list_models(): zoo.create(arch, **hub.tiny(arch))
 print("seen", seen)
-"""  # noqa: E501
+"""
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == "seen []"
