@@ -7,16 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import torch
 import two_processes
 import yaml
-from conftest import losses
+from conftest import losses, read
 from PIL import Image
 
 import zoo
-from zoo import cli, hub
+from zoo import cli, hub, recipe, registry
 from zoo.data import sharding
 from zoo.data.batches import Batches
 from zoo.data.images import ImageData
@@ -48,6 +49,13 @@ def alone():
     """The same of one process."""
     found = {}
     return lambda name: found[name] if name in found else found.setdefault(name, two_processes.train(name))
+
+
+def test_every_family_and_every_training_that_a_recipe_names_is_among_them():
+    cases = [case()[0] for case in two_processes.CASES.values()]
+    assert {registry.family_of(lit.model.zoo_config["arch"]) for lit in cases} == {*registry.families()}
+    named = {resolve_name(read(name)["model"]["class_path"]) for name in recipe.list_recipes()}
+    assert named - {type(lit) for lit in cases} == {zoo.LitFinetune}  # a LitClassifier that probes first
 
 
 @pytest.mark.parametrize(("name", "strategy"), PAIRS)

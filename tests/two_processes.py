@@ -27,15 +27,13 @@ from zoo.data.synthetic import RandomImages
 from zoo.families.dcae.lit import LitDCAE
 from zoo.families.rae.lit import LitDiT, LitRAE
 from zoo.families.vq.lit import LitPrior, LitVQ, LitVQGAN
+from zoo.hub import tiny
 from zoo.nn.frozen import Frozen
 from zoo.train import parallel
 from zoo.train.classify import LitClassifier
 from zoo.train.mask import LitMAE
 
 JOINED = 12  # images of a step, over all processes
-TINY_VIT = {"dim": 32, "depth": 2, "heads": 2}
-TINY_MAE = {"image_size": 16, "patch_size": 4, **TINY_VIT, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
-TINY_DCAE = {"image_size": 16, "widths": [16, 32, 32], "encoder_attention": [2], "decoder_attention": [2]}
 FOLDERS: list[tempfile.TemporaryDirectory] = []
 
 
@@ -54,13 +52,13 @@ def shared(write: Callable[[Path], Any]) -> str:
 
 
 def classifier() -> tuple[L.LightningModule, L.LightningDataModule]:
-    args = {"image_size": 16, "patch_size": 4, **TINY_VIT, "num_classes": 4, "head_norm": True}
+    args = tiny("mae_vit_tiny_classifier") | {"num_classes": 4, "head_norm": True}
     return LitClassifier("mae_vit_tiny_classifier", arch_args=args, lr=1e-3), images((3, 16, 16))
 
 
 def bilinear() -> tuple[L.LightningModule, L.LightningDataModule]:
-    lit = LitClassifier("bilinear_d64", arch_args={"image_size": 16, "num_classes": 4}, lr=1e-2, weight_decay=0.01)
-    return lit, images((1, 16, 16))
+    args = tiny("bilinear_d64") | {"num_classes": 4}
+    return LitClassifier("bilinear_d64", arch_args=args, lr=1e-2, weight_decay=0.01), images((1, 16, 16))
 
 
 def shards() -> tuple[L.LightningModule, L.LightningDataModule]:
@@ -68,7 +66,7 @@ def shards() -> tuple[L.LightningModule, L.LightningDataModule]:
     how = {"image_size": 16, "crop_scale": (0.5, 1.0), "num_workers": 0, "shuffle_buffer": 5}
     size = JOINED // parallel.world()[1]
     data = ImageData(f"shards:{shared(write_shards)}/shards", batch_size=size, eval_batch_size=size, **how)
-    args = {"image_size": 16, "num_classes": 4}
+    args = tiny("bilinear_d64") | {"num_classes": 4}
     return LitClassifier("bilinear_d64", arch_args=args, lr=1e-2, weight_decay=0.01), data
 
 
@@ -83,11 +81,11 @@ def write_shards(folder: Path) -> None:
 
 
 def mae() -> tuple[L.LightningModule, L.LightningDataModule]:
-    return LitMAE("mae_vit_tiny", arch_args=TINY_MAE, lr=1e-3, warmup_epochs=1), images((3, 16, 16), 48)
+    return LitMAE("mae_vit_tiny", arch_args=tiny("mae_vit_tiny"), lr=1e-3, warmup_epochs=1), images((3, 16, 16), 48)
 
 
 def videomae() -> tuple[L.LightningModule, L.LightningDataModule]:
-    args = TINY_MAE | {"image_size": 64, "patch_size": 16, "frames": 8}
+    args = tiny("videomae_vit_tiny")
     size = JOINED // parallel.world()[1]
     data = ClipData("sprites", 8, 64, limit=5, batch_size=size, eval_batch_size=size)
     return LitMAE("videomae_vit_tiny", arch_args=args, lr=1e-3, warmup_epochs=1, probe_images=24), data
@@ -95,46 +93,46 @@ def videomae() -> tuple[L.LightningModule, L.LightningDataModule]:
 
 def vq() -> tuple[L.LightningModule, L.LightningDataModule]:
     quantizer = {"init": "kmeans", "restart": 0.1, "decay": 0.9}
-    args = {"image_size": 16, "width": 16, "res_blocks": 1, "res_width": 8, "codebook_size": 16, "code_dim": 8}
-    return LitVQ("vqvae_conv_small", arch_args=args | {"quantizer_args": quantizer}, lr=3e-3), images((3, 16, 16))
+    args = tiny("vqvae_conv_small") | {"codebook_size": 16, "quantizer_args": quantizer}
+    return LitVQ("vqvae_conv_small", arch_args=args, lr=3e-3), images((3, 16, 16))
 
 
 def qlae() -> tuple[L.LightningModule, L.LightningDataModule]:
     size = JOINED // parallel.world()[1]
     data = FactorData(image_size=32, num_images=51, num_test=51, batch_size=size, eval_batch_size=size)
-    args = {"image_size": 32, "width": 8}
-    return LitVQ("qlae_conv", arch_args=args, lr=1e-3, weight_decay=0.1, clip=1.0, infomec_images=40), data
+    how = {"lr": 1e-3, "weight_decay": 0.1, "clip": 1.0, "infomec_images": 40}
+    return LitVQ("qlae_conv", arch_args=tiny("qlae_conv"), **how), data
 
 
 def vqgan() -> tuple[L.LightningModule, L.LightningDataModule]:
-    args = {"image_size": 24, "width": 32, "mults": [1, 1], "res_blocks": 1}
-    args |= {"z_channels": 8, "codebook_size": 16, "code_dim": 8}
+    args = tiny("vqgan_f4") | {"mults": [1, 1]}
     lit = LitVQGAN("vqgan_f4", arch_args=args, lr=1e-3, perceptual_weight=0, disc_start=1, disc_warmup=1, accumulate=2)
     return lit, images((3, 24, 24), 27)
 
 
 def prior() -> tuple[L.LightningModule, L.LightningDataModule]:
-    args = {"dim": 32, "depth": 2, "heads": 2}
+    args = tiny("vqprior_tiny")
     lit = LitPrior("vqprior_tiny", "vqvae_conv_small.mnist", arch_args=args, num_classes=4, lr=1e-3)
     return lit, images((1, 28, 28))
 
 
 def dcae() -> tuple[L.LightningModule, L.LightningDataModule]:
-    return LitDCAE("dcae_tiny_f4c4", arch_args=TINY_DCAE, lr=1e-3, perceptual_weight=0), images((3, 16, 16))
+    lit = LitDCAE("dcae_tiny_f4c4", arch_args=tiny("dcae_tiny_f4c4"), lr=1e-3, perceptual_weight=0)
+    return lit, images((3, 16, 16))
 
 
 def dcae_phase3() -> tuple[L.LightningModule, L.LightningDataModule]:
-    before = zoo.create("dcae_tiny_f4c4", **TINY_DCAE | {"image_size": 24})
+    before = zoo.create("dcae_tiny_f4c4", **tiny("dcae_tiny_f4c4") | {"image_size": 24})
     weights = shared(lambda folder: zoo.save(before, folder))
     lit = LitDCAE("dcae_tiny_f4c4", weights=weights, phase=3, lr=1e-3, perceptual_weight=0, disc_warmup=1)
     return lit, images((3, 24, 24), 27)
 
 
 def rae() -> tuple[L.LightningModule, L.LightningDataModule]:
-    frozen = zoo.create("mae_vit_tiny", **TINY_MAE)
+    frozen = zoo.create("mae_vit_tiny", **tiny("mae_vit_tiny"))
     encoder = shared(lambda folder: zoo.save(frozen, folder))
-    args = {"image_size": 16, "encoder": encoder, "encoder_size": 16, "latent_channels": 32, "grid": 4}
-    args |= {"dim": 32, "depth": 1, "heads": 2, "hidden": 64}
+    args = tiny("rae_mae_vit_tiny") | {"image_size": 16, "encoder": encoder, "encoder_size": 16}
+    args |= {"latent_channels": 32, "grid": 4}
     how = {
         "disc_backbone": encoder,
         "disc_taps": [0],
@@ -147,7 +145,7 @@ def rae() -> tuple[L.LightningModule, L.LightningDataModule]:
 
 
 def ditdh() -> tuple[L.LightningModule, L.LightningDataModule]:
-    args = {"dim": [32, 48], "depth": [2, 1], "heads": [2, 3]}
+    args = tiny("ditdh_tiny")
     lit = LitDiT("ditdh_tiny", "dcae_tiny_f8c4.tiny_imagenet", arch_args=args, num_classes=4, lr=1e-3, ema=0.9)
     return lit, images((4, 8, 8), 48)
 
