@@ -27,7 +27,6 @@ from zoo.train.parse import parse
 
 SMALL = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 SMALL += ["--trainer.log_every_n_steps", "1", "--save_steps", "3"]
-LIGHTER = {"rae/smoke": ["--data.num_images", "32", "--data.batch_size", "4"]}  # its networks are of full size
 KEPT = ("state_dict", "optimizer_states", "lr_schedulers", "random", "steps", "global_step", "epoch")
 
 
@@ -126,7 +125,7 @@ def same(a: Any, b: Any) -> bool:
 def accidents(name: str, kills: int, draw: random.Random, root: Path) -> Count:
     """Runs of a recipe, one after the other, until so many were killed, each resumed until it is through."""
     count, log = Count(name), root / "log.txt"
-    argv = [name, *SMALL, *LIGHTER.get(name, ())]
+    argv = [name, *SMALL]
     begun = time.monotonic()
     if (status := wait(start([*argv, "--runs", str(root / "whole")], log))) != 0:
         raise RuntimeError(f"{name} does not train (status {status}):\n{log.read_text()[-2000:]}")

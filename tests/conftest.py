@@ -8,20 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import zoo
-from zoo import hub
-
-# What makes the heavier smoke recipes light: fewer images, one batch to evaluate.
-ONE = ["--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
-FEW = ["--data.num_images", "12", "--data.batch_size", "2"]
-LIGHT = {
-    "rae/smoke": [*FEW, *ONE],
-    "vq/vqgan_smoke": [*FEW, *ONE],
-    "rae/ditdh_smoke": ["--data.num_images", "384", *ONE],
-    "videomae/smoke": ["--data.limit", "6", "--data.batch_size", "8", *ONE],
-}
-
+from zoo import hub, recipe, registry
 
 # What `make test-all` adds to `make test`: the authors' code, two processes, kills, fuzz, the type checker, a compiler;
 # and single tests that are marked long, such as all that need a package of the extra `test-all`.
@@ -52,6 +42,35 @@ def kinds() -> tuple[str, ...]:
         model = small(arch)
         found.setdefault((type(model), frozenset(map(type, model.modules()))), arch)
     return tuple(found.values())
+
+
+def read(name: str) -> dict[str, Any]:
+    """What a recipe says."""
+    return yaml.safe_load(recipe.recipe_path(name).read_text("utf-8"))
+
+
+def tiny_flags(name: str) -> list[str]:
+    """What makes a recipe buildable anywhere at once: its small model, data of that size, no download, no compiler."""
+    args, data = (read(name)[part]["init_args"] for part in ("model", "data"))
+    known = registry.records()
+    record = known.get(f"{args.get('arch')}.{args.get('weights')}") or known.get(args.get("weights"))
+    if "arch" not in args or (record and record.embedded):  # its size follows from weights that ship
+        return []
+    tiny = hub.tiny(args["arch"])
+    *frames, _, height, _ = zoo.create(args["arch"], **args.get("arch_args", {}) | tiny).takes.shape
+    sizes = {"frames": frames[0] if frames else None, "image_size": height}
+    return [
+        *(f"--model.arch_args.{key}={value}" for key, value in tiny.items()),
+        *(f"--data.{key}={value}" for key, value in sizes.items() if key in data),
+        *(["--model.weights", "null"] if args.get("weights") else []),
+        *(["--model.phase", "1"] if args.get("phase", 1) > 1 else []),  # the others need the weights of the one before
+        *(["--model.mask_channels", "[2, 4]"] if "mask_channels" in args else []),
+        *(["--model.perceptual_weight", "0"] if "perceptual_weight" in args else []),
+        *(["--model.compile", "false"] if args.get("compile") else []),
+        *(["--model.disc_backbone", "mae_vit_tiny.tiny_imagenet"] if "disc_backbone" in args else []),
+        *(["--model.autoencoder", "rae_mae_vit_tiny.tiny_imagenet"] if "autoencoder" in args else []),
+        *(["--model.arch_args.quantizer_args.init", "uniform"] if "kmeans" in str(args.get("arch_args")) else []),
+    ]
 
 
 def image_batch(model: torch.nn.Module, count: int = 4) -> torch.Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import lightning as L
 import pytest
-from conftest import LIGHT
 from torch.nn import functional as F
 
 import zoo
@@ -56,7 +55,7 @@ def broken():
 
 def train(folder, name, *argv):
     """Run in this process; returns the exit status and the run's directory."""
-    status = fit.fit([name, *SMALL, *LIGHT.get(name, ()), *argv, "--runs", str(folder)])
+    status = fit.fit([name, *SMALL, *argv, "--runs", str(folder)])
     (run,) = folder.glob("*/*")
     return status, run
 
@@ -229,7 +228,7 @@ def test_a_batch_without_a_finite_loss_is_left_out_and_leaves_nothing_behind(nam
         poisoned.add((0, 3))
     short = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "6", "--trainer.limit_val_batches", "0"]
     with pytest.warns(UserWarning, match=r"the loss is (nan|inf) at step 3, batch 3 of epoch 0.*: left out, 1 of 2"):
-        built, states = watch(name, *LIGHT.get(name, ()), *short, "--skip_nonfinite", "2")
+        built, states = watch(name, *short, "--skip_nonfinite", "2")
     assert same(states[4], states[3])
     changed = [not same(a, b) for a, b in itertools.pairwise(states)]
     assert changed == [True, True, True, False, True, True]
@@ -269,7 +268,7 @@ def test_where_only_a_discriminators_loss_is_not_finite_the_batch_is_left_out_wh
     bad, short = LEARNS[name] + 1, ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0"]
     said = rf"the loss is inf at step {bad}, batch {bad} of epoch 0.*: left out, 1 of 1"
     with pytest.warns(UserWarning, match=said):
-        built, states = watch(name, *LIGHT[name], *short, "--skip_nonfinite", "1")
+        built, states = watch(name, *short, "--skip_nonfinite", "1")
     if name == "rae/smoke":  # whose decoder has learned by then, as published
         states = [{k: v for k, v in s["tensors"].items() if k.startswith("discriminator.")} for s in states]
     changed = [not same(a, b) for a, b in itertools.pairwise(states)]
@@ -280,7 +279,7 @@ def test_where_only_a_discriminators_loss_is_not_finite_the_batch_is_left_out_wh
 @pytest.mark.parametrize("name", LEARNS)
 def test_a_discriminators_loss_stops_before_anything_is_learned_and_steps_are_optimiser_steps(name, monkeypatch):
     spoil(monkeypatch, adversarial, "discriminator_loss", call=2)
-    built, states = watched(name, *LIGHT[name], "--trainer.max_epochs", "1")
+    built, states = watched(name, "--trainer.max_epochs", "1")
     bad = LEARNS[name] + 1
     with pytest.raises(ValueError, match=rf"the loss is inf at step {bad}, batch {bad} of epoch 0"):
         built.trainer.fit(built.model, built.datamodule)

@@ -23,6 +23,7 @@ import contextlib, io, json, sys
 import torch
 import zoo
 from zoo import cli, registry
+from zoo.hub import model_class, tiny
 
 family, arch, root = sys.argv[1:]
 done = {}
@@ -56,6 +57,8 @@ done["models"] = {
     "class": type(model).__name__,
     "public": getattr(zoo, type(model).__name__) is type(model),
     "created": type(zoo.create(arch, k=3)) is type(model),
+    "small": sum(p.numel() for p in zoo.create(arch, **tiny(arch)).parameters()) < 200_000,
+    "all small": {model_class(a).__name__ for a in registry.facts(family).archs} == {*registry.facts(family).tiny},
     "shape": list(model.reconstruct(x).shape) == list(x.shape),
     "kept": (model.encode(x) != 0).sum().item(),
     "pushed": torch.equal(again.reconstruct(x), model.reconstruct(x)),

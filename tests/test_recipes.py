@@ -3,21 +3,26 @@
 import json
 import re
 from pathlib import Path
+from pkgutil import resolve_name
 
 import datasets
 import pytest
 import torch
-import yaml
-from conftest import LIGHT, narrow
+from conftest import read, tiny_flags
 from PIL import Image
 
 import zoo
 from zoo import hub, recipe, registry
+from zoo.data.images import ImageData
+from zoo.data.latents import write
+from zoo.report.history import rises
 from zoo.train import fit
+from zoo.train.keys import keys_of
 from zoo.train.parse import parse
 
 ROOT = Path(__file__).parents[1]
 ALL = recipe.list_recipes()
+SMOKE = [name for name in ALL if name.endswith("smoke")]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 
 
@@ -29,40 +34,9 @@ def test_the_list_is_what_lies_there():
         assert f"{family}/smoke" in ALL
 
 
-def read(name):
-    return yaml.safe_load(recipe.recipe_path(name).read_text())
-
-
-def affordable(name):
-    """What makes a recipe buildable anywhere at once: no download, one block of a large network, no compiler."""
-    args = read(name)["model"]["init_args"]
-    if "arch" not in args:
-        return []  # follows from weights that ship
-    found = registry.records().get(f"{args['arch']}.{args.get('weights')}") or registry.records().get(
-        args.get("weights")
-    )
-    large = int(re.search(r"([\d,]+) parameters", registry.summary(args["arch"]))[1].replace(",", "")) > 20_000_000
-    smaller = narrow(args["arch"]) if registry.family_of(args["arch"]) == "dcae" else {"depth": 1}
-    smaller = {"width": 32} if "width" in hub.keywords(args["arch"]) else smaller
-    smaller = {"depth": "[1,1]"} if "autoencoder" in args else smaller
-    fetched = str(args.get("arch_args", {}).get("encoder", "")).startswith("timm:")
-    shipped = {"encoder": "mae_vit_tiny.tiny_imagenet", "encoder_size": 64, "latent_channels": 192, "grid": 8}
-    smaller |= shipped if fetched else {}
-    return [
-        *(["--model.weights", "null"] if args.get("weights") and not (found and found.embedded) else []),
-        *(["--model.phase", "1"] if args.get("phase", 1) > 1 else []),  # the others need the weights of the one before
-        *(f"--model.arch_args.{k}={v}" for k, v in smaller.items() if large and k != "image_size"),
-        *(["--model.perceptual_weight", "0"] if "perceptual_weight" in args else []),
-        *(["--model.compile", "false"] if args.get("compile") else []),
-        *(["--model.disc_backbone", "mae_vit_tiny.tiny_imagenet"] if "disc_backbone" in args else []),
-        *(["--model.autoencoder", "rae_mae_vit_tiny.tiny_imagenet"] if "autoencoder" in args else []),
-        *(["--model.arch_args.quantizer_args.init", "uniform"] if "kmeans" in str(args.get("arch_args")) else []),
-    ]
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_it_parses_and_builds_and_says_what_it_is(name, tmp_path):
-    overrides = ["--trainer.default_root_dir", str(tmp_path), *affordable(name)]
+    overrides = ["--trainer.default_root_dir", str(tmp_path), *tiny_flags(name)]
     if "folder" in read(name)["data"]["init_args"]:  # of latents that somebody would have to write first
         config = {
             "format": "latentzoo latents 1",
@@ -87,15 +61,88 @@ def test_it_parses_and_builds_and_says_what_it_is(name, tmp_path):
     assert not frames or [size["frames"]] == frames
 
 
-@pytest.mark.parametrize("name", [n for n in ALL if n.endswith("/smoke")])
+@pytest.mark.parametrize("name", [name for name in ALL if "arch" in read(name)["model"]["init_args"]])
+def test_its_data_are_of_the_size_of_its_model(name):
+    model, data = (read(name)[part]["init_args"] for part in ("model", "data"))
+    record = registry.records().get(model.get("weights"))
+    args = (record.args if record and record.arch == model["arch"] else {}) | model.get("arch_args", {})
+    with torch.device("meta"):
+        *frames, channels, height, _ = zoo.create(model["arch"], **args).takes.shape
+    assert data.get("image_size", height) == height
+    assert data.get("channels", channels) == channels
+    assert not frames or data["frames"] == frames[0]
+
+
+@pytest.mark.parametrize("name", SMOKE)
 def test_smoke_trains_resumes_exports_and_loads(name, tmp_path):
-    assert fit.fit([name, *LIGHT.get(name, ()), "--runs", str(tmp_path / "runs"), *QUIET]) == 0
+    assert fit.fit([name, "--runs", str(tmp_path / "runs"), *QUIET]) == 0
     (run,) = (tmp_path / "runs").glob("*/*")
+    ended, expect = json.loads((run / "metrics.json").read_text()), read(name)["expect"]
+    assert ended["expect"] == expect
+    figure, floor = ended["metrics"][expect["metric"]], expect["value"]
+    assert figure >= floor if rises(expect["metric"]) else figure <= floor
     assert fit.fit(["--resume", str(run), "--trainer.max_epochs", "3", *QUIET]) == 0
     model = zoo.load(str(zoo.export(run, tmp_path / "folder")))
     again = zoo.load(str(zoo.export(run, tmp_path / "again"))).state_dict()
     assert all(torch.equal(tensor, again[key]) for key, tensor in model.state_dict().items())
-    assert read(name)["expect"]["metric"] in (tmp_path / "folder" / "README.md").read_text()
+    assert expect["metric"] in (tmp_path / "folder" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_a_smoke_recipe_trains_the_small_model_of_its_family(name):
+    args = read(name)["model"]["init_args"]
+    own = {key: value for key, value in args["arch_args"].items() if key != "num_classes"}
+    assert own.items() <= hub.tiny(args["arch"]).items()
+
+
+# A LightningModule and a DataModule -> a recipe of both; what smoke recipes do not train is trained a step.
+
+
+def pair(name):
+    return tuple(read(name)[part]["class_path"] for part in ("model", "data"))
+
+
+PAIRS = {pair(name): name for name in reversed(ALL) if pair(name) not in map(pair, SMOKE)}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """DataModule -> flags that give it a few samples that lie here."""
+    folder = tmp_path_factory.mktemp("own")
+    for split in ("train", "val", "test"):
+        for i in range(8):
+            file = folder / "images" / split / "ab"[i % 2] / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64), (30 * i, 80, 255 - 30 * i)).save(file)
+    images = ImageData(str(folder / "images"), 64, 3)
+    write(zoo.load("rae_mae_vit_tiny.tiny_imagenet"), images, folder / "latents")
+    return {
+        "zoo.ImageData": {"source": folder / "images"},
+        "zoo.ClipData": {"source": "sprites", "limit": 1},
+        "zoo.FactorData": {"num_images": 8, "num_test": 8},
+        "zoo.LatentData": {"folder": folder / "latents"},
+    }
+
+
+@pytest.mark.parametrize("name", PAIRS.values())
+def test_each_pair_of_a_training_and_its_data_takes_a_step(name, own, tmp_path):
+    model, data = pair(name)
+    known = {part: keys_of(resolve_name(kind)) for part, kind in (("model", model), ("data", data))}
+    step = {
+        "model": {"num_classes": 9 if data == "zoo.ClipData" else 2, "warmup_epochs": 0},
+        "data": {"batch_size": 4, "eval_batch_size": 4, "num_workers": 0},
+        "trainer": {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 0, "accumulate_grad_batches": 1}
+        | {"devices": 1, "accelerator": "cpu", "precision": "32-true", "logger": "false"}
+        | {"enable_checkpointing": "false", "default_root_dir": tmp_path},
+    }
+    step = {part: {k: v for k, v in of.items() if k in known.get(part, of)} for part, of in step.items()}
+    step["data"] |= own[data]
+    flags = [f"--{part}.{key}={value}" for part, of in step.items() for key, value in of.items()]
+    built = parse(recipe.recipe_path(name), [*tiny_flags(name), *flags, *QUIET])
+    before = {key: p.clone() for key, p in built.model.model.named_parameters()}
+    built.trainer.fit(built.model, built.datamodule)
+    assert built.trainer.callback_metrics["train/loss"].isfinite()
+    assert any(not torch.equal(p, before[key]) for key, p in built.model.model.named_parameters())
 
 
 # ImageNet as the Hub has it: train and validation are labelled, every label of the test split is -1.
