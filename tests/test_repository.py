@@ -276,9 +276,14 @@ def test_what_the_library_reads_is_read_as_a_local_folder_is(hub, tmp_path, monk
         }
 
 
-def test_a_cache_of_the_library_that_cannot_be_written_is_named(hub, tmp_path, monkeypatch):
+class Unreachable(Exception):
+    """As the library's client of HTTP raises it."""
+
+
+@pytest.mark.parametrize("kind", [OSError, Unreachable])
+def test_a_cache_of_the_library_that_cannot_be_written_is_named(kind, hub, tmp_path, monkeypatch):
     def load(*_, **__):
-        raise OSError("no place for it")
+        raise kind("no place for it")
 
     hub.files_of()["train.csv"] = b"image,label\n"
     monkeypatch.setattr(datasets, "load_dataset", load)

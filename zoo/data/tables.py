@@ -174,7 +174,9 @@ def library(source: str, repo: str, config: str | None, commit: str, kind: str) 
         sets = datasets.load_dataset(repo, config, revision=commit)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise FileNotFoundError(f"no Hub data set {source!r}; is the name right, is it private?") from error
-    except OSError as error:
+    except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"the library datasets cannot read {source}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # the client of HTTP has exceptions of its own, which change with its version
         place = Path(datasets.config.HF_DATASETS_CACHE)
         with cache.writing(place, "set HF_HOME to a folder that can be"):
             place.mkdir(parents=True, exist_ok=True)
@@ -182,8 +184,6 @@ def library(source: str, repo: str, config: str | None, commit: str, kind: str) 
         raise ConnectionError(
             f"{source} is not cached and the Hub cannot be reached ({error}); load it once online, or give a folder"
         ) from error
-    except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"the library datasets cannot read {source}: {' '.join(str(error).split())}") from error
     parts = {}
     for role, names in SPLITS.items():
         name = next((n for n in names if n in sets), None)
