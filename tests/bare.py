@@ -3,8 +3,8 @@
 python -I -S bare.py PATHS FILE: zoo.load of all that ship, from a checkout.
 python -I -S bare.py PATHS FILE ZIP: torch.hub.load of all that lie in a repository's archive, as GitHub makes one.
 
-PATHS is a sys.path in JSON, of which everything but INSTALLED is left out. FILE gets, by torch.save, name → capability
-→ outputs; of a checkout what is told of packages that are missing, of an archive what torch.hub lists.
+PATHS is a sys.path in JSON, of which everything but INSTALLED is left out. FILE gets, by torch.save, what each
+gives; of a checkout what is told of packages that are missing, of an archive what torch.hub lists.
 """
 
 import contextlib
@@ -35,28 +35,41 @@ class Installed(PathFinder):
         return super().find_spec(fullname, path if known else STANDARD, target)
 
 
-def outputs(model: Any) -> dict[str, Any]:
-    """What a model gives by each of its capabilities, of the same random samples everywhere."""
+def sample(model: Any) -> Any:
+    """One random sample that a model takes; the masks that follow are the same everywhere."""
     import torch
 
-    import zoo
+    torch.manual_seed(0)
+    return torch.rand(1, *model.takes.shape, generator=torch.Generator().manual_seed(1))
+
+
+def plain(output: Any) -> Any:
+    """A model's output as torch.load takes it, which knows no class of ours."""
+    return tuple(output) if isinstance(output, tuple) else output
+
+
+def forward(model: Any) -> Any:
+    """What a model gives when it is called."""
+    import torch
+
+    with torch.no_grad():
+        return plain(model(sample(model)))
+
+
+def outputs(model: Any) -> dict[str, Any]:
+    """What a model gives by each of its capabilities."""
+    import torch
+
     from zoo import hub
     from zoo.nn import protocols as can
 
-    def seeded() -> torch.Generator:
-        return torch.Generator().manual_seed(1)
-
-    def write(folder: Path) -> Any:
-        return zoo.load(str(zoo.save(model, folder))).state_dict()
-
-    x = torch.rand(2, *model.takes.shape, generator=seeded())
-    torch.manual_seed(0)  # masks
-    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        got: dict[str, Any] = {"forward": model(x), "save": write(Path(folder))}
+    got: dict[str, Any] = {"forward": forward(model)}
+    x = sample(model)
+    with torch.no_grad():
         if isinstance(model, can.HasFeatures):
             got["features"] = model.forward_features(x)
         if isinstance(model, can.FillsIn):
-            got["filled in"] = model.reconstruct(x)
+            got["filled in"] = plain(model.reconstruct(x))
         if isinstance(model, can.Reconstructs):
             kept = model.encode(x)
             got |= {"encode": kept, "decode": model.decode(kept), "reconstruct": model.reconstruct(x)}
@@ -65,11 +78,11 @@ def outputs(model: Any) -> dict[str, Any]:
             got["denormalised"] = model.denormalise(got["normalised"])
         if isinstance(model, can.Samples):
             few = {"steps": 2} if "steps" in inspect.signature(model.sample).parameters else {}
-            got["sample"] = model.sample(torch.tensor([0, -1]), generator=seeded(), **few)
+            got["sample"] = model.sample(torch.tensor([0]), generator=torch.Generator().manual_seed(1), **few)
         if isinstance(model, can.Classifies):
             hub.reset_head(model, 3)
             got["other classes"] = model(x)
-    return {k: tuple(v) if isinstance(v, tuple) else v for k, v in got.items()}  # torch.load knows no class of ours
+    return got
 
 
 def told(call: Callable[[], Any]) -> str:
@@ -88,13 +101,15 @@ def from_checkout() -> dict[str, Any]:
     import zoo
     from zoo import cli, registry
 
-    picture = torch.zeros(1, 28, 28, dtype=torch.uint8)
+    model = zoo.load("bilinear_d256.mnist")
     needy: dict[str, Callable[[], Any]] = {
-        "preprocess": lambda: zoo.load("bilinear_d256.mnist").preprocess(picture),
+        "preprocess": lambda: model.preprocess(torch.zeros(1, 28, 28, dtype=torch.uint8)),
         **{name: lambda name=name: getattr(zoo, name) for name in ("transform", "ImageData", "LitAutoencoder")},
         **{verb: lambda verb=verb: cli.main(verb.split()) for verb in ("fit bilinear/smoke", "cache ls")},
     }
-    found: dict[str, Any] = {"told": {what: told(call) for what, call in needy.items()}}
+    with tempfile.TemporaryDirectory() as folder:
+        saved = zoo.load(str(zoo.save(model, Path(folder)))).state_dict()
+    found: dict[str, Any] = {"saved": dict(saved), "told": {what: told(call) for what, call in needy.items()}}
     return found | {name: outputs(zoo.load(name)) for name, record in registry.records().items() if record.embedded}
 
 
@@ -114,7 +129,7 @@ def from_archive(archive: str) -> dict[str, Any]:
     for record in registry.records().values():
         if record.embedded and record.folder.is_dir():
             model = torch.hub.load(repo, record.arch, weights=record.tag, **how)
-            found[record.name] = outputs(model.eval())
+            found[record.name] = forward(model.eval())
     return found
 
 
