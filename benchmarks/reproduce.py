@@ -17,7 +17,6 @@ import re
 import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
@@ -42,42 +41,43 @@ def place(name: str, seed: int, runs: Path) -> Path:
 
 def ended(name: str, seed: int, runs: Path) -> dict[str, Any] | None:
     """The row of a training that has ended in the same folder, of this recipe and this package."""
-    file = place(name, seed, runs) / "row.json"
-    if not file.is_file():
+    run = place(name, seed, runs)
+    if not (run / "metrics.json").is_file():
         return None
-    row = json.loads(file.read_text(encoding="utf-8"))
-    since = ["git", "diff", "--quiet", str(row["commit"]), "--", "zoo", f"recipes/{name}.yaml"]
-    return None if subprocess.run(since, cwd=ROOT, stderr=subprocess.DEVNULL).returncode else row
+    found = row(run)
+    since = ["git", "diff", "--quiet", str(found["commit"]), "--", "zoo", f"recipes/{name}.yaml"]
+    return None if subprocess.run(since, cwd=ROOT, stderr=subprocess.DEVNULL).returncode else found
+
+
+def row(run: Path) -> dict[str, Any]:
+    """What a run came to, by what it wrote down."""
+    measured, about = (json.loads((run / f"{name}.json").read_text("utf-8")) for name in ("metrics", "environment"))
+    metric = recipe.read_yaml(run / "recipe.yaml")["expect"]["metric"]
+    return {
+        "name": f"{measured['recipe']} seed {measured['seed']}",
+        "recipe": measured["recipe"],
+        "seed": measured["seed"],
+        "metric": metric,
+        "value": float(f"{measured['metrics'][metric]:.5g}"),
+        "unit": UNITS[metric.removeprefix("test/")],
+        "seconds": measured["seconds"],
+        "commit": about["commit"],
+    }
 
 
 def train(name: str, seed: int, runs: Path) -> dict[str, Any]:
     """One training, as `zoo fit NAME --seed_everything SEED --data.seed SEED` does it; a row of what it came to."""
     from zoo.train import fit
 
-    run = place(name, seed, runs)
+    run, said = place(name, seed, runs), io.StringIO()
     flags = ["--seed_everything", str(seed), "--data.seed", str(seed), "--run", str(run)]
-    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-    quiet += ["--trainer.logger", "false"]
-    spent, said = time.process_time(), io.StringIO()
+    for noise in ("enable_progress_bar", "enable_model_summary", "logger"):
+        flags += [f"--trainer.{noise}", "false"]
     with contextlib.redirect_stdout(said):
-        status = fit.fit([name, *flags, *quiet])
+        status = fit.fit([name, *flags])
     if status:
         raise RuntimeError(f"{name} with seed {seed} ended with {status}: {said.getvalue()}")
-    measured = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    metric = recipe.read_yaml(recipe.recipe_path(name))["expect"]["metric"]
-    row = {
-        "name": f"{name} seed {seed}",
-        "recipe": name,
-        "seed": seed,
-        "metric": metric,
-        "value": round(measured["metrics"][metric], 4),
-        "unit": UNITS[metric.removeprefix("test/")],
-        "seconds": measured["seconds"],
-        "cpu_seconds": round(time.process_time() - spent, 1),
-        "commit": fit.commit(),
-    }
-    (run / "row.json").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    return row
+    return row(run)
 
 
 def trained(names: Sequence[str], seeds: Sequence[int], jobs: int, runs: Path) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def trained(names: Sequence[str], seeds: Sequence[int], jobs: int, runs: Path) -
         begun = {key: pool.submit(train, *key, runs) for key in missing}
         for key, training in begun.items():
             rows[key] = training.result()
-            print("{name:<26} {metric} {value:.4f}, {seconds:.0f} s".format(**rows[key]), flush=True)
+            print("{name:<26} {metric} {value:.5g}, {seconds:.0f} s".format(**rows[key]), flush=True)
     return list(rows.values())
 
 
@@ -101,51 +101,59 @@ def ranges(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         values, seeds = [row["value"] for row in own], [row["seed"] for row in own]
         found[name] = {
             "metric": own[0]["metric"],
-            "value": round(statistics.mean(values), 4),
+            "value": float(f"{statistics.mean(values):.5g}"),
             "range": [min(values), max(values)],
             "about": f"mean of seeds {', '.join(map(str, seeds))} on a CPU core",
         }
     return found
 
 
-def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows held against what their recipes expect: with `low`, `high` and `verdict`, "within" or "outside"."""
-    found = []
+def expected(name: str) -> dict[str, Any]:
+    """What a recipe says that it reaches."""
+    return recipe.read_yaml(recipe.recipe_path(name))["expect"]
+
+
+def compare(rows: list[dict[str, Any]]) -> int:
+    """Print each row beside what its recipe expects of another seed; 1 where one is outside."""
+    line, outside = "{:<20} {:>4}  {:<9} {:>7}  {:<7}  {:<18} {:>7}", 0
+    print(line.format("recipe", "seed", "metric", "value", "verdict", "expected", "seconds"))
     for row in rows:
-        low, high = widened(*recipe.read_yaml(recipe.recipe_path(row["recipe"]))["expect"]["range"])
+        low, high = widened(*expected(row["recipe"])["range"])
         verdict = "within" if low <= row["value"] <= high else "outside"
-        found.append(row | {"low": low, "high": high, "verdict": verdict})
-    return found
+        outside |= verdict == "outside"
+        about = (row["recipe"], row["seed"], row["metric"], f"{row['value']:.5g}", verdict, f"{low:.5g} to {high:.5g}")
+        print(line.format(*about, f"{row['seconds']:.0f}"))
+    return int(outside)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """A line a training, for people."""
-    line = "{:<22} {:>4}  {:<10} {:>9}  {:<8} {:<20} {:>7}"
-    lines = [line.format("recipe", "seed", "metric", "value", "verdict", "expected", "seconds")]
-    for row in rows:
-        expected = f"{row['low']:.4f} to {row['high']:.4f}"
-        about = (row["recipe"], row["seed"], row["metric"], f"{row['value']:.4f}", row["verdict"], expected)
-        lines.append(line.format(*about, f"{row['seconds']:.0f}"))
-    return "\n".join(lines)
+def record(rows: list[dict[str, Any]]) -> None:
+    """Keep rows in place of older ones of the same recipes, with where they were measured; write what recipes expect.
 
-
-def record(rows: list[dict[str, Any]], commit: str | None) -> None:
-    """Keep rows, with where and how they were measured, and write what recipes expect into them."""
+    Raises:
+        SystemExit: rows of other recipes stay, which were measured elsewhere.
+    """
+    libraries = ("torch", "torchvision", "lightning", "timm")
+    where = {
+        "machine": harness.machine() | {"threads": 1},
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in libraries},
+    }
+    older = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {"results": []}
+    stay = [row for row in older["results"] if row["recipe"] not in {row["recipe"] for row in rows}]
+    if stay and any(older[key] != value for key, value in where.items()):
+        raise SystemExit(f"{RESULT} has other recipes' rows of another machine or other versions: leave out --recipes")
+    rows = sorted([*stay, *rows], key=lambda row: (row["recipe"], row["seed"]))
     seeds = sorted({row["seed"] for row in rows})
-    head = {
+    told = {
         "command": f"python -m benchmarks.reproduce --seeds {' '.join(map(str, seeds))} --record",
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit,
-        "machine": harness.machine(),
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in ("torch", "torchvision", "lightning", "timm")},
+        **where,
         "seeds": seeds,
         "expect": ranges(rows),
         "results": rows,
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(head, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for name, expect in head["expect"].items():
+    RESULT.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name, expect in told["expect"].items():
         write_expect(recipe.recipe_path(name), expect)
 
 
@@ -166,20 +174,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, help="where runs stay; those that have ended there are not trained again")
     parser.add_argument("--record", action="store_true", help="keep the figures, and expect them from now on")
     args = parser.parse_args(argv)
-    from zoo.train import fit
+    lacking = [name for name in args.recipes if "range" not in expected(name)]
+    if lacking and not args.record:
+        raise SystemExit(f"{', '.join(lacking)}: no range yet; --seeds 0 1 2 3 4 --record measures it")
+    if args.record:
+        from zoo.train import fit
 
-    commit = fit.commit()
-    if args.record and (commit is None or commit.endswith("-dirty")):
-        raise SystemExit("files differ from the last commit: commit them, then measure")
-    if args.record and sorted(args.recipes) != NAMES:
-        raise SystemExit("--record keeps a file of all recipes: leave out --recipes")
+        if (fit.commit() or "-dirty").endswith("-dirty"):
+            raise SystemExit("files differ from the last commit: commit them, then measure")
     with tempfile.TemporaryDirectory() as folder:
         rows = trained(args.recipes, args.seeds, args.jobs, args.runs or Path(folder))
     if args.record:
-        record(sorted(rows, key=lambda row: (row["recipe"], row["seed"])), commit)
-    rows = compared(rows)
-    print(table(rows))
-    return int(any(row["verdict"] == "outside" for row in rows))
+        record(rows)
+    return compare(rows)
 
 
 if __name__ == "__main__":
