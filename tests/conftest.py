@@ -3,6 +3,9 @@
 import csv
 import functools
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,21 @@ def image_batch(model: torch.nn.Module, count: int = 4) -> torch.Tensor:
 def _own_lock(tmp_path_factory):
     """What tests load from publishers is pinned in no file of the user's."""
     os.environ["ZOO_LOCK"] = str(tmp_path_factory.mktemp("lock") / "lock.json")
+
+
+@pytest.fixture(scope="session")
+def preloaded():
+    """The beginning of a command, `python` where `-m MODULE ARG …` or `-c CODE ARG …` follows: see preloaded.py."""
+    if sys.platform != "linux":  # Windows has no fork, and macOS ends some forks of what has frameworks loaded
+        yield [sys.executable]
+        return
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with tempfile.TemporaryDirectory() as folder:  # a socket's path is short
+        command = [sys.executable, str(Path(__file__).with_name("preloaded.py")), f"{folder}/socket"]
+        with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+            assert server.stdout.readline() == b"ready\n"
+            yield [sys.executable, "-IS", *command[1:]]
+            server.stdin.close()
 
 
 @pytest.fixture(scope="session")

@@ -300,7 +300,7 @@ def test_leaving_out_is_refused_where_the_module_cannot(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_full_disk_leaves_logs_and_folders_as_they_were_and_is_told_in_a_line(tmp_path):
+def test_a_full_disk_leaves_logs_and_folders_as_they_were_and_is_told_in_a_line(tmp_path, preloaded):
     folder = zoo.save(zoo.create("bilinear_d64"), tmp_path / "folder")
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     script = f"""
@@ -324,7 +324,7 @@ print(main(["export", "mae_vit_tiny_classifier.cifar10", {str(folder)!r}, "--to"
 print(main(["fit", "bilinear/smoke", "--runs", {str(tmp_path / "runs")!r}]))
 """
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
+    done = subprocess.run([*preloaded, "-c", script], capture_output=True, text=True, env=env)
     assert done.stdout.splitlines().count("2") == 3, done.stderr
     said = [done.stdout.splitlines()[0], *(line for line in done.stderr.splitlines() if line.startswith("zoo "))]
     assert len(said) == 4

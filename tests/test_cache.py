@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 import time
 import warnings
 
@@ -114,7 +113,7 @@ def test_what_was_filled_before_a_damaged_picture_stays(monkeypatch):
     assert not out[7].any()
 
 
-def test_processes_fill_one_copy_and_a_killed_one_leaves_it_sound(place):
+def test_processes_fill_one_copy_and_a_killed_one_leaves_it_sound(place, preloaded):
     script = """
 import os, sys
 import numpy as np
@@ -130,7 +129,7 @@ out = cache.filled("0" * 24, (200, 3, 4), np.arange(200), make, {"source": "made
 assert (out == np.arange(200, dtype=np.uint8)[:, None, None]).all()
 print(len(made))
 """
-    argv = [sys.executable, "-c", script]
+    argv = [*preloaded, "-c", script]
     assert subprocess.run([*argv, "90"]).returncode == 9
     (copy,) = cache.copies()
     before = int(copy.filled.split()[0])

@@ -546,11 +546,10 @@ def test_whatever_pillow_raises_becomes_one_refusal_by_name(tmp_path, side, cure
         decode(tmp_path / "bad.ppm", 3, "folder")
 
 
-def test_a_hub_id_without_a_network_says_so(tmp_path):
+def test_a_hub_id_without_a_network_says_so(tmp_path, preloaded):
     import subprocess
-    import sys
 
     script = "from zoo.data.readers import read\ntry: read('latentzoo/nothing')\nexcept OSError as e: print(e)"
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": os.getcwd()}
-    out = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    out = subprocess.run([*preloaded, "-c", script], env=env, capture_output=True, text=True)
     assert "latentzoo/nothing is not in the cache and the Hub cannot be reached" in out.stdout, out.stderr[-2000:]

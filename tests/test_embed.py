@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import av
@@ -191,7 +190,7 @@ def test_clips_are_embedded_as_well(tmp_path):
 # Interrupted
 
 
-def test_a_full_disk_and_a_kill_leave_nothing_that_could_be_taken_for_whole(place, tmp_path):
+def test_a_full_disk_and_a_kill_leave_nothing_that_could_be_taken_for_whole(place, tmp_path, preloaded):
     """20 kB fit on the disk, 12 times 65 tokens of 192 floats do not; then the third batch kills what runs."""
     script = """
 import os, resource, signal, sys
@@ -215,7 +214,7 @@ main([*argv, "g.npy"])
 """
     for kind in ("parquet", "npy", "npy.json"):
         (tmp_path / f"f.{kind}").write_text("mine")
-    argv = [sys.executable, "-c", script, str(place / "model"), str(place / "photos")]
+    argv = [*preloaded, "-c", script, str(place / "model"), str(place / "photos")]
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}  # else bytecode is cut too
     done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert done.stdout.startswith("2 2 ["), done.stderr

@@ -124,7 +124,7 @@ def test_the_command_line_wins_on_resume(tmp_path):
     assert len(json.loads((run / "environment.json").read_text())["commands"]) == 2
 
 
-def test_the_same_command_begins_a_run_and_goes_on_with_it(tmp_path, undisturbed, capsys):
+def test_the_same_command_begins_a_run_and_goes_on_with_it(tmp_path, undisturbed, capsys, preloaded):
     argv = ["fit", "bilinear/smoke", *NOISY, *QUIET, "--run", str(tmp_path / "mine")]
     script = f"""
 import os
@@ -138,7 +138,7 @@ def dies(self, trainer, module, batch, index):
 RunState.on_train_batch_start = dies
 cli.main({[*argv, "--save_steps", "3"]!r})
 """
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run([*preloaded, "-c", script], env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 9
     assert cli.main([*argv, "--save_steps", "3"]) == 0
     assert losses(tmp_path / "mine") == losses(undisturbed)
@@ -348,7 +348,7 @@ def test_a_typo_in_a_recipe_file_is_refused(tmp_path, capsys):
     assert "did you mean weight_decay" in capsys.readouterr().err
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, undisturbed):
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, undisturbed, preloaded):
     path = tmp_path / "last.ckpt"
     path.write_bytes((undisturbed / LAST).read_bytes())
     script = f"""
@@ -363,7 +363,7 @@ except OSError as error:
     print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        [*preloaded, "-c", script], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
     assert "the checkpoint before it is untouched" in done.stdout, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
@@ -522,8 +522,8 @@ def test_data_still_names_another_datamodule(capsys):
     assert "--data without a value" in capsys.readouterr().err
 
 
-def test_lightning_says_nothing_that_nobody_needs(tmp_path):
-    command = [sys.executable, "-m", "zoo.cli", "fit", "bilinear/smoke", "--trainer.max_epochs", "1", *QUIET]
+def test_lightning_says_nothing_that_nobody_needs(tmp_path, preloaded):
+    command = [*preloaded, "-m", "zoo.cli", "fit", "bilinear/smoke", "--trainer.max_epochs", "1", *QUIET]
     done = subprocess.run(
         [*command, "--runs", str(tmp_path)], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )

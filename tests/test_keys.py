@@ -1,7 +1,6 @@
 """What a recipe can set, as the parser, the help and the refusal of a typo know it."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -109,8 +108,8 @@ def test_the_help_of_a_recipe_tells_values_and_meanings(capsys):
     assert "mask_ratio float the arch's share of the patches that is hidden, strictly between 0 and 1." in lines
 
 
-def test_the_resolved_recipe_is_printed_and_is_a_recipe(tmp_path, capsys):
-    command = [sys.executable, "-m", "zoo.cli", "fit", "bilinear/smoke", "--model.lr", "0.5", "--print_config"]
+def test_the_resolved_recipe_is_printed_and_is_a_recipe(tmp_path, capsys, preloaded):
+    command = [*preloaded, "-m", "zoo.cli", "fit", "bilinear/smoke", "--model.lr", "0.5", "--print_config"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -199,7 +198,7 @@ def test_a_lock_that_cannot_be_written_is_a_warning_and_an_error_where_it_was_as
     assert err.strip().endswith("give another -o FILE")
 
 
-def test_two_processes_write_one_lock(tmp_path):
+def test_two_processes_write_one_lock(tmp_path, preloaded):
     script = """
 import sys
 from pathlib import Path
@@ -210,7 +209,7 @@ for i in range(40):
 """
     path = tmp_path / "zoo.lock"
     env = os.environ | {"PYTHONPATH": str(Path(zoo.__file__).parents[1])}
-    both = [subprocess.Popen([sys.executable, "-c", script, str(path), which], env=env) for which in "ab"]
+    both = [subprocess.Popen([*preloaded, "-c", script, str(path), which], env=env) for which in "ab"]
     assert [process.wait(300) for process in both] == [0, 0]
     held = lock.read(path)
     assert len(held) == 81

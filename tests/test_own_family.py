@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -69,11 +68,11 @@ print(json.dumps(done))
 
 
 @pytest.fixture(scope="module", params=SITES)
-def done(request, tmp_path_factory):
+def done(request, tmp_path_factory, preloaded):
     """What each verb said of a family, and the folder that it was said in."""
     family, folder = request.param, tmp_path_factory.mktemp(request.param)
     env = os.environ | {"PYTHONPATH": f"{FIXTURES / f'{family}_site'}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-c", SCRIPT, family, SITES[family], str(ROOT)]
+    command = [*preloaded, "-c", SCRIPT, family, SITES[family], str(ROOT)]
     ran = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout.splitlines()[-1]) | {"family": family, "folder": folder}

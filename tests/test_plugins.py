@@ -46,10 +46,10 @@ def distribution(site, family="identity", package=None, facts=FACTS, model=MODEL
     return site
 
 
-def python(site, code):
+def python(site, code, command=(sys.executable,)):
     """What a fresh Python that sees the site prints: JSON in its last line, and stderr."""
     env = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=site)
+    done = subprocess.run([*command, "-c", code], capture_output=True, text=True, env=env, cwd=site)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
@@ -80,7 +80,7 @@ def test_a_family_is_listed_without_importing_its_package(tmp_path, house):
     assert not said
 
 
-def test_a_family_is_made_by_name_saved_and_loaded(tmp_path):
+def test_a_family_is_made_by_name_saved_and_loaded(tmp_path, preloaded):
     code = """
 import json, zoo
 model = zoo.create("identity_one", dim=3)
@@ -88,7 +88,7 @@ zoo.save(model, "folder")
 again = zoo.load("folder")
 print(json.dumps([type(again) is zoo.Identity, again.takes.shape, again.zoo_config, open("folder/README.md").read()]))
 """
-    (same, shape, config, card), _ = python(distribution(tmp_path), code)
+    (same, shape, config, card), _ = python(distribution(tmp_path), code, preloaded)
     assert same
     assert shape == [3]
     assert config == {"arch": "identity_one", "args": {"dim": 3}, "distribution": "identity_family"}
@@ -150,7 +150,7 @@ def test_of_two_that_clash_the_first_by_name_stays_and_both_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("files", [{"model": "import nothing_of_that_name"}, {"init": "1 / 0"}], ids=str)
-def test_a_model_that_cannot_be_imported_is_an_error_of_one_line_when_it_is_asked_for(files, tmp_path):
+def test_a_model_that_cannot_be_imported_is_an_error_of_one_line_when_it_is_asked_for(files, tmp_path, preloaded):
     code = """
 import json
 from zoo import cli
@@ -160,7 +160,7 @@ print(json.dumps([cli.main(["validate", "mine.yaml"]), cli.main(["info", "identi
         "model: {class_path: zoo.LitClassifier, init_args: {arch: identity_one}}\n"
         "data: {class_path: zoo.RandomImages}\ntrainer: {max_epochs: 1}\n"
     )
-    (validate, info), err = python(distribution(tmp_path, **files), code)
+    (validate, info), err = python(distribution(tmp_path, **files), code, preloaded)
     assert (validate, info) == (2, 0)
     assert "Traceback" not in err
     assert "family identity of identity_family (distribution identity_family): identity_family.model cannot" in err
@@ -193,16 +193,17 @@ print(json.dumps(said))
         ),
     ],
 )
-def test_what_a_family_lacks_is_said_in_a_line(tmp_path, change, call, message):
+def test_what_a_family_lacks_is_said_in_a_line(tmp_path, preloaded, change, call, message):
     model = MODEL.replace("from torch import nn", "import torch\nfrom torch import nn").replace(*change)
-    said, _ = python(distribution(tmp_path, model=model), ATTEMPT.format(call=call))
+    said, _ = python(distribution(tmp_path, model=model), ATTEMPT.format(call=call), preloaded)
     assert message in said
 
 
-def test_a_checkpoint_names_the_distribution_that_brings_its_arch(tmp_path):
+def test_a_checkpoint_names_the_distribution_that_brings_its_arch(tmp_path, preloaded):
     save = "str(zoo.save(zoo.create('identity_one'), 'folder'))"
-    assert python(distribution(tmp_path / "site", name="latentzoo-identity"), ATTEMPT.format(call=save))[0] == "str"
+    site = distribution(tmp_path / "site", name="latentzoo-identity")
+    assert python(site, ATTEMPT.format(call=save), preloaded)[0] == "str"
     folder = tmp_path / "site" / "folder"
     (tmp_path / "bare").mkdir()
-    said, _ = python(tmp_path / "bare", ATTEMPT.format(call=f"zoo.load({str(folder)!r})"))
+    said, _ = python(tmp_path / "bare", ATTEMPT.format(call=f"zoo.load({str(folder)!r})"), preloaded)
     assert said == f"{folder}/config.json: no arch 'identity_one'; install latentzoo-identity, which brings it"

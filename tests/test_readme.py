@@ -1,15 +1,15 @@
 """Every block of the README and of the families' pages runs as it stands, and what is generated is up to date."""
 
-import multiprocessing
 import os
 import re
+import shlex
 import subprocess
-import sys
-import traceback
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from zoo.hub import card, index, notices, pages, readme, stubs
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -54,45 +54,25 @@ def checkout(tmp_path):
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """New processes that have imported torch and Lightning already, which is most of what a block costs."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "lightning", "torchvision", "torchmetrics", "timm"])
-    return context
-
-
-def execute(code, folder):
-    os.chdir(folder)
-    sys.path.insert(0, "")
-    with open("output", "w") as out:
-        os.dup2(out.fileno(), 1)
-        os.dup2(out.fileno(), 2)
-        try:
-            exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
+def run(command, checkout):
+    """In that folder, with this very checkout's zoo, whatever is installed beside it."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("code", PYTHON)
-def test_python_block_runs(code, checkout, processes):
-    process = processes.Process(target=execute, args=(code, checkout))
-    process.start()
-    process.join()
-    assert process.exitcode == 0, (checkout / "output").read_text()
+def test_python_block_runs(code, checkout, preloaded):
+    run([*preloaded, "-c", code], checkout)
 
 
 @pytest.mark.parametrize("code", BASH)
-def test_bash_block_runs(code, checkout):
-    # The `zoo` command of this very checkout, whatever is installed beside it.
+def test_bash_block_runs(code, checkout, preloaded):
+    (checkout / "bin").mkdir()
     command = checkout / "bin" / "zoo"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m zoo.cli "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(preloaded)} -m zoo.cli "$@"\n')
     command.chmod(0o755)
-    env = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{command.parent}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-ec", code], cwd=checkout, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(["bash", "-ec", code], checkout)
 
 
 def test_the_make_targets_exist():
@@ -102,9 +82,6 @@ def test_the_make_targets_exist():
 
 
 def test_every_generated_file_is_what_the_registry_says():
-    # Not above: the blocks' processes import this file, and are to import zoo themselves.
-    from zoo.hub import card, index, notices, pages, readme, stubs
-
     for generated in (index, card, pages, stubs, readme, notices):
         for path, text in generated.refresh().items():
             assert (ROOT / path).read_text(encoding="utf-8") == text, f"{path} is stale: run python -m zoo.hub"

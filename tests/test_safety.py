@@ -159,7 +159,7 @@ def test_no_path_hides_in_a_hub_name(name):
 # The network
 
 
-def test_what_is_embedded_touches_no_network():
+def test_what_is_embedded_touches_no_network(preloaded):
     script = """
 import socket, sys
 seen = []
@@ -176,7 +176,7 @@ for module in pkgutil.walk_packages(zoo.__path__, "zoo."): importlib.import_modu
 for arch in zoo.list_models(): zoo.create(arch, **hub.tiny(arch))
 print("seen", seen)
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*preloaded, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == "seen []"
 

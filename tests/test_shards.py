@@ -498,7 +498,7 @@ def test_an_object_store_that_cannot_be_listed_is_told_in_a_line(bucket, tmp_pat
     assert f"{bucket} cannot be read after 3 attempts: NoCredentialsError Unable to locate credentials" in line
 
 
-def test_a_hub_data_set_streams(written, tmp_path):
+def test_a_hub_data_set_streams(written, tmp_path, preloaded):
     script = """if True:
         from zoo.data.images import ImageData
         data = ImageData("shards:hf://datasets/org/name", batch_size=8, num_workers=0, lanes=4, shuffle_buffer=6)
@@ -507,7 +507,7 @@ def test_a_hub_data_set_streams(written, tmp_path):
     """
     with Server(written, handler=Hub) as server:
         here = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path), "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, "-c", script], env=os.environ | here, capture_output=True, text=True)
+        done = subprocess.run([*preloaded, "-c", script], env=os.environ | here, capture_output=True, text=True)
     assert done.stdout.strip() == str(numbers(loader(written))), done.stderr[-2000:]
 
 
