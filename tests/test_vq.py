@@ -116,7 +116,7 @@ def test_known_factors_are_scored():
     data = FactorData(image_size=32, num_images=64, num_test=64, batch_size=32)
     for arch in ("qlae_conv", "vae_conv"):
         lit = LitVQ(arch, arch_args={"image_size": 32}, lr=1e-3, weight_decay=0.1, clip=1.0)
-        run = trainer(max_epochs=1)
+        run = trainer(max_epochs=1, limit_val_batches=0)
         run.fit(lit, data)
         (found,) = run.test(lit, data, verbose=False)
         assert {"test/infom", "test/infoe", "test/infoc"} <= found.keys()
