@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := pip install --quiet --disable-pip-version-check
-NOT_LONG := -m pytest -n 2 --dist loadfile -m "not long"
+NOT_LONG := -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 .PHONY: demo test test-all test-oldest test-newest bench reproduce wheels
 
@@ -16,7 +16,7 @@ test: .venv/done
 
 # The rest: the authors' code beside ours, two processes, kills, fuzz.
 test-all: .venv/done-all test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 
 # The tests of `make test` on the lower bounds that pyproject.toml states.
 test-oldest: .venv-oldest/done

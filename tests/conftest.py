@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import gc
 import os
 import subprocess
 import sys
@@ -21,10 +22,35 @@ from zoo import hub, recipe, registry
 LONG = {"reference", "test_distributed.py", "test_fuzz.py", "test_accidents.py", "test_types.py"}
 
 
+# What takes longest comes first, so that of two workers neither waits for the other in the end.
+FIRST = ["test_distributed.py", "test_readme.py", "test_accidents.py", "test_rae.py", "test_own_family.py"]
+FIRST += ["test_types.py", "test_fit.py", "test_estimate.py", "test_recipes.py", "test_zoo.py", "test_shards.py"]
+
+
+def is_long(path: Path) -> bool:
+    return bool(LONG & set(path.relative_to(Path(__file__).parent).parts))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A tier imports the files that have tests of it alone: transformers and diffusers take seconds a worker."""
+    tier = config.option.markexpr
+    if tier not in ("long", "not long") or collection_path.suffix != ".py":
+        return None
+    if tier == "not long":
+        return is_long(collection_path) or None
+    return None if is_long(collection_path) or "mark.long" in collection_path.read_text(encoding="utf-8") else True
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if LONG & set(item.path.relative_to(Path(__file__).parent).parts):
+        if is_long(item.path):
             item.add_marker(pytest.mark.long)
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+def pytest_collection_finish() -> None:
+    """Half a million objects of imported modules stay to the end: no garbage collection looks at them again."""
+    gc.freeze()
 
 
 def small(arch: str, **args: Any) -> torch.nn.Module:
