@@ -270,10 +270,12 @@ def test_what_holds_many_is_shown_in_part_whatever_it_is(tmp_path, photos, autoe
     assert "pictures of samples/sprites (test)" in texts(drawn[1])
 
 
-def test_many_files_are_thinned_out_and_that_is_said(tmp_path, autoencoder, drawn):
-    files = [picture(tmp_path / "in" / f"{k:02}.png", k) for k in range(40)]
+def test_many_files_are_thinned_out_and_that_is_said(tmp_path, autoencoder, drawn, monkeypatch):
+    monkeypatch.setattr(showing, "FILES", 4)
+    files = [picture(tmp_path / "in" / f"{k:02}.png", k) for k in range(7)]
     assert show(autoencoder, *files, "-o", tmp_path / "x.png") == 0
-    assert "32 of 40 files, evenly over them" in texts(drawn[0])
+    assert "4 of 7 files, evenly over them" in texts(drawn[0])
+    assert len([ax for ax in drawn[0].axes if ax.get_title()]) == 4
 
 
 def test_an_output_that_exists_is_refused_and_forced(tmp_path, photos, autoencoder, capsys):
