@@ -272,7 +272,7 @@ def test_the_last_use_is_the_last_reading(place):
     filled([3], lambda i: rows(9)[i])
     os.utime(place / ("0" * 24) / cache.ABOUT, (1, 1))
     filled([3], None)
-    assert time.time() - cache.copies()[0].used < 1000
+    assert cache.copies()[0].used > 1
 
 
 def test_a_secret_in_an_address_is_not_written_down(place):
