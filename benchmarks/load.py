@@ -10,13 +10,14 @@ from pathlib import Path
 
 from benchmarks import harness
 
+LISTING = "from zoo import cli; cli.main(['ls'])"
 IMPORT_TORCH = "import torch"
 LOAD_EMBEDDED = "import zoo; zoo.load('bilinear_d256.mnist')"
 
 
 def process_seconds(code: str) -> float:
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
@@ -58,10 +59,14 @@ def main(argv: list[str] | None = None) -> list[dict]:
     args = parser.parse_args(argv)
     results = []
 
-    torch_s, zoo_s = [], []
+    python_s, listing_s, torch_s, zoo_s = [], [], [], []
     for _ in range(args.repeats):
+        python_s.append(process_seconds("pass"))
+        listing_s.append(process_seconds(LISTING))
         torch_s.append(process_seconds(IMPORT_TORCH))
         zoo_s.append(process_seconds(LOAD_EMBEDDED))
+    a, b = harness.median(python_s), harness.median(listing_s)
+    results.append({"name": "zoo ls", "seconds": b, "over_python": b - a})
     a, b = harness.median(torch_s), harness.median(zoo_s)
     results.append({"name": "import torch", "seconds": a})
     results.append(
