@@ -18,9 +18,10 @@ from conftest import losses
 from zoo import cli, hub, recipe
 from zoo.data.batches import Batches
 from zoo.data.images import ImageData
-from zoo.train import fit, keys
+from zoo.train import fit, keys, parallel
 from zoo.train.callbacks import LAST
 from zoo.train.classify import LitClassifier
+from zoo.train.parse import parse
 
 ROOT = Path(__file__).parents[1]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
@@ -543,3 +544,12 @@ def test_lightning_says_nothing_that_nobody_needs(tmp_path, preloaded):
         "workers",
     ):
         assert line not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(("asked", "kind"), [("true", parallel.JoinBatchNorms), ("false", type(None))])
+def test_batch_norms_are_joined_on_a_cpu_where_the_trainer_is_told_to(asked, kind):
+    overrides = ["--trainer.sync_batchnorm", asked, "--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    cli = parse(recipe.recipe_path("dcae/smoke"), overrides)
+    assert isinstance(vars(cli.trainer.strategy)["_layer_sync"], kind)
+    cli.model.trainer, cli.model.norm = cli.trainer, torch.nn.BatchNorm2d(4)
+    assert isinstance(parallel.JoinBatchNorms().apply(cli.model).norm, parallel.JoinedBatchNorm)
