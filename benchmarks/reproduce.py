@@ -139,22 +139,27 @@ def record(rows: list[dict[str, Any]]) -> None:
     }
     older = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {"results": []}
     stay = [row for row in older["results"] if row["recipe"] not in {row["recipe"] for row in rows}]
-    if stay and any(older[key] != value for key, value in where.items()):
+    if stay and any(_but_load(older[key]) != _but_load(value) for key, value in where.items()):
         raise SystemExit(f"{RESULT} has other recipes' rows of another machine or other versions: leave out --recipes")
     rows = sorted([*stay, *rows], key=lambda row: (row["recipe"], row["seed"]))
     seeds = sorted({row["seed"] for row in rows})
     told = {
         "command": f"python -m benchmarks.reproduce --seeds {' '.join(map(str, seeds))} --record",
         "date": datetime.now(UTC).date().isoformat(),
+        "commit": rows[0]["commit"],  # each row has its own
         **where,
         "seeds": seeds,
         "expect": ranges(rows),
         "results": rows,
     }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    harness.write(told, RESULT)
     for name, expect in told["expect"].items():
         write_expect(recipe.recipe_path(name), expect)
+
+
+def _but_load(told: dict[str, Any]) -> dict[str, Any]:
+    """A machine without how busy it was."""
+    return {key: value for key, value in told.items() if key != "load"}
 
 
 def write_expect(path: Path, expect: dict[str, Any]) -> None:

@@ -134,16 +134,17 @@ def test_the_model_card_has_a_row_a_record():
     assert rows == [name for name, weights in registry.records().items() if registry.home(weights.arch).ours]
 
 
-def test_a_familys_page_shows_a_figure_with_all_that_its_record_has(monkeypatch):
+def test_a_familys_page_shows_a_figure_with_all_that_its_record_has():
     metric = Metric(
         "psnr", 20.4, "dB", "tiny", "as |released|", "test", 100, (20.1, 20.7), (0, 1), 20.3, (20.2, 20.4), "c" * 40
     )
-    weights = Weights("one.tag", {}, "", 0, "MIT", "free", (metric,))
-    twin = Weights("one.other", {}, "", 0, "MIT", "free", (metric,), foreign=True)
     family = next(iter(registry.families()))
-    text = "\n".join(families._parts(family, Facts({"one": "an arch"}, "One", "Somebody 2024", (weights, twin))))
+    arch = next(iter(registry.facts(family).archs))
+    weights = Weights(f"{arch}.new", {}, "", 0, "MIT", "free", (metric,))
+    twin = Weights(f"{arch}.other", {}, "", 0, "MIT", "free", (metric,), foreign=True)
+    text = "\n".join(families._parts(family, Facts({arch: "an arch"}, "One", "Somebody 2024", (weights, twin))))
     shown = "| PSNR | 20.4 dB [20.1, 20.7], mean 20.3 (20.2 to 20.4) of seeds 0, 1 | tiny, test split (100) |"
-    assert text.count(f"| `one.tag`, `one.other` {shown} as \\|released\\|; commit cccccccccc |") == 1
+    assert text.count(f"| `{arch}.new`, `{arch}.other` {shown} as \\|released\\|; commit cccccccccc |") == 1
 
 
 def test_a_family_without_a_page_gets_one_and_a_page_without_marks_is_refused(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from zoo.cli import VERBS
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OF_THE_PROJECT = ("test", "test-all", "bench")  # extras of whoever works on it
+OF_THE_PROJECT = ("test", "test-all", "bench", "all")  # extras of whoever works on it, and the others together
 OLDEST = dict(line.split("==") for line in (ROOT / "tests" / "oldest.txt").read_text(encoding="utf-8").split())
 
 
