@@ -42,8 +42,8 @@ def checkout(tmp_path):
     from PIL import Image
 
     (tmp_path / "hubconf.py").write_text((ROOT / "hubconf.py").read_text())
-    (tmp_path / "zoo").symlink_to(ROOT / "zoo")
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    for part in ("zoo", "recipes", "weights"):
+        (tmp_path / part).symlink_to(ROOT / part)
     rng = np.random.default_rng(0)
     for place in (*(f"photos/{name}/{i}.jpg" for name in ("cat", "dog") for i in range(4)), "new/query.jpg"):
         file = tmp_path / place
