@@ -358,9 +358,9 @@ try:
 except ValueError as error:
     print(error)
 from zoo.hub import fetch
-with fetch.fetching() as came:
+with fetch.fetching() as seen:
     zoo.load("bilinear_d256.unstated")
-print(came[0].pin.commit)
+print(seen.came[0].pin.commit)
 """
     record = zoo.weights_info("bilinear_d256.mnist")
     here = {"HF_HOME": str(tmp_path), "ZOO_LOCK": str(tmp_path / "lock.json")}

@@ -223,9 +223,9 @@ def test_a_record_joins_the_statistics_beside_its_decoder(tmp_path, monkeypatch)
     changed = type(record)(**vars(record) | local)
     monkeypatch.setattr(registry, "weights_info", lambda name: changed)
     monkeypatch.setattr(fetch, "download", lambda repo, file, *_: tmp_path / file)
-    with fetch.fetching() as came:
+    with fetch.fetching() as seen:
         same(model, zoo.load(name))
-    assert [one.path.name for one in came] == ["decoder.safetensors", "stat.safetensors"]  # what a bundle packs
+    assert [one.path.name for one in seen.came] == ["decoder.safetensors", "stat.safetensors"]  # what a bundle packs
 
 
 def test_a_cut_file_is_refused():
