@@ -43,7 +43,7 @@ wheels: .venv/done
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m build --outdir dist weights
 
-# One environment for every target but the two above. The marker is made last, so that a broken install is tried again.
+# One environment for every target but test-oldest and test-newest. The marker is made last, so that a broken install is tried again.
 .venv/done: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv

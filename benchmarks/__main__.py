@@ -30,7 +30,7 @@ RACES = (
 )
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> bool:
     keep = "--record" in argv
     name, *flags = [word for word in argv if word != "--record"] or [""]
     if name and not Path(__file__).with_name(f"{name}.py").is_file():
@@ -47,7 +47,8 @@ def main(argv: list[str]) -> None:
     print(harness.table(results))
     if keep:
         pages.write()
+    return any(row.get("different") for row in results)  # runs that were killed did not go on as they had to
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -1,11 +1,14 @@
 """`zoo verify --links`: publishers on loopback are asked for headers, and for nothing else."""
 
 import hashlib
+import http.client
+import urllib.request
 
 import pytest
 from publisher import Machine, publish, publishing, record
 
 from zoo import cli
+from zoo.hub import fetch
 
 COMMIT = "1" * 40
 HELD = b"as recorded"
@@ -80,3 +83,12 @@ def test_a_server_that_does_not_answer_is_a_line(server, capsys):
     status, (line,), _ = linked(capsys, "bilinear_d64.url")
     assert (status, "cannot be asked for" in line) == (1, True)
     server.serve_forever = server.shutdown = lambda *_: None  # the fixture's end finds it closed
+
+
+def test_a_server_that_answers_no_http_is_a_line(monkeypatch):
+    def garbage(*_, **__):
+        raise http.client.BadStatusLine("SSH-2.0")
+
+    monkeypatch.setattr(urllib.request, "urlopen", garbage)
+    with pytest.raises(ConnectionError, match=r"BadStatusLine\('SSH-2.0'\)"):
+        fetch.ask(fetch.Published("x", url="http://localhost/x"))

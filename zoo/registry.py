@@ -12,6 +12,7 @@ point of the group `latentzoo.families`: its name is the family's, its value the
 import contextlib
 import fnmatch
 import importlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
@@ -547,7 +548,17 @@ def reference() -> str:
 
 def missing(package: str) -> str:
     """What to do about a package that is not there, as torch.hub and `pip install --no-deps` leave it."""
-    return f"needs {package.partition('.')[0]}, which is not installed; pip install latentzoo brings all that it needs"
+    from importlib import metadata
+
+    name = package.partition(".")[0]
+    distribution = {"PIL": "pillow", "yaml": "pyyaml"}.get(name, name)
+    try:
+        asked = [line for line in metadata.requires("latentzoo") or () if "extra ==" not in line]
+    except metadata.PackageNotFoundError:  # torch.hub's copy
+        asked = [distribution]
+    ours = any(re.match(rf"{re.escape(distribution)}\b", line, re.IGNORECASE) for line in asked)
+    cure = "pip install latentzoo brings all that it needs" if ours else f"pip install {distribution}"
+    return f"needs {name}, which is not installed; {cure}"
 
 
 @contextlib.contextmanager

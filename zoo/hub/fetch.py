@@ -430,6 +430,7 @@ def ask(file: Published) -> Answer:
 
 
 def _ask_server(url: str) -> Answer:
+    import http.client
     import urllib.error
     import urllib.request
 
@@ -439,8 +440,8 @@ def _ask_server(url: str) -> Answer:
     except urllib.error.HTTPError as error:
         kind = FileNotFoundError if error.code in (403, 404, 410) else ConnectionError
         raise kind(f"{url}: {error}") from error
-    except OSError as error:
-        raise ConnectionError(f"{url} cannot be asked for: {error}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise ConnectionError(f"{url} cannot be asked for: {error!r}") from error
     return Answer(None if length is None else int(length))
 
 

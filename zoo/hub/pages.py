@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zoo import registry
+from zoo.hub import notices
 from zoo.hub.card import MADE, page, place, table, warning, words
 from zoo.registry import Facts, Metric, Weights
 
@@ -56,15 +57,22 @@ def _parts(family: str, facts: Facts) -> Iterator[str]:
     ours = [weights for weights in facts.weights if not weights.foreign]
     if ours:
         yield "## How ours were trained"
+        yield "Commands as they were typed then; a name in capitals stands for a place of the data on that machine."
         yield table(("weights", "by", "on", "took", "size, place"), map(_training, ours))
 
 
 def _figure(names: list[str], m: Metric) -> tuple[str, ...]:
     commit = f"; commit {m.commit[:10]}" if m.commit else ""
-    return ", ".join(names), words(m.name), str(m), m.where, m.protocol.replace("|", "\\|") + commit
+    return ", ".join(names), words(m.name), str(m), m.where, m.protocol + commit
 
 
 def _training(w: Weights) -> tuple[str, ...]:
     began = f", from `{w.parent}`" if w.parent else ""
     took = ", ".join(part for part in (w.wall_time, w.hardware) if part)
-    return f"`{w.name}`", f"`{w.command or w.recipe}`{began}", w.data or "", took, f"{w.size / 1e6:.2f} MB, {place(w)}"
+    return (
+        f"`{w.name}`",
+        f"`{w.command or w.recipe}`{began}",
+        w.data or notices.OWN,
+        took,
+        f"{w.size / 1e6:.2f} MB, {place(w)}",
+    )
