@@ -127,7 +127,7 @@ def from_archive(archive: str) -> dict[str, Any]:
 
     assert Path(registry.__file__).is_relative_to(torch.hub.get_dir())
     for record in registry.records().values():
-        if record.embedded and record.folder.is_dir():
+        if record.embedded and record.folder:
             model = torch.hub.load(repo, record.arch, weights=record.tag, **how)
             found[record.name] = forward(model.eval())
     return found

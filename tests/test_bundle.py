@@ -148,6 +148,15 @@ def test_only_a_bundle_is_replaced_and_only_by_force(offline, tmp_path, capsys, 
     assert sorted(path.name for path in other.iterdir()) == ["lock.json", "weights"]
 
 
+@pytest.mark.parametrize("place", ["checkpoints/mine/notes.txt", "weights/mine.bin", "checkpoints/notes.txt"])
+def test_what_lies_inside_a_bundle_and_is_not_of_it_stays(offline, capsys, place):
+    (offline / place).parent.mkdir(parents=True, exist_ok=True)
+    (offline / place).write_text("mine")
+    assert cli.main(["bundle", URL, "-o", str(offline), "--force"]) == 2
+    assert f"it holds {place}, which is not of a bundle" in capsys.readouterr().err
+    assert (offline / place).read_text() == "mine"
+
+
 def test_what_ships_needs_no_bundle(tmp_path, capsys):
     assert cli.main(["bundle", "bilinear_d256.mnist", "-o", str(tmp_path / "out")]) == 2
     assert "nothing to pack: bilinear_d256.mnist ship with the package" in capsys.readouterr().err

@@ -127,7 +127,11 @@ def refuse(monkeypatch, error):
         (PermissionError(13, "Permission denied", "x"), 2, "zoo ls: [Errno 13] Permission denied: 'x'"),
         (TimeoutError(), 2, "zoo ls: TimeoutError"),
         (ModuleNotFoundError("", name="h5py"), 2, "zoo ls: it needs h5py, which is not installed; pip install h5py"),
-        (ModuleNotFoundError("", name="yaml.nodes"), 2, "zoo ls: it needs yaml, which is not installed; pip install la"),
+        (
+            ModuleNotFoundError("", name="yaml.nodes"),
+            2,
+            "zoo ls: it needs yaml, which is not installed; pip install la",
+        ),
         (ModuleNotFoundError("No module named 'zoo.x'", name="zoo.x"), 1, "ModuleNotFoundError: No module named 'zoo"),
         (KeyError("train"), 1, "zoo ls: KeyError: 'train'"),
         (RuntimeError("Error(s) in loading:\n\tMissing key(s): 'a'"), 1, "RuntimeError: Error(s) in loading: Missing"),

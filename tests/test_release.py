@@ -302,3 +302,56 @@ def test_a_folder_of_another_name_than_its_record_is_no_checkpoint_of_a_family(p
         assert "ksparse" not in registry.families()  # left out, with one line
         with pytest.raises(ValueError, match=re.escape(said)):
             registry.read_records((plugin,))
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda told: {}, "it has none"),
+        (
+            lambda told: told | {"bilinear_d256.mnist": told["bilinear_d256.mnist"] | {"licence": None}},
+            "licence is None",
+        ),
+        (
+            lambda told: told | {"bilinear_d256.mnist": told["bilinear_d256.mnist"] | {"metrics": [{"value": "x"}]}},
+            "missing",
+        ),
+    ],
+    ids=["empty", "no licence", "half a figure"],
+)
+def test_an_index_that_says_what_no_record_can_is_one_line_of_every_verb(house, capsys, edit, said):
+    index_file = house / "index.json"
+    index_file.write_text(json.dumps(edit(json.loads(index_file.read_text(encoding="utf-8")))))
+    for verb in (["ls"], ["info", "bilinear_d256.mnist"], ["verify"]):
+        registry.forget()
+        line = refused(capsys, *verb)
+        assert "index.json is no index of records" in line
+        assert said in line
+
+
+def test_a_damaged_index_is_written_again(house, tmp_path, monkeypatch):
+    whole = (house / "index.json").read_text(encoding="utf-8")
+    (house / "index.json").write_text("<<<<<<< HEAD")
+    registry.forget()
+    monkeypatch.setattr(registry, "house_checkpoints", lambda: (house,))
+    assert list(index.refresh().values()) == [whole]
+
+
+def test_a_record_without_its_terms_is_no_shipped_one(house):
+    file = house / "bilinear_d256.mnist" / "config.json"
+    (house / "bilinear_d256.mnist").unlink()
+    shutil.copytree(registry.HOUSE / "checkpoints" / "bilinear_d256.mnist", house / "bilinear_d256.mnist")
+    config = json.loads(file.read_text(encoding="utf-8"))
+    del config["licence"]
+    file.write_text(json.dumps(config | {"classes": list("abcdefghij")}))
+    with pytest.raises(ValueError, match=r"than the record of bilinear_d256\.mnist: it was edited"):
+        zoo.load("bilinear_d256.mnist")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\x00"])
+def test_info_of_a_folder_that_cannot_be_read_says_what_its_record_does(house, capsys, text):
+    (house / "bilinear_d256.mnist").unlink()
+    (house / "bilinear_d256.mnist").mkdir()
+    (house / "bilinear_d256.mnist" / "config.json").write_text(text)
+    assert cli.main(["info", "bilinear_d256.mnist"]) == 0
+    assert "stale       not known" in capsys.readouterr().out

@@ -20,6 +20,8 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     if name == "__all__":
         return sorted(registry.public())
+    if (registry.HOUSE / name).is_dir() or (registry.HOUSE / f"{name}.py").is_file():
+        raise AttributeError(f"module 'zoo' has not imported its module {name}")  # which `from zoo import` does then
     module = registry.PUBLIC.get(name) or registry.public().get(name)
     if module is None:
         near = "" if name.startswith("_") else registry.suggest(name, registry.public())

@@ -12,6 +12,7 @@ point of the group `latentzoo.families`: its name is the family's, its value the
 import contextlib
 import fnmatch
 import importlib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -23,6 +24,7 @@ from typing import Any
 GROUP = "latentzoo.families"  # of entry points
 HOUSE = Path(__file__).parent
 MORE = "latentzoo-weights"  # the distribution of the larger checkpoints
+BUNDLED = "checkpoints"  # folder of a bundle, and so of $ZOO_CACHE, with those of another distribution than this one
 RECIPES = HOUSE / "recipes" if (HOUSE / "recipes").is_dir() else HOUSE.parent / "recipes"  # wheel, or checkout
 
 CAPABILITIES = (
@@ -63,6 +65,20 @@ RECORDED = (  # fields of a record that stand in config.json as they are called;
 PERMISSIVE = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0")
 
 
+def cache_folder() -> Path:
+    """The zoo's cache, or a bundle in its place: $ZOO_CACHE, by default ~/.cache/latentzoo.
+
+    Raises:
+        OSError: there is no home directory to be found.
+    """
+    try:
+        if os.environ.get("ZOO_CACHE"):
+            return Path(os.environ["ZOO_CACHE"]).expanduser()
+        return Path.home() / ".cache" / "latentzoo"
+    except RuntimeError as error:
+        raise OSError(f"no home directory to keep a cache in ({error}); set ZOO_CACHE to a folder") from error
+
+
 @dataclass(frozen=True)
 class Metric:
     """One measured figure and how it was measured."""
@@ -79,6 +95,11 @@ class Metric:
     mean: float | None = None
     range: tuple[float, float] | None = None
     commit: str | None = None  # of this repository, that measured it
+
+    def __post_init__(self) -> None:
+        pairs = [pair for pair in (self.interval, self.range) if pair is not None]
+        if not isinstance(self.value, int | float) or any(len(pair) != 2 for pair in pairs):
+            raise TypeError(f"{self.name} is {self.value!r} in {pairs}, expected a number, and low and high")
 
     def __str__(self) -> str:
         """The figure with its unit, its interval, and what other seeds came to."""
@@ -142,8 +163,10 @@ class Weights:
 
     @property
     def folder(self) -> Path | None:
-        """Where weights that ship lie; None where the distribution that brings them is not installed."""
-        places = (folder / self.name for folder in home(self.arch).checkpoints)
+        """Where weights that ship lie; None where neither the distribution that brings them nor a bundle is here."""
+        places = [folder / self.name for folder in home(self.arch).checkpoints]
+        with contextlib.suppress(OSError):  # no home directory to have a cache in
+            places.append(cache_folder() / BUNDLED / self.name)
         return next((place for place in places if place.is_dir()), None)
 
     @property
@@ -182,6 +205,8 @@ def record_of(config: Mapping[str, Any]) -> Weights | None:
 
 def _record(told: Mapping[str, Any]) -> Weights:
     """A record, of what JSON says of it."""
+    if other := [key for key in ("licence", "data_terms", "sha256") if not isinstance(told[key], str)]:
+        raise TypeError(f"{other[0]} is {told[other[0]]!r}, expected text")
     read: dict[str, Any] = {key: tuple(told.get(key, ())) for key in ("golden", "class_names")}
     return Weights(**{**told, **read, "metrics": tuple(map(metric_of, told["metrics"]))})
 
@@ -220,9 +245,12 @@ def shipped(folders: tuple[Path, ...]) -> tuple[Weights, ...]:
         return read_records(folders)
     try:
         told = json.loads(index.read_text(encoding="utf-8"))
+        if not told:
+            raise ValueError("it has none")
         return tuple(_record({"name": name} | record) for name, record in told.items())
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{index} is no index of records ({_said(error)}); python -m zoo.hub writes it") from error
+        cure = "install it again, or, in a checkout, python -m zoo.hub"
+        raise ValueError(f"{index} is no index of records ({_said(error)}); {cure}") from error
 
 
 def read_records(folders: tuple[Path, ...]) -> tuple[Weights, ...]:
@@ -352,15 +380,15 @@ def _known() -> MappingProxyType[str, tuple[Family, Facts]]:
 
 def _house() -> list[Family]:
     folders = sorted(path.parent for path in (HOUSE / "families").glob("*/facts.py"))
-    checkpoints = (HOUSE / "checkpoints", *_more())
+    checkpoints = house_checkpoints()
     return [Family(f.name, f"zoo.families.{f.name}", f, checkpoints, RECIPES / f.name) for f in folders]
 
 
-def _more() -> list[Path]:
-    """The folder of the larger checkpoints: a checkout's, else that of the distribution, where it is installed."""
+def house_checkpoints() -> tuple[Path, ...]:
+    """The folder of the small checkpoints, and that of the larger ones: a checkout's, else where they are installed."""
     package = MORE.replace("-", "_")
     beside = HOUSE.parent / "weights" / package
-    return [beside] if beside.is_dir() else _places(package)[:1]
+    return HOUSE / "checkpoints", *([beside] if beside.is_dir() else _places(package)[:1])
 
 
 def _places(package: str) -> list[Path]:

@@ -162,7 +162,7 @@ def _about(name: str) -> dict[str, Any]:
     if name in registry.records():
         record = registry.weights_info(name)
         folder = record.folder if record.embedded else None
-        stale = _stale(json.loads((folder / "config.json").read_text(encoding="utf-8"))) if folder else None
+        stale = _stale(_config(folder)) if folder else None
         row = asdict(record) | {"classes": record.classes, "ships": _ships(record), "stale": stale}
         del row["class_names"]
         return row | {"next": _uses(name)}
@@ -313,6 +313,15 @@ def _about_folder(folder: Path, name: str) -> dict[str, Any]:
     return row | {
         "next": _uses(name, " PICTURES") + ([] if name.startswith("hf://") else [f"zoo push {name} ORG/NAME"])
     }
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What a folder's config.json says; nothing of one that cannot be read, which `zoo verify` refuses."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _stale(config: dict[str, Any]) -> str:

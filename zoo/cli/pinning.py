@@ -46,7 +46,7 @@ def bundle(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     records = _named(args.names)
     from zoo.hub import bundle
-    from zoo.hub.fetch import CHECKPOINTS, fetching
+    from zoo.hub.fetch import fetching
 
     check_folder(args.output, args.force, bundle.foreign)
     with fetching() as seen:
@@ -60,7 +60,8 @@ def bundle(argv: list[str]) -> None:
     for one in packed:
         print(f"{one.owner}  {(args.output / one.file.packed).as_posix()}  {one.pin.size / 1e6:,.1f} MB")
     for record in shipped:
-        print(f"{record.name}  {(args.output / CHECKPOINTS / record.name).as_posix()}  {record.size / 1e6:,.1f} MB")
+        place = args.output / registry.BUNDLED / record.name
+        print(f"{record.name}  {place.as_posix()}  {record.size / 1e6:,.1f} MB")
     print(f"{args.output}: on the other machine set ZOO_CACHE to it")
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from zoo import registry
 from zoo.cli.flags import (
     at_least_one,
     check_folder,
@@ -104,7 +105,7 @@ def cache(argv: list[str]) -> None:
     for copy in shown:
         used = time.strftime("%Y-%m-%d", time.localtime(copy.used))
         print("  ".join([_megabytes(copy.bytes), used, str(copy.path), copy.geometry, copy.filled, copy.source]))
-    print(f"{_megabytes(sum(copy.bytes for copy in shown))} {verb} {cache.root() / 'images'}")
+    print(f"{_megabytes(sum(copy.bytes for copy in shown))} {verb} {registry.cache_folder() / 'images'}")
     for copy in left:
         print(f"{copy.path} is in use, and was left", file=sys.stderr)
 

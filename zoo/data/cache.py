@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from zoo.hub.files import root, write_aside
+from zoo.hub.files import write_aside
 from zoo.redact import redact
+from zoo.registry import cache_folder
 
 FORMAT = "latentzoo pixels 1"
 ABOUT, PIXELS, FILLED = "about.json", "pixels", "filled"
@@ -61,7 +62,7 @@ def filled(
     Raises:
         OSError: the cache cannot be written, or the disk has too little room.
     """
-    place = root() / "images" / key
+    place = cache_folder() / "images" / key
     with contextlib.suppress(FileNotFoundError):  # not there, or being removed
         if not _missing(place, rows).size:
             return mapped(place, shape)
@@ -102,7 +103,7 @@ def remembered(kind: str, keys: Sequence[str], make: Callable[[int], str]) -> li
     Raises:
         OSError: the cache cannot be written.
     """
-    place = root() / "found" / f"{hashlib.blake2b(kind.encode(), digest_size=12).hexdigest()}.json"
+    place = cache_folder() / "found" / f"{hashlib.blake2b(kind.encode(), digest_size=12).hexdigest()}.json"
     with _locked(place):
         known: dict[str, str] = {}
         with contextlib.suppress(FileNotFoundError, ValueError):  # not there, or cut off: then it is found again
@@ -185,7 +186,7 @@ class Copy:
 
 def copies() -> list[Copy]:
     """All copies, those that were used last first."""
-    place = root() / "images"
+    place = cache_folder() / "images"
     found = [_copy(path) for path in place.iterdir()] if place.is_dir() else []
     return sorted((copy for copy in found if copy), key=lambda copy: -copy.used)
 

@@ -16,6 +16,7 @@ from zoo.data import cache
 from zoo.data.pictures import ValueRange, decode, reason
 from zoo.data.readers import Items
 from zoo.data.transforms import fit
+from zoo.registry import cache_folder
 
 DECODER = "upright, on white, 16 bits by 65535"  # what `decode` makes of a picture; changes with it, so caches do
 
@@ -162,7 +163,7 @@ def mapped(pixels: Pixels) -> "Tensor | Rows":
     shape = (len(native), *pixels.shape)
     key = every.fingerprint()
     copied = cache.filled(key, shape, index, lambda i: every[i].numpy(), about)
-    pixels.cached = cache.root() / "images" / key, shape, items.index
+    pixels.cached = cache_folder() / "images" / key, shape, items.index
     return _array(copied, items.index)
 
 

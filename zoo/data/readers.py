@@ -18,7 +18,7 @@ from zoo.data import cache, lists, repository, tables
 from zoo.data.folders import SPLITS, read_folder
 from zoo.data.pictures import is_grey, opened, suffixes
 from zoo.data.seeds import held_out
-from zoo.registry import suggest
+from zoo.registry import cache_folder, suggest
 
 SAMPLES = Path(__file__).parent / "samples"
 ALL = "all"  # the name, beside the splits', of every sample of a source
@@ -290,7 +290,7 @@ def _torchvision(source: str) -> dict[str, Items]:
     if name not in sets:
         raise ValueError(f"no torchvision set {name!r}{suggest(name, sets)}; allowed {', '.join(sorted(sets))}")
     cure = f"give torchvision:{name}:FOLDER with one that can be" if root else cache.MOVE
-    root = root or str(cache.root() / "torchvision")
+    root = root or str(cache_folder() / "torchvision")
     with cache.writing(Path(root), cure):
         Path(root).mkdir(parents=True, exist_ok=True)
     made = getattr(torchvision.datasets, name)

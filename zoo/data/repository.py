@@ -111,7 +111,7 @@ def front_matter(text: str, source: str) -> dict[str, Any]:
         return {}
     try:
         held = yaml.safe_load(match[1]) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, lists in lists in lists
         raise _unreadable(source, "its head is no YAML: " + " ".join(str(error).split())) from error
     if not isinstance(held, dict):
         raise _unreadable(source, f"its head is a {type(held).__name__}, expected keys and values")
@@ -182,7 +182,9 @@ def features(front: Mapping[str, Any], config: str, source: str) -> dict[str, An
                 noted[column["name"]] = {"_type": "Image"}
             elif isinstance(kind, dict) and (names := (kind.get("class_label") or {}).get("names")):
                 if isinstance(names, dict):  # number → name
-                    names = [names[key] for key in sorted(names, key=int)]
+                    names = [{int(key): name for key, name in names.items()}[label] for label in range(len(names))]
+                if not isinstance(names, list):
+                    raise TypeError(f"has the names {names!r}")
                 noted[column["name"]] = {"_type": "ClassLabel", "names": list(map(str, names))}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unreadable(source, f"its dataset_info is damaged ({type(error).__name__} {error})") from error
@@ -197,6 +199,11 @@ def _configs(front: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]
     configs = front.get("configs") or []
     if not isinstance(configs, list) or not all(isinstance(c, dict) and "config_name" in c for c in configs):
         raise _unreadable(source, "its configs is no list of such with a config_name")
+    names = [config["config_name"] for config in configs]
+    if wrong := [name for name in names if not name or names.count(name) > 1]:
+        raise _unreadable(source, f"its configs has the config_name {wrong[0]!r}, or has it twice")
+    if wrong := [c["data_dir"] for c in configs if not isinstance(c.get("data_dir") or "", str)]:
+        raise _unreadable(source, f"its data_dir is {wrong[0]!r}, expected a folder")
     return {str(config["config_name"]): config for config in configs}
 
 
@@ -217,13 +224,17 @@ def _choose(names: Sequence[str], asked: str | None, source: str, marked: Sequen
 def _patterns(said: Any, config: str, source: str) -> dict[str, list[str]]:
     """Split → patterns of what `data_files` says: a pattern, several, or such by split."""
     rows = said if isinstance(said, list) else [said]
+    if not rows or not all(rows):
+        raise _unreadable(source, f"data_files of {config} has {said!r}, expected a split and a path")
     if all(isinstance(row, str) for row in rows):
         return {"train": rows}
     patterns: dict[str, list[str]] = {}
     for row in rows:
         path = row.get("path") if isinstance(row, dict) else None
         some: list[Any] = path if isinstance(path, list) else [path]
-        if not isinstance(row, dict) or "split" not in row or not all(isinstance(pattern, str) for pattern in some):
+        split = row.get("split") if isinstance(row, dict) else None
+        paths = some and all(isinstance(pattern, str) and pattern for pattern in some)
+        if not split or isinstance(split, list | dict) or not paths:
             raise _unreadable(source, f"data_files of {config} has {row!r}, expected a split and a path")
         if str(row["split"]) in patterns:
             raise _unreadable(source, f"data_files of {config} has the split {row['split']} twice")

@@ -15,11 +15,11 @@ from torch import nn
 from zoo import registry
 from zoo.hub import lock
 from zoo.hub.doors import load
-from zoo.hub.fetch import CHECKPOINTS, Came
+from zoo.hub.fetch import Came, packed_at
 from zoo.hub.files import again, hash_file
 from zoo.hub.places import embedded_folder, is_place
 from zoo.nn.frozen import Frozen
-from zoo.registry import Weights
+from zoo.registry import BUNDLED, Weights
 
 
 def load_whole(name: str) -> None:
@@ -58,7 +58,7 @@ def pack(came: Iterable[Came], shipped: Iterable[Weights], folder: Path) -> list
     """
     packed = {one.file.address: one for one in came}
     for record in shipped:
-        source, target = embedded_folder(record), folder / CHECKPOINTS / record.name
+        source, target = embedded_folder(record), folder / BUNDLED / record.name
         shutil.copytree(source, target)
         if hash_file(target / record.file) != record.sha256:
             raise ValueError(f"{source / record.file} is not what the record of {record.name} says; {again(source)}")
@@ -75,11 +75,16 @@ def pack(came: Iterable[Came], shipped: Iterable[Weights], folder: Path) -> list
 def foreign(folder: Path) -> str | None:
     """Why a folder may not be replaced by a bundle: it is none, or holds more."""
     names = {path.name for path in folder.iterdir() if path.suffix != ".part"}  # which a killed one has left
-    if more := sorted(names - {lock.FILE, f"{lock.FILE}.lock", "weights", CHECKPOINTS}):
+    if more := sorted(names - {lock.FILE, f"{lock.FILE}.lock", "weights", BUNDLED}):
         return f"it holds {more[0]}, which is not of a bundle"
     try:
         pins = lock.read(folder / lock.FILE)
     except ValueError as error:
         return str(error)
-    bundled = CHECKPOINTS in names or any(pin.packed for pin in pins.values())
-    return None if bundled else f"its {lock.FILE} is no bundle's"
+    if BUNDLED not in names and not any(pin.packed for pin in pins.values()):
+        return f"its {lock.FILE} is no bundle's"
+    files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".part"}
+    ours = {packed_at(address) for address in pins} | {Path(lock.FILE), Path(f"{lock.FILE}.lock")}
+    shipped = {Path(BUNDLED, record.name) for record in registry.records().values() if record.embedded}
+    others = sorted(file.as_posix() for file in files - ours if file.parent not in shipped)
+    return f"it holds {others[0]}, which is not of a bundle" if others else None

@@ -20,13 +20,13 @@ import torch
 
 from zoo import registry
 from zoo.hub import lock
-from zoo.hub.files import FULL, again, hash_file, root, write_aside
+from zoo.hub.files import FULL, again, hash_file, write_aside
 from zoo.hub.lock import Pin
+from zoo.registry import cache_folder
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
 
-CHECKPOINTS = "checkpoints"  # of a bundle: weights that do not ship with this package itself
 WHOLE = 64  # hex digits of a sha256; some publishers state its first ones
 DATA = "datasets/"  # what the Hub's addresses of data sets begin with
 PATIENCE = 60  # seconds that a server may take to answer
@@ -48,7 +48,12 @@ class Published:
     @property
     def packed(self) -> Path:
         """Where it lies in a bundle: its address as a path that every file system takes."""
-        return Path("weights", *(part for part in re.split(r"[^\w.@%+-]+", self.address) if part.strip(".")))
+        return packed_at(self.address)
+
+
+def packed_at(address: str) -> Path:
+    """Where the file of an address lies in a bundle."""
+    return Path("weights", *(part for part in re.split(r"[^\w.@%+-]+", address) if part.strip(".")))
 
 
 class Came(NamedTuple):
@@ -295,8 +300,8 @@ def list_files(repo: str, revision: str | None = None) -> Listed:
         kept = found[0] if found else lock.keep(target, address, pin)[0]
     except (OSError, NotImplementedError) as error:
         warnings.warn(
-            f"{address} is not pinned, so a change of it would not be noticed: {target} or {root()} cannot be written "
-            f"({getattr(error, 'strerror', None) or error}); set ZOO_LOCK and ZOO_CACHE to places that can be",
+            f"{address} is not pinned, so a change of it would not be noticed: {target} or {cache_folder()} cannot be "
+            f"written ({getattr(error, 'strerror', None) or error}); set ZOO_LOCK and ZOO_CACHE to places that can be",
             stacklevel=2,
         )
         return listed
@@ -313,7 +318,7 @@ def list_files(repo: str, revision: str | None = None) -> Listed:
 
 
 def _list_file(pin: Pin) -> Path:
-    return root() / "lists" / f"{pin.sha256}.json"
+    return cache_folder() / "lists" / f"{pin.sha256}.json"
 
 
 def _ask_files(repo: str, revision: str | None) -> Listed:

@@ -34,20 +34,6 @@ DTYPES = {
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk says
 
 
-def root() -> Path:
-    """The zoo's cache, or a bundle in its place: $ZOO_CACHE, by default ~/.cache/latentzoo.
-
-    Raises:
-        OSError: there is no home directory to be found.
-    """
-    try:
-        if os.environ.get("ZOO_CACHE"):
-            return Path(os.environ["ZOO_CACHE"]).expanduser()
-        return Path.home() / ".cache" / "latentzoo"
-    except RuntimeError as error:
-        raise OSError(f"no home directory to keep a cache in ({error}); set ZOO_CACHE to a folder") from error
-
-
 def read_tensors(file: Path, sha256: str, size: int, mmap: bool | None = None) -> dict[str, Tensor]:
     """The tensors of a safetensors file, hashed as they are read; nothing is returned unless the hash is right.
 

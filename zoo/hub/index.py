@@ -20,5 +20,4 @@ def text(folders: tuple[Path, ...]) -> str:
 
 def refresh() -> dict[Path, str]:
     """What the house's index should say, by file."""
-    checkpoints = next(family.checkpoints for family in registry.families().values() if family.ours)
-    return {Path("zoo", "checkpoints", registry.INDEX): text(checkpoints)}
+    return {Path("zoo", "checkpoints", registry.INDEX): text(registry.house_checkpoints())}

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from zoo.hub.files import read_json, root, write_aside
+from zoo.hub.files import read_json, write_aside
+from zoo.registry import cache_folder
 
 FORMAT = "latentzoo lock 1"
 FILE = "lock.json"
@@ -31,7 +32,7 @@ class Pin:
 
     def __post_init__(self) -> None:
         wrong = [k for k in ("sha256", "commit") if not isinstance(getattr(self, k), str)]
-        if wrong or type(self.size) is not int or type(self.packed) is not bool:
+        if wrong or type(self.size) is not int or self.size < 0 or type(self.packed) is not bool:
             raise ValueError("a value is of the wrong type")
         if not re.fullmatch("[0-9a-f]{64}", self.sha256) or not re.fullmatch("([0-9a-f]{40})?", self.commit):
             raise ValueError("a hash is none")
@@ -44,7 +45,7 @@ def current() -> Path:
 
 def cached() -> Path:
     """The lock file of the cache, or of the bundle that is in its place."""
-    return root() / FILE
+    return cache_folder() / FILE
 
 
 def find(address: str, first: Path | None = None) -> tuple[Pin, Path] | None:

@@ -5,13 +5,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from zoo import registry
-from zoo.hub.fetch import CHECKPOINTS, Published, download, fetch, note_shipped
+from zoo.hub.fetch import Published, download, fetch, note_shipped
 from zoo.hub.files import (
     CONFIG,
     check_arch,
@@ -20,12 +21,11 @@ from zoo.hub.files import (
     read_checkpoint,
     read_config,
     read_tensors,
-    root,
 )
 from zoo.hub.foreign import read_state, translate
 from zoo.hub.make import TORCHS, Source
 from zoo.recipe import newest_run
-from zoo.registry import Weights
+from zoo.registry import Weights, cache_folder
 
 
 def is_place(name: str) -> bool:
@@ -85,8 +85,8 @@ def _shipped_config(record: Weights) -> dict[str, Any]:
     folder = embedded_folder(record)
     config = read_config(folder)
     told = registry.record_of(config)
-    if told is not None and told != record:
-        other = [f.name for f in fields(record) if getattr(told, f.name) != getattr(record, f.name)]
+    if told != record:
+        other = [f.name for f in fields(record) if getattr(told, f.name, None) != getattr(record, f.name)]
         raise ValueError(
             f"{folder / CONFIG} has another {', '.join(other)} than the record of {record.name}: it was edited, or is "
             f"of another version of {record.distribution}. Install that again, or, where the edit is meant, write "
@@ -130,16 +130,17 @@ def embedded_folder(record: Weights) -> Path:
     """Where weights that ship lie: in the distribution that brings them, or in a bundle.
 
     Raises:
-        FileNotFoundError: that one is not installed, or is another version which lacks them.
+        FileNotFoundError: that one is not installed, lacks them, or lacks a file of them.
     """
-    from importlib import metadata
-
     note_shipped(record)
-    packed = root() / CHECKPOINTS / record.name
-    folder = record.folder or (packed if packed.is_dir() else None)
+    folder, get = record.folder, f"pip install --force-reinstall --no-deps {record.distribution}"
     if folder is not None:
+        if lacks := [file for file in (CONFIG, record.file) if not (folder / file).is_file()]:
+            raise FileNotFoundError(f"{folder} lacks {lacks[0]}; get it again: {get}, or copy the bundle whole")
         return folder
-    ships, get = f"{record.name} ships with {record.distribution}", f"pip install -U {record.distribution}"
+    ships = f"{record.name} ships with {record.distribution}"
+    if os.environ.get("ZOO_CACHE"):
+        get += f", or copy a bundle with it, whole, to {cache_folder()}"
     try:
         other = metadata.version(record.distribution)
     except metadata.PackageNotFoundError:
