@@ -448,6 +448,39 @@ BAD = {
         "",
         "its dataset_info is damaged (ValueError",
     ),
+    "a class without its number": (
+        {
+            "README.md": readme(
+                "dataset_info: {features: [{name: label, dtype: {class_label: {names: {'0': a, '2': b}}}}]}"
+            )
+        }
+        | {"train.parquet": table(0, noted=False)},
+        "",
+        "its dataset_info is damaged (KeyError 1)",
+    ),
+    "classes that are one word": (
+        {"README.md": readme("dataset_info: {features: [{name: label, dtype: {class_label: {names: cat}}}]}")}
+        | {"train.parquet": table(0, noted=False)},
+        "",
+        "its dataset_info is damaged (TypeError has the names 'cat'",
+    ),
+    "a date that is none": ({"README.md": readme("made: 2020-99-99")}, "", "its head is no YAML: month must be in"),
+    "lists in lists": ({"README.md": readme("x: " + "[" * 5000)}, "", "its head is no YAML"),
+    "a configuration twice": (
+        {"README.md": readme("configs: [{config_name: x}, {config_name: x}]"), "train.parquet": table(0)},
+        "",
+        "has the config_name 'x', or has it twice",
+    ),
+    "no data_files": (
+        {"README.md": readme("configs: [{config_name: x, data_files: []}]"), "train.parquet": table(0)},
+        "",
+        "data_files of x has [], expected a split and a path",
+    ),
+    "a list for a split": (
+        {"README.md": readme("configs: [{config_name: x, data_files: [{split: [train], path: a}]}]")},
+        "",
+        "expected a split and a path",
+    ),
     "a damaged table": (
         {"train.parquet": b"PAR1"},
         "",
