@@ -1,22 +1,50 @@
-"""`make bench`: every benchmark, and one table at the end."""
+"""What is measured, and kept.
 
-from benchmarks import (
-    dcae,
-    estimate,
-    harness,
-    infomec,
-    load,
-    loader,
-    mae,
-    quantize,
-    rae,
-    shards,
-    train,
-    videomae,
-    vqvae,
+python -m benchmarks [--record]                  every race, one after the other: `make bench`
+python -m benchmarks NAME [--record] [FLAGS]     one benchmark; --help lists its flags
+python -m benchmarks.pages                       the pages that show results, written again
+
+--record keeps the figures in benchmarks/results/NAME.json, with machine, versions, commit, date, seeds and command, and
+writes the pages again.
+"""
+
+import importlib
+import sys
+
+from benchmarks import harness, pages
+
+RACES = (
+    "load",
+    "loader",
+    "shards",
+    "train",
+    "estimate",
+    "mae",
+    "videomae",
+    "quantize",
+    "vqvae",
+    "infomec",
+    "dcae",
+    "rae",
 )
 
-if __name__ == "__main__":
-    modules = (load, loader, shards, train, estimate, mae, videomae, quantize, vqvae, infomec, dcae, rae)
-    results = [r for module in modules for r in module.main([])]
+
+def main(argv: list[str]) -> None:
+    keep = "--record" in argv
+    name, *flags = [word for word in argv if word != "--record"] or [""]
+    results = []
+    for each in (name,) if name else RACES:
+        work = importlib.import_module(f"benchmarks.{each}").main
+        if keep:
+            record = harness.measure(each, work, flags)
+            harness.write(record, harness.RESULTS / f"{each}.json")
+            results += record["results"]
+        else:
+            results += work(flags)
     print(harness.table(results))
+    if keep:
+        pages.write()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

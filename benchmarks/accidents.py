@@ -168,7 +168,7 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="over all recipes")
     parser.add_argument("--family", action="append", help="only these; may be given again")
@@ -191,9 +191,10 @@ def main(argv: list[str] | None = None) -> int:
             print(harness.table([count.row()]), *count.different[:5], sep="\n", flush=True)
     total = Count("all", *(sum(getattr(r, k) for r in rows) for k in list(vars(rows[0]))[1:-1]))
     total.different = [d for r in rows for d in r.different]
-    print(harness.table([total.row()]))
-    return 1 if total.different else 0
+    return [count.row() | {"seed": args.seed} for count in (*rows, total)]
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    counts = main()
+    print(harness.table(counts[-1:]))
+    raise SystemExit(1 if counts[-1]["different"] else 0)

@@ -156,7 +156,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, help="in a round; default 1, on CUDA 10")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("out/bench_dcae.json"))
     args = parser.parse_args(argv)
     args.steps = args.steps or (10 if args.device == "cuda" else 1)
     results = []
@@ -169,9 +168,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
                     print(harness.table([found]), flush=True)
                 torch.compiler.reset()
     results += [memory("dcae_tiny_f8c4", size) for size in args.memory]
-    harness.write(results, args.out)
     return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

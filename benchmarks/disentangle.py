@@ -1,11 +1,10 @@
 """QLAE, its baselines and its ablations on the rendered scenes: what their latents know of the factors (InfoMEC).
 
-The same network, data, steps and step size for all, in small: 32 px, a quarter of the width. Results are kept in --out
+The same network, data, steps and step size for all, in small: 32 px, a quarter of the width. Rows are kept in --kept
 as they come; a second call goes on with what is missing.
 """
 
 import argparse
-import json
 import logging
 import warnings
 from pathlib import Path
@@ -44,18 +43,7 @@ def run(method: str, seed: int, steps: int, size: int, width: int, latents: int)
     return {k: figures[f"test/{k}"] for k in FIGURES}
 
 
-def table(results: dict[str, dict[str, float]]) -> str:
-    """Mean over the seeds and their range."""
-    lines = ["| | InfoM | InfoE | InfoC | PSNR, dB | seeds |", "|---" * 6 + "|"]
-    for method in METHODS:
-        seeds = [v for k, v in results.items() if k.rpartition(" ")[0] == method]
-        if seeds:
-            cells = [harness.spread([s[k] for s in seeds], 1 if k == "psnr" else 2) for k in FIGURES]
-            lines.append(f"| {method} | {' | '.join(cells)} | {len(seeds)} |")
-    return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -63,22 +51,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=32, help="px")
     parser.add_argument("--width", type=int, default=8, help="of the finest level; the authors' is 32")
     parser.add_argument("--latents", type=int, default=14, help="twice the factors")
-    parser.add_argument("--out", type=Path, default=Path("out/disentangle.json"))
+    parser.add_argument("--kept", type=Path, default=Path("out/disentangle.json"))
     args = parser.parse_args(argv)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    results = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    shape = {"steps": args.steps, "size": args.size, "width": args.width, "latents": args.latents}
+    kept = harness.Kept(args.kept, shape)
     for seed in args.seeds:
         for method in args.methods:
-            key = f"{method} {seed}"
-            if key in results:
-                continue
-            results[key] = run(method, seed, args.steps, args.size, args.width, args.latents)
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-            print(f"{key:<42} {'  '.join(f'{k} {v:.3f}' for k, v in results[key].items())}", flush=True)
-    print(table(results))
+            if kept.lacks(method=method, seed=seed):
+                kept.add(method=method, seed=seed, **run(method, seed, **shape))
+    return [row for seed in args.seeds for method in args.methods for row in kept.where(method=method, seed=seed)]
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

@@ -86,7 +86,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path("out/bench_estimate.json"))
     args = parser.parse_args(argv)
     precise = ["--trainer.precision", "32-true"] if args.device == "cpu" else []
     results = []
@@ -95,9 +94,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
             overrides = [*ROWS[name], *precise, "--model.grad_checkpointing", again]
             results.append(compare(name, overrides, args.device))
             print(harness.table(results[-1:]), flush=True)
-    harness.write(results, args.out)
     return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

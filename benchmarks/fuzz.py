@@ -332,7 +332,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=20_000, help="of random damage")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("out/bench_fuzz.json"))
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--explicit", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--random", type=int, default=0, help=argparse.SUPPRESS)
@@ -351,9 +350,9 @@ def main(argv: list[str] | None = None) -> list[dict]:
         outcomes = Counter(row["outcome"] for row in rows)
         slowest = max(row["seconds"] for row in rows)
         results.append({"name": name, "cases": len(rows), **outcomes, "slowest_s": slowest, "peak_MB": peak})
-    harness.write(results, args.out)
     return results
 
 
 if __name__ == "__main__":
-    main()
+    if results := main():
+        print(harness.table(results))

@@ -1,7 +1,6 @@
 """InfoMEC's information terms against scikit-learn's, equal first: 10,000 samples, 6 sources, 12 latents."""
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("out/bench_infomec.json"))
     args = parser.parse_args(argv)
     g = torch.Generator().manual_seed(0)
     sources = torch.randint(10, (args.samples, 6), generator=g)
@@ -52,9 +50,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
             f"information, {name}", lambda o=ours: count(o), lambda t=theirs: count(t), args.repeats, target=10
         )
         results.append(result | {"unit": "pairs/s"})
-    harness.write(results, args.out)
     return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

@@ -1,15 +1,15 @@
 """Few labels: `videomae_vit_tiny.sprites` fine-tuned and probed, against the same network from scratch.
 
-Every run has the same number of steps, whatever the labels, and is tested on characters that were never seen. Results
-are kept in --out as they come; a second call goes on with what is missing.
+Every run has the same number of steps, whatever the labels, and is tested on characters that were never seen. Rows
+are kept in --kept as they come; a second call goes on with what is missing.
 """
 
 import argparse
-import json
 import logging
 import statistics
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -95,7 +95,7 @@ def probe(found: dict[str, torch.Tensor], task: str, labels: str, seed: int) -> 
     return linear_accuracy(found["train"][some], y["train"][some], found["test"], y["test"])
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="videomae_vit_tiny.sprites", help="name, checkpoint folder or run")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
@@ -104,68 +104,49 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=60, help=f"of {BATCH} clips")
     parser.add_argument("--tested", type=int, default=444, help="test clips, of 2,664")
-    parser.add_argument("--out", type=Path, default=Path("out/labels.json"))
+    parser.add_argument("--kept", type=Path, default=Path("out/labels.json"))
     parser.add_argument("--plot", type=Path, default=Path("out/labels.png"))
     args = parser.parse_args(argv)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    results = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    kept = harness.Kept(args.kept, {"weights": args.weights, "steps": args.steps, "tested": args.tested})
     seen: dict[str, dict[str, torch.Tensor]] = {}
-    for seed in args.seeds:
-        for task in args.tasks:
-            for labels in args.labels:
-                for way in args.ways:
-                    key = f"{task} {labels} {way} {seed}"
-                    if key in results:
-                        continue
-                    if way.startswith("probe"):
-                        if way not in seen:
-                            torch.manual_seed(0)
-                            model = hub.load(args.weights)
-                            if way != "probe":
-                                model = hub.build(model.zoo_config["arch"], model.zoo_config["args"])
-                            seen[way] = features(model, args.tested)
-                        accuracy = probe(seen[way], task, labels, seed)
-                    else:
-                        accuracy = train(args.weights, way, task, labels, seed, args.steps, args.tested)
-                    results[key] = accuracy
-                    args.out.parent.mkdir(parents=True, exist_ok=True)
-                    args.out.write_text(json.dumps(results, indent=1) + "\n")
-                    print(f"{key:<40} {100 * accuracy:.1f} %", flush=True)
-    print(table(results))
+    wanted = [(t, n, w, s) for s in args.seeds for t in args.tasks for n in args.labels for w in args.ways]
+    for task, labels, way, seed in wanted:
+        key = {"task": task, "labels": labels, "way": way, "seed": seed}
+        if not kept.lacks(**key):
+            continue
+        if way.startswith("probe"):
+            if way not in seen:
+                torch.manual_seed(0)
+                model = hub.load(args.weights)
+                if way != "probe":
+                    model = hub.build(model.zoo_config["arch"], model.zoo_config["args"])
+                seen[way] = features(model, args.tested)
+            accuracy = probe(seen[way], task, labels, seed)
+        else:
+            accuracy = train(args.weights, way, task, labels, seed, args.steps, args.tested)
+        kept.add(**key, accuracy=accuracy)
+    results = [row for t, n, w, s in wanted for row in kept.where(task=t, labels=n, way=w, seed=s)]
     draw(results, args.plot)
+    return results
 
 
-def table(results: dict[str, float]) -> str:
-    """Mean over the seeds and their range, a row for a task and a number of labels."""
-    lines = [f"| task | clips a class | {' | '.join(WAYS)} |", "|---" * (2 + len(WAYS)) + "|"]
-    for task in TASKS:
-        for labels in LABELS:
-            cells = []
-            for way in WAYS:
-                values = [v for k, v in results.items() if k.rpartition(" ")[0] == f"{task} {labels} {way}"]
-                cells.append(harness.spread([100 * v for v in values], unit=" %"))
-            if any(cells):
-                lines.append(f"| {task} | {labels} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def draw(results: dict[str, float], path: Path) -> None:
+def draw(results: list[dict[str, Any]], path: Path) -> None:
     """Accuracy over labels, a panel for a task, a line for a way, a dot for a seed."""
     from matplotlib import pyplot as plt
 
     from zoo.report import plots
 
-    tasks = [t for t in TASKS if any(k.startswith(f"{t} ") for k in results)]
+    tasks = [task for task in TASKS if harness.where(results, task=task)]
     fig, axes = plt.subplots(1, len(tasks), figsize=(2.6 * len(tasks) + 1.6, 2.8), sharey=True, squeeze=False)
     styles = dict(zip(WAYS, ((plots.UP, "-"), (plots.DOWN, "-"), (plots.UP, "--"), (plots.DOWN, "--"))))
     for ax, task in zip(axes[0], tasks):
         for way, (colour, style) in styles.items():
             dots = [
-                (x, 100 * v)
+                (x, 100 * row["accuracy"])
                 for x, n in enumerate(LABELS)
-                for k, v in results.items()
-                if k.rpartition(" ")[0] == f"{task} {n} {way}"
+                for row in harness.where(results, task=task, labels=n, way=way)
             ]
             means = {x: statistics.mean([v for at, v in dots if at == x]) for x, _ in dots}
             ax.plot(list(means), list(means.values()), color=colour, linestyle=style, label=way)
@@ -180,4 +161,4 @@ def draw(results: dict[str, float], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

@@ -55,7 +55,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=149, help="of the large checkpoint; 149 make 2.5 GB")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("out/bench_load.json"))
     args = parser.parse_args(argv)
     results = []
 
@@ -93,9 +92,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
                 "memory_of_size": memory[name],
             }
         )
-    harness.write(results, args.out)
     return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

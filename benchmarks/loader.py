@@ -33,7 +33,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--limit", type=int, default=10_000)
     parser.add_argument("--batch-size", type=int, default=250)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("out/bench_loader.json"))
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         count = unpack(args.data, Path(folder), args.limit)
@@ -73,9 +72,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
 
         name = f"loader, {count:,} PNG of {size}×{size}, crop and flip"
         results = [harness.compare(name, ours, theirs, args.repeats, target=5, data=args.data)]
-    harness.write(results, args.out)
     return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

@@ -13,7 +13,6 @@ import sys
 import time
 import warnings
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -296,7 +295,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--steps", type=int, help="of each in a round; default 1, on CUDA 20")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peak-tflops", type=float, default=989, help="of the GPU; H100 and H200 dense bfloat16")
-    parser.add_argument("--out", type=Path, default=Path("out/bench_mae.json"))
     args = parser.parse_args(argv)
     args.batch_scale = args.batch_scale or (32 if args.device == "cuda" else 1)
     args.steps = args.steps or (20 if args.device == "cuda" else 1)
@@ -310,9 +308,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
     if not args.peers:
         print("nobody to race: pip install transformers timm lightly")
         return []
-    harness.write(results, args.out)
     return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

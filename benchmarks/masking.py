@@ -7,9 +7,11 @@ import argparse
 import logging
 import statistics
 import warnings
+from typing import Any
 
 import lightning as L
 
+from benchmarks import harness
 from benchmarks.labels import TASKS, features, probe
 from zoo.data.clips import ClipData
 from zoo.train.mask import LitMAE
@@ -35,7 +37,7 @@ def pretrain(mask: str, ratio: float, epochs: int, seed: int) -> LitMAE:
     return lit
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
@@ -44,16 +46,23 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    print(f"| mask | hidden | {' | '.join(TASKS)} |", "|---" * (2 + len(TASKS)) + "|", sep="\n", flush=True)
+    results = []
     for mask, ratio in MASKS:
         model = pretrain(mask, ratio, args.epochs, args.seed).model
         found = features(model, 888, args.clips)
-        cells = [
-            f"{100 * statistics.mean(probe(found, task, args.labels, seed) for seed in range(3)):.1f} %"
-            for task in TASKS
-        ]
-        print(f"| {mask} | {ratio:.0%} | {' | '.join(cells)} |", flush=True)
+        for task in TASKS:
+            accuracy = statistics.mean(probe(found, task, args.labels, seed) for seed in range(3))
+            row = {
+                "name": f"{mask} {ratio:.0%}, {task}",
+                "mask": mask,
+                "hidden": ratio,
+                "task": task,
+                "seed": args.seed,
+            }
+            results.append(row | {"accuracy": accuracy})
+        print(harness.table(results[-len(TASKS) :]), flush=True)
+    return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

@@ -4,10 +4,9 @@ The same small decoder, steps and data for every τ, on written latents: nothing
 """
 
 import argparse
-import json
 import logging
 import warnings
-from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -20,7 +19,7 @@ TAUS = (0.0, 0.4, 0.8)
 TESTED = (0.0, 0.2, 0.4)  # deviation of the noise on test latents
 
 
-def run(tau: float, seed: int, data: ImageLatentData, steps: int, images: int) -> dict[str, float]:
+def run(tau: float, seed: int, data: ImageLatentData, steps: int, images: int) -> dict[float, float]:
     """Test PSNR under each noise."""
     L.seed_everything(seed, verbose=False)
     args = {"noise": tau, "depth": 3}
@@ -41,34 +40,31 @@ def run(tau: float, seed: int, data: ImageLatentData, steps: int, images: int) -
         count += len(x)
         if count >= images:
             break
-    return {str(sigma): total / count for sigma, total in sums.items()}
+    return {sigma: total / count for sigma, total in sums.items()}
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", help="what `zoo latents rae_mae_vit_tiny.tiny_imagenet FOLDER --data SOURCE` wrote")
     parser.add_argument("--data", help="its images, as ImageData's source; default: where they were")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=600, help="of 64 images")
     parser.add_argument("--images", type=int, default=2000, help="of the test")
-    parser.add_argument("--out", type=Path, default=Path("out/noise.json"))
     args = parser.parse_args(argv)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    results: dict[str, dict[str, float]] = {}
+    results = []
     for seed in args.seeds:
         data = ImageLatentData(args.folder, args.data, 64, 250, seed, cache="memory")
         data.setup()
         for tau in TAUS:
-            results[f"{tau} {seed}"] = run(tau, seed, data, args.steps, args.images)
-            print(tau, seed, results[f"{tau} {seed}"], flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"| τ of training | {' | '.join(f'noise {s:g}' for s in TESTED)} |\n{'|---' * (len(TESTED) + 1)}|")
-    for tau in TAUS:
-        seeds = [v for k, v in results.items() if k.startswith(f"{tau} ")]
-        print(f"| {tau:g} | {' | '.join(harness.spread([s[str(sigma)] for s in seeds], 2) for sigma in TESTED)} |")
+            for sigma, psnr in run(tau, seed, data, args.steps, args.images).items():
+                results.append(
+                    {"name": f"τ {tau:g}, noise {sigma:g}", "tau": tau, "noise": sigma, "seed": seed, "psnr": psnr}
+                )
+            print(harness.table(results[-len(TESTED) :]), flush=True)
+    return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

@@ -6,10 +6,9 @@ above half the highest frequency, reconstruction over image, 1 for as sharp.
 """
 
 import argparse
-import json
 import logging
 import warnings
-from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -21,8 +20,6 @@ from zoo import hub
 from zoo.data.images import ImageData
 from zoo.families.dcae.lit import LitDCAE
 from zoo.families.dcae.model import DCAE
-
-COLUMNS = ("psnr 64", "psnr 128", "detail 64")
 
 
 @torch.no_grad()
@@ -61,7 +58,7 @@ def phase(number: int, name: str, data: ImageData, steps: int, seed: int) -> DCA
     return lit.model
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__)
     weights = ["dcae_tiny_f8c4.tiny_imagenet", "dcae_tiny_f32c64.tiny_imagenet"]
     parser.add_argument("--weights", nargs="+", default=weights)
@@ -70,11 +67,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=2000, help="test images")
     parser.add_argument("--steps", type=int, default=300, help="of 16 images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("out/phases.json"))
     args = parser.parse_args(argv)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    results: dict[str, list[dict[str, float]]] = {}
+    results: list[dict[str, Any]] = []
     for seed in args.seeds:
         sets = {
             size: ImageData(args.data, size, 3, 16, 250, flip=True, limit=args.limit, cache="memory", seed=seed)
@@ -85,23 +81,25 @@ def main(argv: list[str] | None = None) -> None:
         for name in args.weights:
             before = hub.load(name)
             if seed == args.seeds[0]:
-                results[f"{name} as it is"] = [figures(before, sets, args.images)]
+                results.append(
+                    {"name": f"{name} as it is", "weights": name, "phase": 1, **figures(before, sets, args.images)}
+                )
             for number, size in ((2, 128), (3, 64)):
                 after = phase(number, name, sets[size], args.steps, seed).eval()
-                key = f"{name} after phase {number}"
-                results.setdefault(key, []).append(figures(after, sets, args.images))
-                print(key, seed, results[key][-1], flush=True)
+                row = {
+                    "name": f"{name} after phase {number}, seed {seed}",
+                    "weights": name,
+                    "phase": number,
+                    "seed": seed,
+                }
+                results.append(row | figures(after, sets, args.images))
+                print(harness.table(results[-1:]), flush=True)
                 if number == 3:
                     x = torch.rand(4, 3, 64, 64)
                     with torch.no_grad():
                         assert torch.equal(after.encode(x), before.encode(x)), "phase 3 moved the latents"
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"| | {' | '.join(COLUMNS)} | seeds |\n{'|---' * (len(COLUMNS) + 2)}|")
-    for key, runs in results.items():
-        cells = [harness.spread([r[c] for r in runs], 2) for c in COLUMNS]
-        print(f"| {key} | {' | '.join(cells)} | {len(runs)} |")
+    return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

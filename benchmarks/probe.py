@@ -5,12 +5,12 @@ each beside it. "pooled" is the mean over places, "whole" all latents of an imag
 """
 
 import argparse
-import json
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks import harness
 from zoo import hub
 from zoo.data.images import ImageData
 from zoo.metrics.images import psnr
@@ -60,7 +60,7 @@ def probe(name: str, data: ImageData, train: int, test: int, decay: float) -> di
     return row
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="torchvision:CIFAR10", help="as ImageData's source")
     parser.add_argument("--size", type=int, default=32, help="side of its images in px; each model resizes them")
@@ -68,22 +68,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--test", type=int, default=10_000)
     parser.add_argument("--weight-decay", type=float, default=1e-4)
     parser.add_argument("--names", nargs="+", default=NAMES)
-    parser.add_argument("--out", type=Path, default=Path("out/probe.json"))
     args = parser.parse_args(argv)
     data = ImageData(args.data, args.size, 3, limit=args.train, cache="memory")
     data.setup()
-    rows = {}
-    print("| weights | px | latent floats | PSNR, dB | accuracy, pooled | whole |\n|---|---|---|---|---|---|")
+    results = []
     for name in args.names:
-        row = rows[name] = probe(name, data, args.train, args.test, args.weight_decay)
-        whole = f"{100 * row['whole']:.1f} %" if "whole" in row else ""
-        print(
-            f"| `{name}` | {row['px']} | {row['floats']} | {row['psnr']:.2f} | {100 * row['pooled']:.1f} % | {whole} |",
-            flush=True,
-        )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"data": args.data, "rows": rows}, indent=1) + "\n")
+        results.append({"name": name, **probe(name, data, args.train, args.test, args.weight_decay)})
+        print(harness.table(results[-1:]), flush=True)
+    return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

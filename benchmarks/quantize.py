@@ -7,7 +7,6 @@ Scalar codebooks race a loop over the latents, as the published ports of QLAE do
 import argparse
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -105,7 +104,6 @@ def scalars(n: int, latents: int, values: int, repeats: int) -> dict:
 def main(argv: list[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("out/bench_quantize.json"))
     args = parser.parse_args(argv)
     results = []
     for n, k, d in SIZES:
@@ -131,9 +129,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
         }
         results.append(result)
     results.append(scalars(65_536, 12, 10, args.repeats) | {"target": 10})
-    harness.write(results, args.out)
     return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

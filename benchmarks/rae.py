@@ -215,13 +215,13 @@ def main(argv: list[str] | None = None) -> list[dict]:
             for setting in args.settings:
                 torch.compiler.reset()
                 results.append(race(row, what, setting, args))
-                r = results[-1]
-                print(f"{r['name']}: {r['ours']:.2f} and {r['theirs']:.2f} images/s, {r['ratio']:.2f}", flush=True)
+                print(harness.table(results[-1:]), flush=True)
             if args.device == "cpu":
                 mine, other = memory(row, what, args)
-                print(f"{what}, RAE {row}: peak memory {mine:.2f} and {other:.2f} GB", flush=True)
+                found = {"name": f"{what}, RAE {row}: peak memory", "row": row, "what": what}
+                results.append(found | {"ours_peak_gb": mine, "theirs_peak_gb": other})
     return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

@@ -1,14 +1,14 @@
 """Residual autoencoding on and off at f8, f16 and f32, with equal latent floats (Chen et al. 2024, figure 3), in small.
 
-The same data, steps and schedule for all, L1 alone, no attention. Results and the first seed's weights are kept beside
---out as they come; a second call goes on with what is missing. The last step draws the table, the gap and photographs.
+The same data, steps and schedule for all, L1 alone, no attention. Rows and the first seed's weights are kept beside
+--kept as they come; a second call goes on with what is missing. The last step draws the gap and photographs.
 """
 
 import argparse
-import json
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -51,34 +51,14 @@ def fit(lit: LitDCAE, data: ImageData, steps: int) -> L.Trainer:
     return trainer
 
 
-def table(results: dict[str, dict[str, float]]) -> str:
-    """Mean over the seeds and their range."""
-    lines = ["| | parameters | off, dB | on, dB | gain, dB | seeds |", "|---" * 6 + "|"]
-    for ratio in ARCHS:
-        pairs = _pairs(results, ratio)
-        if pairs:
-            off, on, gain = [p[0] for p in pairs], [p[1] for p in pairs], [p[1] - p[0] for p in pairs]
-            count = next(v["parameters"] for k, v in results.items() if k.startswith(f"f{ratio} "))
-            cells = [f"{count:,}", *(harness.spread(v, 2) for v in (off, on, gain)), str(len(pairs))]
-            lines.append(f"| {ARCHS[ratio].rpartition('_')[2]} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _pairs(results: dict[str, dict[str, float]], ratio: int) -> list[tuple[float, float]]:
-    """(off, on) of each seed that has both."""
-    off = {k.split()[2]: v["psnr"] for k, v in results.items() if k.startswith(f"f{ratio} off")}
-    on = {k.split()[2]: v["psnr"] for k, v in results.items() if k.startswith(f"f{ratio} on")}
-    return [(off[seed], on[seed]) for seed in sorted(off.keys() & on.keys())]
-
-
-def draw(results: dict[str, dict[str, float]], folder: Path) -> plt.Figure:
+def draw(results: list[dict[str, Any]], folder: Path) -> plt.Figure:
     """PSNR over the ratio, and photographs through all six networks of seed 0."""
     photos = sorted((SAMPLES / "photos").glob("*.jpg"))[:4]
     fig = plt.figure(figsize=(9.6, 3.4), layout="constrained")
     left, right = fig.subfigures(1, 2, width_ratios=[1, 1.9])
     ax = left.subplots()
     for which, colour in (("on", plots.UP), ("off", plots.DOWN)):
-        seeds = [[p[which == "on"] for p in _pairs(results, ratio)] for ratio in ARCHS]
+        seeds = [[row["psnr"] for row in harness.where(results, ratio=ratio, shortcuts=which)] for ratio in ARCHS]
         ax.plot([sum(s) / len(s) for s in seeds], color=colour, label=f"shortcuts {which}")
         for i, values in enumerate(seeds):
             ax.plot([i] * len(values), values, ".", color=colour)
@@ -97,34 +77,33 @@ def draw(results: dict[str, dict[str, float]], folder: Path) -> plt.Figure:
     return fig
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="zh-plus/tiny-imagenet", help="as ImageData's source")
     parser.add_argument("--limit", type=int, default=40_000, help="training images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=2000, help="of 16 images")
-    parser.add_argument("--out", type=Path, default=Path("out/residual.json"))
+    parser.add_argument("--kept", type=Path, default=Path("out/residual.json"))
     args = parser.parse_args(argv)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    results = json.loads(args.out.read_text()) if args.out.is_file() else {}
-    folder = args.out.with_suffix("")
-    wanted = [(r, s, seed) for seed in args.seeds for r in ARCHS for s in SHORTCUTS]
-    missing = [w for w in wanted if "f{} {} {}".format(*w) not in results]
-    data = None
-    for ratio, shortcuts, seed in missing:
-        if data is None or data.hparams.seed != seed:
-            data = ImageData(
-                args.data, 64, 3, 16, 500, flip=True, limit=args.limit, cache="memory", seed=seed
-            )  # the same images for all, in another order
-        results[f"f{ratio} {shortcuts} {seed}"] = run(ratio, shortcuts, seed, data, args.steps, folder)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"f{ratio} {shortcuts} {seed}  {results[f'f{ratio} {shortcuts} {seed}']['psnr']:.2f} dB", flush=True)
-    print(table(results))
+    kept = harness.Kept(args.kept, {"data": args.data, "limit": args.limit, "steps": args.steps})
+    folder, data = args.kept.with_suffix(""), None
+    for seed in args.seeds:
+        for ratio in ARCHS:
+            for shortcuts in SHORTCUTS:
+                if kept.lacks(ratio=ratio, shortcuts=shortcuts, seed=seed):
+                    if data is None or data.hparams.seed != seed:  # the same images for all, in another order
+                        data = ImageData(
+                            args.data, 64, 3, 16, 500, flip=True, limit=args.limit, cache="memory", seed=seed
+                        )
+                    found = run(ratio, shortcuts, seed, data, args.steps, folder)
+                    kept.add(arch=ARCHS[ratio], ratio=ratio, shortcuts=shortcuts, seed=seed, **found)
+    results = [row for seed in args.seeds for row in kept.where(seed=seed)]
     if 0 in args.seeds:
-        print(plots.write(draw(results, folder), args.out.with_suffix(".png")))
+        plots.write(draw(results, folder), args.kept.with_suffix(".png"))
+    return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

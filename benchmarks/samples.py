@@ -5,10 +5,12 @@ It never saw a drawn digit; how it reads the shipped test digits and their recon
 
 import argparse
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks import harness
 from zoo import hub
 from zoo.metrics.verdicts import classification
 from zoo.report import figures as report
@@ -16,7 +18,7 @@ from zoo.report import figures as report
 WAYS = ((1.0, 1.0), (1.0, 1.5), (1.0, 2.0), (0.9, 1.0), (0.8, 1.0))  # temperature, guidance
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prior", default="vqprior_tiny.mnist", help="name, checkpoint folder or run")
     parser.add_argument("--reader", default="bilinear_d256.mnist")
@@ -29,18 +31,25 @@ def main(argv: list[str] | None = None) -> None:
     def read(images: Tensor, labels: Tensor) -> float:
         return classification(reader, [(images, labels)])["accuracy"]
 
-    print("| digits | read as what they are meant to be |\n|---|---|")
-    print(f"| {len(x):,} of the test set | {100 * read(x, y):.1f} % |")
-    print(f"| the same after their codes | {100 * read(prior.tokenizer.reconstruct(x), y):.1f} % |")
+    seen = {"name": "test digits", "images": len(x), "accuracy": read(x, y)}
+    kept = {
+        "name": "test digits after their codes",
+        "images": len(x),
+        "accuracy": read(prior.tokenizer.reconstruct(x), y),
+    }
+    results = [seen, kept]
     labels = torch.arange(prior.num_classes).repeat_interleave(args.each)
     for temperature, guidance in WAYS:
         draw = torch.Generator().manual_seed(args.seed)
         start = time.perf_counter()
         drawn = prior.sample(labels, temperature=temperature, guidance=guidance, generator=draw)
         rate = len(drawn) / (time.perf_counter() - start)
-        what = f"{len(drawn):,} drawn, temperature {temperature:g}, guidance {guidance:g}, {rate:,.0f} a second"
-        print(f"| {what} | {100 * read(drawn, labels):.1f} % |")
+        row = {"name": f"drawn, temperature {temperature:g}, guidance {guidance:g}", "images": len(drawn)}
+        row |= {"seed": args.seed, "temperature": temperature, "guidance": guidance}
+        results.append(row | {"images_per_second": rate, "accuracy": read(drawn, labels)})
+        print(harness.table(results[-1:]), flush=True)
+    return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

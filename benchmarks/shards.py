@@ -87,7 +87,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("out/bench_shards.json"))
     args = parser.parse_args(argv)
     results = []
     for side in args.sides:
@@ -117,7 +116,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
                         workers=args.workers,
                     )
                 )
-    harness.write(results, args.out)
     return results
 
 
@@ -130,4 +128,4 @@ def _theirs(loader: DataLoader) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

@@ -1,7 +1,6 @@
 """An epoch of the bilinear classifier with ImageData against the same step fed image by image and stacked."""
 
 import argparse
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -23,7 +22,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--images", type=int, default=60_000, help="of an epoch; a smaller set is repeated")
     parser.add_argument("--batch-size", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("out/bench_train.json"))
     args = parser.parse_args(argv)
     data = ImageData(args.data, channels=1, batch_size=min(args.batch_size, 1000), cache="memory")
     data.setup("fit")
@@ -65,9 +63,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
         ),
         harness.compare("  its loading alone", ours_loading, theirs_loading, args.repeats, data=args.data),
     ]
-    harness.write(results, args.out)
     return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

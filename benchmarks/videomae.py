@@ -222,7 +222,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--batch-scale", type=float, help="times a row's batch; default 1, on CUDA 8")
     parser.add_argument("--steps", type=int, help="of each in a round; default 1, on CUDA 10")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("out/bench_videomae.json"))
     args = parser.parse_args(argv)
     args.batch_scale = args.batch_scale or (8 if args.device == "cuda" else 1)
     args.steps = args.steps or (10 if args.device == "cuda" else 1)
@@ -234,9 +233,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
         results += [step(name, dtype, args) for name in args.rows if name != "data"]
         torch.compiler.reset()
     results += data(args) if "data" in args.rows else []
-    harness.write(results, args.out)
     return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

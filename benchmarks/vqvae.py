@@ -6,7 +6,6 @@ asserted first.
 
 import argparse
 import copy
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -92,12 +91,10 @@ def race(batch: int, codes: int, repeats: int) -> dict:
 def main(argv: list[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=Path("out/bench_vqvae.json"))
     args = parser.parse_args(argv)
     results = [race(batch, codes, args.repeats) for batch, codes in ((32, 512), (128, 512), (128, 8192))]
-    harness.write(results, args.out)
     return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))

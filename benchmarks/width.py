@@ -1,18 +1,18 @@
 """The width theorem on one image (Zheng et al. 2025, theorem 1): a transformer narrower than its tokens has a floor.
 
 One photograph's tokens, 192 wide, are all the data; a plain DiT of each width learns them. The dashed line is the floor
-of a width d: what the d largest eigenvalues of `ε - z` over the places leave of its variance. Results are kept in --out
-as they come; a second call goes on with what is missing.
+of a width d: what the d largest eigenvalues of `ε - z` over the places leave of its variance.
 """
 
 import argparse
-import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
+from benchmarks import harness
 from zoo import hub
 from zoo.data.readers import SAMPLES
 from zoo.families.rae.dit import DiTDH
@@ -58,32 +58,30 @@ def floor(z: Tensor, width: int) -> float:
     return spectrum[: max(0, len(spectrum) - width)].sum().item() / len(spectrum)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", default="rae_mae_vit_tiny.tiny_imagenet")
     parser.add_argument("--steps", type=int, default=600, help="of 16")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("out/width.json"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/width.png"))
+    parser.add_argument("--picture", type=Path, default=Path("out/width.png"))
     args = parser.parse_args(argv)
     z = tokens(args.name)
-    found = json.loads(args.out.read_text()) if args.out.is_file() else {}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    for width in (w for w in WIDTHS if str(w) not in found):
-        found[str(width)] = overfit(z, width, args.steps, args.seed), floor(z, width)
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"| width | {' | '.join(map(str, found))} |\n{'|---' * (len(found) + 1)}|")
-    for title, at in (("loss", 0), ("floor of the theorem", 1)):
-        print(f"| {title} | {' | '.join(f'{v[at]:.3f}' for v in found.values())} |")
-    widths = [int(w) for w in found]
+    results = []
+    for width in WIDTHS:
+        loss = overfit(z, width, args.steps, args.seed)
+        results.append(
+            {"name": f"width {width}", "width": width, "seed": args.seed, "loss": loss, "floor": floor(z, width)}
+        )
+        print(harness.table(results[-1:]), flush=True)
     fig, ax = plt.subplots(figsize=(4.6, 2.8))
-    ax.plot(widths, [v[0] for v in found.values()], "o-", label="loss after training")
-    ax.plot(widths, [v[1] for v in found.values()], "--", label="floor of the theorem")
+    ax.plot(WIDTHS, [row["loss"] for row in results], "o-", label="loss after training")
+    ax.plot(WIDTHS, [row["floor"] for row in results], "--", label="floor of the theorem")
     ax.axvline(z.shape[1], color="0.7", lw=1)
     ax.set(xlabel=f"width of the transformer; tokens are {z.shape[1]} wide", ylabel="mean (v̂ - v)²", ylim=(0, None))
     ax.legend()
     plots.write(fig, args.picture)
+    return results
 
 
 if __name__ == "__main__":
-    main()
+    print(harness.table(main()))
