@@ -304,7 +304,7 @@ class Facts:
     weights: tuple[Weights, ...] = ()
     starts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # arch -> archs whose encoder it starts from
     public: dict[str, str] = field(default_factory=dict)  # public name -> the module of the family that holds it
-    picture: tuple[str, str] | None = None  # file and caption, for MODEL_CARD.md
+    picture: tuple[str, str] | None = None  # file and caption, for the family's page
     reference: str | None = None  # weights that ship, in whose features `zoo eval` compares pictures
 
     @property

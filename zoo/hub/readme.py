@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from zoo import registry
+from zoo.hub.card import headline, page
 
 MARKS = re.compile(r"(<!-- families: [^\n]*-->\n).*?(<!-- /families -->)", re.DOTALL)
 FILE = Path("README.md")
@@ -22,7 +23,7 @@ def _row(family: registry.Family) -> str:
     others = [arch for arch in registry.archs() if arch not in facts.archs]
     archs = ", ".join(dict.fromkeys(f"`{_pattern(arch, others)}`" for arch in facts.archs))
     shipped = [weights for weights in facts.weights if weights.embedded]
-    title = f"[{facts.title}](docs/families/{family.name}.md)"
+    title = f"[{facts.title}]({page(family.name).as_posix()})"
     authors = re.match(r".*?\b\d{4}\b|", " ".join(facts.paper.split()))
     paper = f" ({authors[0]})" if authors and authors[0] else ""
     return f"| {title}{paper} | {archs} | {', '.join(f'`{w.name}`' for w in shipped)} | {_figure(shipped)} |"
@@ -37,8 +38,5 @@ def _pattern(arch: str, others: list[str]) -> str:
 
 def _figure(shipped: list[registry.Weights]) -> str:
     """The first figure of the first weights that have one."""
-    measured = next(((w, w.metrics[0]) for w in shipped if w.metrics), None)
-    if measured is None:
-        return ""
-    weights, metric = measured
-    return f"{metric.name} {metric.value:g} {metric.unit} on {metric.data} ({weights.tag})".replace("  ", " ")
+    measured = next((weights for weights in shipped if weights.metrics), None)
+    return f"`{measured.name}`: {headline(measured.metrics[0])}" if measured else ""
