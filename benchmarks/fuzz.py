@@ -349,7 +349,9 @@ def main(argv: list[str] | None = None) -> list[dict]:
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # MB, of the larger child so far
         outcomes = Counter(row["outcome"] for row in rows)
         slowest = max(row["seconds"] for row in rows)
-        results.append({"name": name, "cases": len(rows), **outcomes, "slowest_s": slowest, "peak_MB": peak})
+        told = {"refused": outcomes["refused"], "loaded": outcomes["loaded"]}
+        told["failed"] = len(rows) - sum(told.values())  # crashed, died, or refused without saying what
+        results.append({"name": name, "cases": len(rows), **told, "slowest_s": slowest, "peak_MB": peak})
     return results
 
 

@@ -67,12 +67,6 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def spread(values: list[float], digits: int = 1, unit: str = "") -> str:
-    """The mean, and the range where there are several."""
-    mean = f"{statistics.mean(values):.{digits}f}{unit}" if values else ""
-    return mean if len(values) < 2 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
 def machine() -> dict[str, Any]:
     """What the figures were measured on; `load` is the mean of processes that ran or waited when they began."""
     import torch
