@@ -28,7 +28,7 @@ WORDS = {  # key of a figure -> what a reader calls it, where the key with space
     "linear_probe_accuracy": "accuracy of a linear probe",
     "knn_accuracy": "accuracy of 20 nearest neighbours",
     **{"psnr": "PSNR", "ssim": "SSIM", "l1": "mean absolute error", "lpips": "LPIPS", "rfid": "rFID", "fid": "FID"},
-    "error": "share of the pixels' variance that is lost",
+    "error": "squared error over variance",
     **{"usage": "codes in use", "perplexity": "perplexity of the codes"},
     **{"infom": "InfoM", "infoe": "InfoE", "infoc": "InfoC"},
     "read_as_asked": "drawn images read as what was asked for",

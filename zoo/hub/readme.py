@@ -13,7 +13,7 @@ FILE = Path("README.md")
 def refresh() -> dict[Path, str]:
     """What README.md should say, by file."""
     rows = [_row(family) for family in registry.families().values() if family.ours]
-    lines = ["| family | archs | ships with the package | its figure, by a command here |", "|---|---|---|---|", *rows]
+    lines = ["| family | archs | ships with the package | the first figure of its record |", "|---|---|---|---|", *rows]
     table = "\n".join(lines)
     return {FILE: MARKS.sub(lambda found: f"{found[1]}{table}\n{found[2]}", FILE.read_text(encoding="utf-8"))}
 

@@ -135,7 +135,7 @@ def release(places: Sequence[Path], name: str, folder: Path, licence: str | None
         with hub.write_aside(family.checkpoints) as aside:
             aside(registry.INDEX).write_text(index.text(family.checkpoints), encoding="utf-8")
         registry.forget()
-        said += ["MODEL_CARD.md and README.md tell of it after: python -m zoo.hub"] if family.ours else []
+        said += ["MODEL_CARD.md, README.md and the page tell of it after: python -m zoo.hub"] if family.ours else []
     return Released(folder, said)
 
 
