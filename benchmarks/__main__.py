@@ -10,6 +10,7 @@ writes the pages again.
 
 import importlib
 import sys
+from pathlib import Path
 
 from benchmarks import harness, pages
 
@@ -32,6 +33,8 @@ RACES = (
 def main(argv: list[str]) -> None:
     keep = "--record" in argv
     name, *flags = [word for word in argv if word != "--record"] or [""]
+    if name and not Path(__file__).with_name(f"{name}.py").is_file():
+        raise SystemExit(f"no benchmark {name!r}\n\n{__doc__}")
     results = []
     for each in (name,) if name else RACES:
         work = importlib.import_module(f"benchmarks.{each}").main

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import harness, pages
+from zoo import registry
+from zoo.hub import pages as families
+from zoo.registry import Facts, Metric, Weights
 
 ROOT = Path(__file__).parents[1]
 GENERATED = re.compile(r"<!-- (measured|family|families|records): .*?<!-- /\1 -->", re.DOTALL)
@@ -58,6 +61,7 @@ def test_pages_show_what_was_measured():
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_a_result_says_how_it_came_about(path):
     record = json.loads(path.read_text(encoding="utf-8"))
+    assert not re.search(r'["\s](/|~/)\w', json.dumps(record, ensure_ascii=False)), "a place of somebody's machine"
     assert re.fullmatch("[0-9a-f]{40}", record["commit"])
     assert record["command"].startswith(f"python -m benchmarks {path.stem}")
     assert {"cpu", "cores", "memory_gb", "device"} <= record["machine"].keys()
@@ -123,3 +127,35 @@ def test_rows_of_other_settings_or_of_another_commit_are_measured_again(tmp_path
     assert harness.Kept(tmp_path / "rows.json", {"steps": 4}).lacks(way="plain", seed=0)
     monkeypatch.setattr(harness, "commit", lambda: "two")
     assert harness.Kept(tmp_path / "rows.json", {"steps": 3}).lacks(way="plain", seed=0)
+
+
+def test_the_model_card_has_a_row_a_record():
+    rows = re.findall(r"^\| `([\w.]+)`", (ROOT / "MODEL_CARD.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == [name for name, weights in registry.records().items() if registry.home(weights.arch).ours]
+
+
+def test_a_familys_page_shows_a_figure_with_all_that_its_record_has(monkeypatch):
+    metric = Metric(
+        "psnr", 20.4, "dB", "tiny", "as |released|", "test", 100, (20.1, 20.7), (0, 1), 20.3, (20.2, 20.4), "c" * 40
+    )
+    weights = Weights("one.tag", {}, "", 0, "MIT", "free", (metric,))
+    twin = Weights("one.other", {}, "", 0, "MIT", "free", (metric,), foreign=True)
+    family = next(iter(registry.families()))
+    text = "\n".join(families._parts(family, Facts({"one": "an arch"}, "One", "Somebody 2024", (weights, twin))))
+    shown = "| PSNR | 20.4 dB [20.1, 20.7], mean 20.3 (20.2 to 20.4) of seeds 0, 1 | tiny, test split (100) |"
+    assert text.count(f"| `one.tag`, `one.other` {shown} as \\|released\\|; commit cccccccccc |") == 1
+
+
+def test_a_family_without_a_page_gets_one_and_a_page_without_marks_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = families.refresh()
+    for family in registry.families().values():
+        if family.ours:
+            text = made[Path("docs", "families", f"{family.name}.md")]
+            assert text.startswith(f"# {registry.facts(family.name).title}\n")
+            assert (family.folder / "card.md").read_text(encoding="utf-8").strip() in text
+    page = next(iter(made))
+    page.parent.mkdir(parents=True)
+    page.write_text(made[page].replace("<!-- /family -->", ""), encoding="utf-8")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        families.refresh()

@@ -22,14 +22,15 @@ def refresh() -> dict[Path, str]:
     Raises:
         ValueError: a page without the marks.
     """
-    texts = {}
+    texts: dict[Path, str] = {}
     for family in (f.name for f in registry.families().values() if f.ours):
         path, facts = page(family), registry.facts(family)
         old = path.read_text(encoding="utf-8") if path.is_file() else f"# {facts.title}\n\n{EMPTY}\n"
-        new = "\n\n".join(_parts(family, facts))
-        texts[path], marked = MARKS.subn(lambda found, new=new: f"{found[1]}{new}\n{found[2]}", old)  # type: ignore[misc]
-        if not marked:
+        marks = MARKS.search(old)
+        if marks is None:
             raise ValueError(f"{path} lacks the lines {EMPTY!r}: there goes what is generated of it")
+        new = "\n\n".join(_parts(family, facts))
+        texts[path] = f"{old[: marks.end(1)]}{new}\n{old[marks.start(2) :]}"
     return texts
 
 
