@@ -18,11 +18,10 @@ Column = tuple[str, str, str]  # title, key of a row, format
 
 
 def table(*columns: Column) -> Callable[[Rows], str]:
-    """A line for each row that has all of these keys."""
+    """A line a row, with an empty cell where it lacks a key."""
 
     def lines(rows: Rows) -> str:
-        keys = {key for _, key, _ in columns}
-        cells = [[form.format(row[key]) for _, key, form in columns] for row in rows if keys <= row.keys()]
+        cells = [[form.format(row[key]) if key in row else "" for _, key, form in columns] for row in rows]
         return markdown([title for title, _, _ in columns], cells)
 
     return lines
@@ -111,6 +110,7 @@ BLOCKS: dict[str, Callable[[Rows], str]] = {
         ("latent floats", "floats", "{:,}"),
         ("PSNR, dB", "psnr", "{:.2f}"),
         ("accuracy, mean over places", "pooled", "{:.1%}"),
+        ("all latents", "whole", "{:.1%}"),
     ),
 }
 
@@ -144,7 +144,8 @@ def block(name: str) -> str:
 def source(record: dict[str, Any]) -> str:
     """One line: command, machine, versions, commit, day."""
     machine = record["machine"]
-    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, load {machine['load']:g}"
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
+    where = f"{machine['cpu']}, {machine['cores']} cores, {threads}, load {machine['load']:g}"
     if machine["device"] != "cpu":
         where = f"{machine['device']}, {where}"
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())

@@ -29,7 +29,7 @@ def refresh() -> dict[Path, str]:
         marks = MARKS.search(old)
         if marks is None:
             raise ValueError(f"{path} lacks the lines {EMPTY!r}: there goes what is generated of it")
-        new = "\n\n".join(_parts(family, facts))
+        new = "\n\n".join(filter(None, _parts(family, facts)))
         texts[path] = f"{old[: marks.end(1)]}{new}\n{old[marks.start(2) :]}"
     return texts
 
