@@ -143,7 +143,7 @@ def accidents(name: str, kills: int, draw: random.Random, root: Path) -> Count:
                 count.before_first += run is None or not (run / LAST).is_file()
                 count.while_writing += run is not None and any((run / "checkpoints").glob(".*.part"))
             elif status == 2 and run is not None and not (run / "recipe.yaml").is_file():
-                run.rename(folder / "refused")  # killed before there was a run: said so, nothing to go on with
+                run.rename(root / f"refused{count.kills}")  # there was no run yet: nothing to go on with
                 run = None
             elif status != 0:
                 count.different.append(f"{run}: status {status}, see {log}")
