@@ -153,7 +153,7 @@ raise SystemExit(cli.main(["verify"]))
     records, *lines = done.stdout.splitlines()
     known = [registry.plain(record) for record in registry.records().values()]
     assert json.loads(records) == json.loads(json.dumps(known))
-    get = "pip install -U latentzoo-weights"
+    get = "pip install latentzoo-weights"
     assert "BilinearClassifier" in lines
     assert f"qlae_conv.rendered ships with latentzoo-weights, which is not installed: {get}" in lines
     assert any(line.split()[0] == "qlae_conv.rendered" and "not here: pip install" in line for line in lines)
@@ -179,7 +179,10 @@ for name in ("qlae_conv.rendered", "vqprior_tiny.mnist", "vqvae_conv_small.cifar
         print(error)
 """
     lines = run(code, core, other).stdout.splitlines()
-    assert "latentzoo-weights, and version 0.0.9 of it, which is installed, lacks it: pip install -U" in lines[0]
+    assert (
+        "latentzoo-weights, and version 0.0.9 of it, which is installed, lacks it: pip install --force-reinstall"
+        in lines[0]
+    )
     assert "has another data_terms than the record of vqprior_tiny.mnist" in lines[1]
     assert "or is of another version of latentzoo-weights" in lines[1]
     assert lines[2] == "VQVAE"  # what it has is what it was

@@ -133,19 +133,21 @@ def embedded_folder(record: Weights) -> Path:
         FileNotFoundError: that one is not installed, lacks them, or lacks a file of them.
     """
     note_shipped(record)
-    folder, get = record.folder, f"pip install --force-reinstall --no-deps {record.distribution}"
+    folder, again = record.folder, f"pip install --force-reinstall --no-deps {record.distribution}"
     if folder is not None:
         if lacks := [file for file in (CONFIG, record.file) if not (folder / file).is_file()]:
-            raise FileNotFoundError(f"{folder} lacks {lacks[0]}; get it again: {get}, or copy the bundle whole")
+            raise FileNotFoundError(
+                f"{folder / lacks[0]} is not there; get it again: {again}, or copy the bundle whole"
+            )
         return folder
     ships = f"{record.name} ships with {record.distribution}"
-    if os.environ.get("ZOO_CACHE"):
-        get += f", or copy a bundle with it, whole, to {cache_folder()}"
+    carried = f", or copy a bundle with it, whole, to {cache_folder()}" if os.environ.get("ZOO_CACHE") else ""
     try:
         other = metadata.version(record.distribution)
     except metadata.PackageNotFoundError:
-        raise FileNotFoundError(f"{ships}, which is not installed: {get}") from None
-    raise FileNotFoundError(f"{ships}, and version {other} of it, which is installed, lacks it: {get}")
+        get = f"pip install {record.distribution}"
+        raise FileNotFoundError(f"{ships}, which is not installed: {get}{carried}") from None
+    raise FileNotFoundError(f"{ships}, and version {other} of it, which is installed, lacks it: {again}{carried}")
 
 
 @cache
