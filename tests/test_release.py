@@ -355,3 +355,14 @@ def test_info_of_a_folder_that_cannot_be_read_says_what_its_record_does(house, c
     (house / "bilinear_d256.mnist" / "config.json").write_text(text)
     assert cli.main(["info", "bilinear_d256.mnist"]) == 0
     assert "stale       not known" in capsys.readouterr().out
+
+
+def test_verify_of_all_fails_where_a_shipped_checkpoint_lacks_its_tensors(house, capsys, monkeypatch):
+    name = "bilinear_d256.mnist"
+    shutil.copytree(house / name, house / "copy", ignore=shutil.ignore_patterns("*.safetensors"))
+    (house / name).unlink()
+    (house / "copy").rename(house / name)
+    known = {name: zoo.weights_info(name)}
+    monkeypatch.setattr(registry, "records", lambda: known)
+    assert cli.main(["verify"]) == 1
+    assert f"{name}/model.safetensors is not there; get it again: pip install" in capsys.readouterr().out

@@ -127,14 +127,9 @@ def verify(argv: list[str]) -> int:
 def _here(record: registry.Weights) -> bool:
     """Whether weights can be read without fetching anything."""
     from zoo.hub.fetch import is_here
-    from zoo.hub.places import embedded_folder, published
+    from zoo.hub.places import published
 
-    if not record.embedded:
-        return all(map(is_here, published(record)))
-    try:
-        return embedded_folder(record).is_dir()
-    except FileNotFoundError:
-        return False
+    return record.folder is not None if record.embedded else all(map(is_here, published(record)))
 
 
 def _linked(patterns: list[str]) -> int:
